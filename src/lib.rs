@@ -1,0 +1,2 @@
+//! Backstop.
+pub mod proto;
