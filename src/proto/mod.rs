@@ -1,3 +1,9 @@
 //! SMTP as a language, and nothing else: no sockets, no clock, no log. Every function here is a pure one.
 
 pub mod address;
+pub mod body;
+pub mod command;
+pub mod ehlo;
+pub mod line;
+pub mod parameter;
+pub mod reply;
