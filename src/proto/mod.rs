@@ -3,7 +3,10 @@
 pub mod address;
 pub mod body;
 pub mod command;
+pub mod dialogue;
 pub mod ehlo;
 pub mod line;
 pub mod parameter;
+pub mod replies;
 pub mod reply;
+pub mod verdict;
