@@ -35,6 +35,8 @@ pub enum Cause {
     Unreachable,
     /// The answer did not come within `verify.timeout`.
     Timeout,
+    /// Too many questions wait already.
+    NoCapacity,
 }
 
 impl Cause {
@@ -46,7 +48,7 @@ impl Cause {
             Self::Deferred(_) | Self::Policy(_) | Self::SenderRefused(_) | Self::Unverified => {
                 StoreAnswered::NotAboutTheRecipient
             }
-            Self::RouteFault(_) | Self::Unreachable | Self::Timeout => StoreAnswered::Nothing,
+            Self::RouteFault(_) | Self::Unreachable | Self::Timeout | Self::NoCapacity => StoreAnswered::Nothing,
         }
     }
 
@@ -61,6 +63,7 @@ impl Cause {
             Self::RouteFault(_) => "route-fault",
             Self::Unreachable => "unreachable",
             Self::Timeout => "timeout",
+            Self::NoCapacity => "no-capacity",
         }
     }
 
@@ -69,7 +72,7 @@ impl Cause {
     pub const fn reply(&self) -> Option<&Reply> {
         match self {
             Self::Deferred(r) | Self::Policy(r) | Self::SenderRefused(r) | Self::RouteFault(r) => Some(r),
-            Self::Unverified | Self::Unreachable | Self::Timeout => None,
+            Self::Unverified | Self::Unreachable | Self::Timeout | Self::NoCapacity => None,
         }
     }
 }

@@ -1,0 +1,291 @@
+//! One SMTP session with a backend, as its client.
+//!
+//! Held here: a reply is only ever taken for the command it follows. Before each write the read side must be
+//! empty (the socket's included), for anything that stands there was not asked for; after any fault the
+//! session is of no more use. Every wait has a deadline (RFC 5321 §4.5.3.2).
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::config::Endpoint;
+use crate::net::dial::{DialFault, Dialer};
+use crate::net::stream::{Pending, Stream, read_some};
+use crate::proto::dialogue::HelloKind;
+use crate::proto::ehlo::Extensions;
+use crate::proto::reply::{Class, Reply, ReplyFault, ReplyReader};
+
+/// Where in the session something failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Before the greeting was whole.
+    Greeting,
+    /// EHLO or HELO.
+    Hello,
+    /// Any command after that.
+    Command,
+    /// Behind the end of a message.
+    EndOfData,
+}
+
+/// Why a session with a backend ended, or never began.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// No connection.
+    #[error(transparent)]
+    Dial(#[from] DialFault),
+    /// It said no before any transaction.
+    #[error("refused us at {0:?}: {1}")]
+    Refused(Phase, Reply),
+    /// Its name is our own: mail would go round for ever.
+    #[error("it greets with our own name")]
+    Ourselves,
+    /// It did not answer in time.
+    #[error("no answer in time at {0:?}")]
+    Timeout(Phase),
+    /// It closed the connection.
+    #[error("closed the connection at {0:?}")]
+    Closed(Phase),
+    /// The system says no.
+    #[error("connection failed at {0:?}: {1}")]
+    Io(Phase, io::Error),
+    /// What it sent is not SMTP.
+    #[error("sent {1} at {0:?}")]
+    Garbled(Phase, ReplyFault),
+    /// Octets that answer nothing.
+    #[error("sent something unasked")]
+    Unsolicited,
+}
+
+/// How long to wait for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For the connection itself.
+    pub connect: Duration,
+    /// For each reply.
+    pub command: Duration,
+    /// For the reply to a message (RFC 5321 §4.5.3.2.6: at least 10 minutes, else messages are doubled).
+    pub end_of_data: Duration,
+}
+
+/// Who we are to a backend.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Our name in EHLO, and what no backend may greet with.
+    pub hostname: Arc<str>,
+}
+
+/// An open session, greeted both ways.
+#[derive(Debug)]
+pub struct Connection {
+    stream: Stream,
+    input: Vec<u8>,
+    reader: ReplyReader,
+    patience: Patience,
+    announced: Extensions,
+    hello: HelloKind,
+    opened: Instant,
+    /// Refusals it has given; backends count them as errors against us.
+    refusals: u32,
+    /// RSETs sent without a message between; backends count those too.
+    resets: u32,
+}
+
+impl Connection {
+    /// Dials, waits for the greeting, says EHLO (HELO where EHLO is refused).
+    ///
+    /// # Errors
+    /// The [`Fault`] with the phase it happened in.
+    pub async fn open(
+        dialer: &Dialer,
+        endpoint: &Endpoint,
+        identity: &Identity,
+        patience: Patience,
+    ) -> Result<Self, Fault> {
+        let stream = dialer.dial(endpoint, patience.connect).await?;
+        let mut connection = Self {
+            stream,
+            input: Vec::new(),
+            reader: ReplyReader::default(),
+            patience,
+            announced: Extensions::default(),
+            hello: HelloKind::Ehlo,
+            opened: Instant::now(),
+            refusals: 0,
+            resets: 0,
+        };
+        let greeting = connection.reply(Phase::Greeting).await?;
+        if greeting.class() != Class::Positive {
+            connection.farewell().await;
+            return Err(Fault::Refused(Phase::Greeting, greeting));
+        }
+        if names(&greeting, &identity.hostname) {
+            return Err(Fault::Ourselves);
+        }
+        connection.greet(identity).await?;
+        Ok(connection)
+    }
+
+    async fn greet(&mut self, identity: &Identity) -> Result<(), Fault> {
+        let name = &identity.hostname;
+        self.write(format!("EHLO {name}\r\n").as_bytes(), Phase::Hello).await?;
+        let mut reply = self.reply(Phase::Hello).await?;
+        if reply.class() == Class::Permanent {
+            // Only HELO's refusal is a fault: servers from before EHLO are still out there.
+            self.hello = HelloKind::Helo;
+            self.write(format!("HELO {name}\r\n").as_bytes(), Phase::Hello).await?;
+            reply = self.reply(Phase::Hello).await?;
+        }
+        if reply.class() != Class::Positive {
+            self.farewell().await;
+            return Err(Fault::Refused(Phase::Hello, reply));
+        }
+        if names(&reply, name) {
+            return Err(Fault::Ourselves);
+        }
+        if self.hello == HelloKind::Ehlo {
+            self.announced = Extensions::announced(&reply);
+        }
+        Ok(())
+    }
+
+    /// What it announced; nothing after HELO.
+    #[must_use]
+    pub const fn announced(&self) -> &Extensions {
+        &self.announced
+    }
+
+    /// How long the session has lasted.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    /// Refusals it has given in this session.
+    #[must_use]
+    pub const fn refusals(&self) -> u32 {
+        self.refusals
+    }
+
+    /// RSETs since the last message.
+    #[must_use]
+    pub const fn resets(&self) -> u32 {
+        self.resets
+    }
+
+    /// Sends commands (whole lines), one or several when it takes pipelining. Their replies are to be read
+    /// in order with [`Self::answer`].
+    ///
+    /// # Errors
+    /// [`Fault::Unsolicited`] when something stands unread, else those of writing.
+    pub async fn send(&mut self, commands: &[u8]) -> Result<(), Fault> {
+        self.quiet()?;
+        self.write(commands, Phase::Command).await
+    }
+
+    /// The next reply to what was sent.
+    ///
+    /// # Errors
+    /// The [`Fault`]; the session is over.
+    pub async fn answer(&mut self) -> Result<Reply, Fault> {
+        self.reply(Phase::Command).await
+    }
+
+    /// One command, one reply.
+    ///
+    /// # Errors
+    /// Those of [`Self::send`] and [`Self::answer`].
+    pub async fn exchange(&mut self, command: &[u8]) -> Result<Reply, Fault> {
+        self.send(command).await?;
+        self.answer().await
+    }
+
+    /// The reply to a message, for which there is more patience.
+    ///
+    /// # Errors
+    /// The [`Fault`]; nothing may be told the client but a 4yz.
+    pub async fn answer_to_message(&mut self) -> Result<Reply, Fault> {
+        self.resets = 0;
+        self.reply(Phase::EndOfData).await
+    }
+
+    /// Ends a transaction so that another may follow.
+    ///
+    /// # Errors
+    /// A [`Fault`], or [`Fault::Refused`] when RSET did not get its 2yz: the session must not be reused.
+    pub async fn reset(&mut self) -> Result<(), Fault> {
+        self.resets += 1;
+        let reply = self.exchange(b"RSET\r\n").await?;
+        if reply.class() == Class::Positive { Ok(()) } else { Err(Fault::Refused(Phase::Command, reply)) }
+    }
+
+    /// Nothing was said that we did not ask for.
+    ///
+    /// # Errors
+    /// [`Fault::Unsolicited`]: an early reply, an idle 421, the end of the stream.
+    pub fn quiet(&mut self) -> Result<(), Fault> {
+        let silent = self.input.is_empty() && self.stream.pending() == Pending::Nothing;
+        if silent { Ok(()) } else { Err(Fault::Unsolicited) }
+    }
+
+    /// Says QUIT and closes, without waiting longer than a moment for the farewell.
+    pub async fn quit(mut self) {
+        self.farewell().await;
+    }
+
+    /// Closes in the middle of a message: nobody may take what was sent for the whole.
+    pub fn abort(self) {
+        self.stream.abort();
+    }
+
+    /// The parts the relay of message data works on.
+    pub const fn parts(&mut self) -> (&mut Stream, &mut Vec<u8>, &mut ReplyReader) {
+        (&mut self.stream, &mut self.input, &mut self.reader)
+    }
+
+    /// QUIT, and a short wait for its answer, so that neither end sees a reset.
+    async fn farewell(&mut self) {
+        if self.write(b"QUIT\r\n", Phase::Command).await.is_ok() {
+            let wait = self.patience.command.min(Duration::from_secs(2));
+            let _ = timeout(wait, self.reply(Phase::Command)).await;
+        }
+    }
+
+    async fn write(&mut self, octets: &[u8], phase: Phase) -> Result<(), Fault> {
+        let written = timeout(self.patience.command, self.stream.write_all(octets)).await;
+        written.map_err(|_| Fault::Timeout(phase))?.map_err(|fault| Fault::Io(phase, fault))
+    }
+
+    /// One whole reply before the deadline of its phase, in however many pieces it comes.
+    async fn reply(&mut self, phase: Phase) -> Result<Reply, Fault> {
+        let wait = match phase {
+            Phase::EndOfData => self.patience.end_of_data,
+            Phase::Greeting | Phase::Hello | Phase::Command => self.patience.command,
+        };
+        let deadline = Instant::now() + wait;
+        loop {
+            let (taken, reply) =
+                self.reader.take(&self.input).map_err(|fault| Fault::Garbled(phase, fault))?;
+            self.input.drain(..taken);
+            if let Some(reply) = reply {
+                self.refusals += u32::from(matches!(reply.class(), Class::Transient | Class::Permanent));
+                return Ok(reply);
+            }
+            let read = timeout_at(deadline, read_some(&mut self.stream, &mut self.input)).await;
+            match read.map_err(|_| Fault::Timeout(phase))? {
+                Ok(0) => return Err(Fault::Closed(phase)),
+                Ok(_) => {}
+                Err(fault) => return Err(Fault::Io(phase, fault)),
+            }
+        }
+    }
+}
+
+/// Whether a greeting's first word is `hostname`.
+fn names(greeting: &Reply, hostname: &str) -> bool {
+    let first = greeting.lines().next().and_then(|line| line.split(|b| *b == b' ').next());
+    first.is_some_and(|word| word.eq_ignore_ascii_case(hostname.as_bytes()))
+}

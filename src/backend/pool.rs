@@ -1,0 +1,307 @@
+//! The backends, and the sessions kept open with them.
+//!
+//! A delivery session is taken when a client's first recipient is accepted and given back when the
+//! transaction ends, so a client that idles holds none. It is reused by whoever comes next, as long as it is
+//! young, has refused nothing, and answers RSET with 2yz (RFC 5321 §4.1.1.5). Across clients that misleads
+//! nobody, for the backend is not told who the client is.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::budget::{Budget, Permit, Use};
+use super::connection::{Connection, Fault, Identity, Patience};
+use crate::config::Endpoint;
+use crate::net::dial::Dialer;
+use crate::observe::metrics::{BackendMetrics, BackendUse};
+use crate::proto::ehlo::Extensions;
+
+/// Exchange closes after 10 minutes even in use: be gone before.
+const MAX_AGE: Duration = Duration::from_secs(8 * 60);
+/// An idle session costs the backend a process; what is not needed for so long is given back.
+const MAX_IDLE: Duration = Duration::from_secs(60);
+/// Sessions kept idle per backend.
+const MAX_KEPT: usize = 16;
+/// Transactions in one session; servers count, and some close at a thousand.
+const MAX_TRANSACTIONS: u32 = 500;
+
+/// One server that mail can be given to or that can be asked.
+#[derive(Debug)]
+pub struct Backend {
+    endpoint: Endpoint,
+    dialer: Dialer,
+    identity: Identity,
+    patience: Patience,
+    budget: Budget,
+    announced: Mutex<Option<Extensions>>,
+    kept: Mutex<Vec<Kept>>,
+    last_fault: Mutex<Option<String>>,
+    metrics: BackendMetrics,
+}
+
+/// A session between two transactions.
+#[derive(Debug)]
+struct Kept {
+    connection: Connection,
+    permit: Permit,
+    transactions: u32,
+    since: Instant,
+}
+
+/// Why no session could be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseFault {
+    /// All connections the backend may have are in use.
+    #[error("no free connection in time")]
+    Busy,
+    /// The backend did not take us.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+/// Where a leased session comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Opened for this lease.
+    Fresh,
+    /// Kept from an earlier transaction: it may be dead, and wants RSET first.
+    Kept,
+}
+
+/// A session with a backend, for one transaction.
+#[derive(Debug)]
+pub struct Lease {
+    backend: Arc<Backend>,
+    connection: Connection,
+    permit: Permit,
+    transactions: u32,
+    origin: Origin,
+    _counted: crate::observe::metrics::BackendConnection,
+}
+
+impl Backend {
+    /// Where it listens.
+    #[must_use]
+    pub const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Its connections.
+    #[must_use]
+    pub const fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// What it announced last; none when it was never reached.
+    #[must_use]
+    pub fn announced(&self) -> Option<Extensions> {
+        *lock(&self.announced)
+    }
+
+    /// What was wrong when it was tried last; none when it took us.
+    #[must_use]
+    pub fn last_fault(&self) -> Option<String> {
+        lock(&self.last_fault).clone()
+    }
+
+    /// A session for `purpose` before `deadline`: a kept one, else a new one.
+    ///
+    /// # Errors
+    /// [`LeaseFault`].
+    pub async fn lease(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
+        if purpose == Use::Delivery
+            && let Some(kept) = self.take_kept()
+        {
+            return Ok(self.leased(kept, Origin::Kept, purpose));
+        }
+        self.lease_fresh(purpose, deadline).await
+    }
+
+    /// A new session, also when one is kept.
+    ///
+    /// # Errors
+    /// [`LeaseFault`].
+    pub async fn lease_fresh(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
+        let permit =
+            timeout_at(deadline, self.budget.permit(purpose)).await.map_err(|_| LeaseFault::Busy)?;
+        let opened = Connection::open(&self.dialer, &self.endpoint, &self.identity, self.patience);
+        let opened = timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(super::Phase::Greeting)));
+        match opened {
+            Ok(connection) => {
+                self.metrics.up();
+                *lock(&self.announced) = Some(*connection.announced());
+                *lock(&self.last_fault) = None;
+                let kept = Kept { connection, permit, transactions: 0, since: Instant::now() };
+                Ok(self.leased(kept, Origin::Fresh, purpose))
+            }
+            Err(fault) => {
+                self.metrics.down();
+                let news = lock(&self.last_fault).replace(fault.to_string()).is_none();
+                if news {
+                    tracing::warn!(backend = %self.endpoint, %fault, "backend does not serve us");
+                }
+                Err(fault.into())
+            }
+        }
+    }
+
+    fn leased(self: &Arc<Self>, kept: Kept, origin: Origin, purpose: Use) -> Lease {
+        Lease {
+            backend: Arc::clone(self),
+            connection: kept.connection,
+            permit: kept.permit,
+            transactions: kept.transactions,
+            origin,
+            _counted: self.metrics.connection(match purpose {
+                Use::Probe => BackendUse::Probe,
+                Use::Delivery => BackendUse::Delivery,
+            }),
+        }
+    }
+
+    /// The youngest kept session that still looks alive.
+    fn take_kept(&self) -> Option<Kept> {
+        let mut shelf = lock(&self.kept);
+        while let Some(mut kept) = shelf.pop() {
+            if kept.is_fit() {
+                return Some(kept);
+            }
+        }
+        None
+    }
+
+    /// Takes leave of sessions nobody has needed for a while.
+    pub fn sweep(&self) {
+        let mut shelf = lock(&self.kept);
+        let (fit, unfit): (Vec<_>, Vec<_>) = shelf.drain(..).partition(|kept| kept.since.elapsed() < MAX_IDLE);
+        *shelf = fit;
+        drop(shelf);
+        for kept in unfit {
+            tokio::spawn(kept.leave());
+        }
+    }
+}
+
+impl Kept {
+    fn is_fit(&mut self) -> bool {
+        self.connection.age() < MAX_AGE
+            && self.since.elapsed() < MAX_IDLE
+            && self.transactions < MAX_TRANSACTIONS
+            && self.connection.quiet().is_ok()
+    }
+
+    async fn leave(self) {
+        self.connection.quit().await;
+        drop(self.permit);
+    }
+}
+
+impl Lease {
+    /// The session.
+    pub const fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
+    /// Where it came from.
+    #[must_use]
+    pub const fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub const fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
+    /// Gives a session back whose transaction is over. It is kept if it is worth it, else left.
+    pub fn release(self) {
+        let mut kept = Kept {
+            connection: self.connection,
+            permit: self.permit,
+            transactions: self.transactions + 1,
+            since: Instant::now(),
+        };
+        // Errors survive RSET at the backend; the next client should not pay for them.
+        let worth = kept.connection.refusals() == 0 && kept.is_fit();
+        let mut shelf = lock(&self.backend.kept);
+        if worth && shelf.len() < MAX_KEPT {
+            shelf.push(kept);
+        } else {
+            drop(shelf);
+            tokio::spawn(kept.leave());
+        }
+    }
+
+    /// Says QUIT and closes, in the background.
+    pub fn quit(self) {
+        tokio::spawn(async move {
+            self.connection.quit().await;
+            drop(self.permit);
+        });
+    }
+
+    /// Closes at once, in the middle of whatever it was.
+    pub fn abort(self) {
+        self.connection.abort();
+    }
+}
+
+/// All backends, by where they listen.
+#[derive(Debug)]
+pub struct Backends {
+    by_endpoint: HashMap<Endpoint, Arc<Backend>>,
+}
+
+impl Backends {
+    /// One backend for each endpoint, with the connections it may have and its metrics.
+    pub fn new(
+        endpoints: impl IntoIterator<Item = (Endpoint, usize, BackendMetrics)>,
+        dialer: &Dialer,
+        identity: &Identity,
+        patience: Patience,
+    ) -> Self {
+        let mut by_endpoint = HashMap::new();
+        for (endpoint, connections, metrics) in endpoints {
+            by_endpoint.entry(endpoint.clone()).or_insert_with(|| {
+                Arc::new(Backend {
+                    endpoint,
+                    dialer: dialer.clone(),
+                    identity: identity.clone(),
+                    patience,
+                    budget: Budget::new(connections),
+                    announced: Mutex::default(),
+                    kept: Mutex::default(),
+                    last_fault: Mutex::default(),
+                    metrics,
+                })
+            });
+        }
+        Self { by_endpoint }
+    }
+
+    /// The backend at `endpoint`.
+    #[must_use]
+    pub fn find(&self, endpoint: &Endpoint) -> Option<&Arc<Backend>> {
+        self.by_endpoint.get(endpoint)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        self.by_endpoint.values()
+    }
+
+    /// What all of `endpoints` that were ever reached announced; none when none was.
+    #[must_use]
+    pub fn announced_by_all<'e>(&self, endpoints: impl Iterator<Item = &'e Endpoint>) -> Option<Extensions> {
+        endpoints
+            .filter_map(|endpoint| self.find(endpoint)?.announced())
+            .reduce(|all, one| all.intersection(&one))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,80 @@
+//! Listening sockets, and what an error of accept means.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+
+/// Connections the kernel keeps for us before they are accepted; it cuts this to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Binds `address`. `[::]` takes IPv4 too, as an operator who writes it expects.
+///
+/// # Errors
+/// Those of the system: address in use, permission denied, …
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart must not wait for the sockets of the last run to leave TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// What to do about an error of accept. None ends the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcceptFault {
+    /// The client was gone before we had it: take the next one.
+    Theirs,
+    /// Out of descriptors or memory: others must end first.
+    Resources,
+}
+
+impl AcceptFault {
+    /// Sorts `fault`.
+    #[must_use]
+    pub fn of(fault: &io::Error) -> Self {
+        match fault.kind() {
+            io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::ConnectionRefused => Self::Theirs,
+            _ => Self::Resources,
+        }
+    }
+
+    /// How long to wait before accepting again.
+    #[must_use]
+    pub const fn pause(self) -> Duration {
+        match self {
+            Self::Theirs => Duration::ZERO,
+            Self::Resources => Duration::from_millis(50),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_wildcard_takes_both_families() {
+        let listener = bind("[::]:0".parse().unwrap()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (client, _) = tokio::join!(tokio::net::TcpStream::connect(("127.0.0.1", port)), listener.accept());
+        assert!(client.is_ok());
+    }
+
+    #[test]
+    fn no_accept_error_is_final() {
+        for kind in [io::ErrorKind::ConnectionAborted, io::ErrorKind::Other, io::ErrorKind::OutOfMemory] {
+            assert!(AcceptFault::of(&kind.into()).pause() <= Duration::from_secs(1));
+        }
+    }
+}

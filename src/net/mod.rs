@@ -1,0 +1,5 @@
+//! Sockets without SMTP: streams, dialling, listening.
+
+pub mod dial;
+pub mod listen;
+pub mod stream;

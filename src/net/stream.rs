@@ -1,0 +1,143 @@
+//! One byte stream, whatever carries it.
+//!
+//! An enum rather than a generic parameter: the session's code is written once and says what it can meet.
+//! The in-memory form carries the conversations of tests and simulations, where the clock is paused.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A connection to a client or a backend.
+#[derive(Debug)]
+pub enum Stream {
+    /// A plain socket.
+    Tcp(TcpStream),
+    /// A pipe within this process.
+    Memory(DuplexStream),
+}
+
+/// What a look at the receiving side found, without waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pending {
+    /// Nothing has arrived.
+    Nothing,
+    /// Octets, the end of the stream, or an error.
+    Something,
+}
+
+impl Stream {
+    /// Whether something has arrived that was not read yet. Asks the system itself, since the runtime
+    /// learns of arrivals late, and takes nothing out.
+    pub fn pending(&mut self) -> Pending {
+        match self {
+            Self::Tcp(stream) => {
+                let mut octet = [MaybeUninit::uninit()];
+                match socket2::SockRef::from(stream).peek(&mut octet) {
+                    Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => Pending::Nothing,
+                    _ => Pending::Something,
+                }
+            }
+            Self::Memory(stream) => {
+                // A pipe of our own has no way to look without taking. One octet lost is no loss: what is
+                // pending here condemns the connection.
+                let mut octet = [0];
+                let mut buffer = ReadBuf::new(&mut octet);
+                let mut context = Context::from_waker(std::task::Waker::noop());
+                match Pin::new(stream).poll_read(&mut context, &mut buffer) {
+                    Poll::Pending => Pending::Nothing,
+                    Poll::Ready(_) => Pending::Something,
+                }
+            }
+        }
+    }
+
+    /// Ends the connection with a reset instead of a farewell, so that a peer in the middle of a message
+    /// cannot take what it has for the whole.
+    pub fn abort(self) {
+        if let Self::Tcp(stream) = &self {
+            // Without it the kernel would still deliver what is buffered, then a clean end.
+            let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Memory(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Memory(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Memory(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Memory(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Reads once and appends what came to `buffer`; 0 is the end of the stream.
+///
+/// The octets pass through a buffer on the stack that exists only while the read runs, so that a connection
+/// that waits holds no memory for it.
+///
+/// # Errors
+/// Those of the stream.
+pub async fn read_some(stream: &mut Stream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    std::future::poll_fn(|cx| {
+        let mut space = [MaybeUninit::<u8>::uninit(); 8192];
+        let mut chunk = ReadBuf::uninit(&mut space);
+        std::task::ready!(Pin::new(&mut *stream).poll_read(cx, &mut chunk))?;
+        buffer.extend_from_slice(chunk.filled());
+        Poll::Ready(Ok(chunk.filled().len()))
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn pending_sees_what_was_not_read() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let mut near = Stream::Memory(near);
+        assert_eq!(near.pending(), Pending::Nothing);
+        far.write_all(b"x").await.unwrap();
+        assert_eq!(near.pending(), Pending::Something);
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut near = Stream::Tcp(listener.accept().await.unwrap().0);
+        assert_eq!(near.pending(), Pending::Nothing);
+        far.write_all(b"xy").await.unwrap();
+        let mut buffer = Vec::new();
+        assert!(read_some(&mut near, &mut buffer).await.unwrap() > 0);
+        drop(far);
+        assert_eq!(read_some(&mut near, &mut Vec::new()).await.unwrap(), 0);
+        assert_eq!(near.pending(), Pending::Something);
+    }
+}

@@ -1,0 +1,283 @@
+//! What is remembered about recipients.
+//!
+//! Rules (those of Postfix' verify(8) first):
+//! 1. A failed or temporary probe never overwrites a good entry.
+//! 2. Good, bad and temporary answers have lifetimes of their own.
+//! 3. A good entry that ages is refreshed behind the scenes while it still serves.
+//! 4. What could not be found out is not remembered at all.
+//! 5. A live refusal of the recipient removes a good entry at once.
+//! 6. A good entry serves past its lifetime while the store cannot be asked.
+//!
+//! Good, bad and temporary entries live in shares of their own, so a dictionary attack cannot push out good
+//! ones. An entry is a hash and a few octets; lifetimes are judged when it is looked up, each with up to a
+//! tenth taken off by its key, so that what was learnt together does not expire together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quick_cache::sync::Cache as Share;
+use quick_cache::{Lifecycle, UnitWeighter};
+use tokio::time::Instant;
+
+use super::key::{AsIs, Key};
+use super::texts::{Text, Texts};
+use crate::config;
+use crate::proto::reply::Reply;
+use crate::proto::verdict::Cause;
+
+/// Tenths of a second since the cache was made: 13 years in four octets.
+type Tick = u32;
+
+/// What is known of a recipient now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// It exists.
+    Good(Freshness),
+    /// It does not, in these words.
+    Bad(Reply),
+    /// It was asked a moment ago, in vain.
+    Deferred(Cause),
+    /// Nothing.
+    Nothing,
+}
+
+/// How far a good entry can be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// As it is.
+    Fresh,
+    /// It serves, and is to be asked again.
+    Aging,
+    /// It serves only if the store cannot be asked.
+    Stale,
+}
+
+/// An entry as an operator wants to see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// What it says.
+    pub known: Known,
+    /// How old it is.
+    pub age: Duration,
+    /// How long it serves yet; zero when it is past its lifetime.
+    pub remaining: Duration,
+}
+
+/// Entries by kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Recipients that exist.
+    pub good: usize,
+    /// Recipients that do not.
+    pub bad: usize,
+    /// Questions without an answer.
+    pub deferred: usize,
+    /// Entries pushed out so far.
+    pub evictions: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bad {
+    learnt: Tick,
+    text: Text,
+    /// How often the answer was the same before; each doubles the lifetime.
+    confirmed: u8,
+}
+
+#[derive(Debug, Clone)]
+struct Deferred {
+    learnt: Tick,
+    cause: Arc<Cause>,
+}
+
+/// Counts what is pushed out.
+#[derive(Debug, Clone, Default)]
+struct Evictions(Arc<AtomicU64>);
+
+impl<V> Lifecycle<Key, V> for Evictions {
+    type RequestState = ();
+
+    fn begin_request(&self) {}
+
+    fn on_evict(&self, (): &mut (), _: Key, _: V) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+type Shelf<V> = Share<Key, V, UnitWeighter, AsIs, Evictions>;
+
+/// The cache. All methods are quick and may be called from anywhere.
+#[derive(Debug)]
+pub struct Cache {
+    lifetimes: config::Cache,
+    since: Instant,
+    good: Shelf<Tick>,
+    bad: Shelf<Bad>,
+    deferred: Shelf<Deferred>,
+    texts: Texts,
+    evictions: Evictions,
+}
+
+impl Cache {
+    /// An empty cache with these bounds and lifetimes.
+    #[must_use]
+    pub fn new(lifetimes: config::Cache) -> Self {
+        let evictions = Evictions::default();
+        let all = lifetimes.max_entries.max(8);
+        // Temporary entries live for seconds; a sixteenth holds thousands of recipients per second.
+        let (deferred, bad) = (all / 16, all / 3);
+        Self {
+            since: Instant::now(),
+            good: shelf(all - bad - deferred, &evictions),
+            bad: shelf(bad, &evictions),
+            deferred: shelf(deferred, &evictions),
+            texts: Texts::default(),
+            evictions,
+            lifetimes,
+        }
+    }
+
+    /// What is known under `key`. `address` is put into the words of a refusal.
+    #[must_use]
+    pub fn known(&self, key: Key, address: &str) -> Known {
+        let now = self.now();
+        if let Some(learnt) = self.good.get(&key) {
+            return match self.freshness(key, since(now, learnt)) {
+                Some(freshness) => Known::Good(freshness),
+                None => Known::Nothing,
+            };
+        }
+        if let Some(bad) = self.bad.get(&key) {
+            let lives = since(now, bad.learnt) < jittered(self.lifetime_of(bad), key);
+            return if lives { Known::Bad(self.texts.reply(bad.text, address)) } else { Known::Nothing };
+        }
+        match self.deferred.get(&key) {
+            Some(entry) if since(now, entry.learnt) < self.lifetimes.tempfail_ttl => {
+                Known::Deferred(entry.cause.as_ref().clone())
+            }
+            _ => Known::Nothing,
+        }
+    }
+
+    /// The entry under `key` with its ages, also when it is past its lifetime.
+    #[must_use]
+    pub fn entry(&self, key: Key, address: &str) -> Option<Entry> {
+        let (learnt, lifetime, known) = if let Some(learnt) = self.good.get(&key) {
+            let freshness = self.freshness(key, since(self.now(), learnt)).unwrap_or(Freshness::Stale);
+            (learnt, jittered(self.lifetimes.positive_ttl, key), Known::Good(freshness))
+        } else if let Some(bad) = self.bad.get(&key) {
+            let reply = self.texts.reply(bad.text, address);
+            (bad.learnt, jittered(self.lifetime_of(bad), key), Known::Bad(reply))
+        } else {
+            let entry = self.deferred.get(&key)?;
+            (entry.learnt, self.lifetimes.tempfail_ttl, Known::Deferred(entry.cause.as_ref().clone()))
+        };
+        let age = since(self.now(), learnt);
+        Some(Entry { known, age, remaining: lifetime.saturating_sub(age) })
+    }
+
+    /// The recipient exists.
+    pub fn learn_good(&self, key: Key) {
+        if self.lifetimes.positive_ttl.is_zero() {
+            return;
+        }
+        self.good.insert(key, self.now());
+        self.bad.remove(&key);
+        self.deferred.remove(&key);
+    }
+
+    /// The recipient does not exist.
+    pub fn learn_bad(&self, key: Key, reply: &Reply, address: &str) {
+        self.good.remove(&key);
+        self.deferred.remove(&key);
+        if self.lifetimes.negative_ttl.is_zero() {
+            return;
+        }
+        let confirmed = self.bad.get(&key).map_or(0, |before| before.confirmed.saturating_add(1));
+        let text = self.texts.keep(reply, address);
+        self.bad.insert(key, Bad { learnt: self.now(), text, confirmed });
+    }
+
+    /// The store answered, but not about the recipient. Good and bad entries stay.
+    pub fn learn_deferred(&self, key: Key, cause: &Cause) {
+        if !self.lifetimes.tempfail_ttl.is_zero() {
+            self.deferred.insert(key, Deferred { learnt: self.now(), cause: Arc::new(cause.clone()) });
+        }
+    }
+
+    /// The delivery port refused the recipient itself. Gives whether that contradicts a good entry.
+    pub fn contradict(&self, key: Key) -> Contradicted {
+        if self.good.remove(&key).is_some() { Contradicted::Good } else { Contradicted::Nothing }
+    }
+
+    /// Nothing is known of it any more.
+    pub fn forget(&self, key: Key) {
+        self.good.remove(&key);
+        self.bad.remove(&key);
+        self.deferred.remove(&key);
+    }
+
+    /// Nothing is known of anything.
+    pub fn clear(&self) {
+        self.good.clear();
+        self.bad.clear();
+        self.deferred.clear();
+    }
+
+    /// How much is known.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            good: self.good.len(),
+            bad: self.bad.len(),
+            deferred: self.deferred.len(),
+            evictions: self.evictions.0.load(Ordering::Relaxed),
+        }
+    }
+
+    fn freshness(&self, key: Key, age: Duration) -> Option<Freshness> {
+        let lifetime = jittered(self.lifetimes.positive_ttl, key);
+        if age < lifetime {
+            let aging = age >= jittered(self.lifetimes.positive_refresh, key);
+            Some(if aging { Freshness::Aging } else { Freshness::Fresh })
+        } else {
+            (age < lifetime + self.lifetimes.serve_stale).then_some(Freshness::Stale)
+        }
+    }
+
+    fn lifetime_of(&self, bad: Bad) -> Duration {
+        let doubled = self.lifetimes.negative_ttl.saturating_mul(1 << bad.confirmed.min(16));
+        doubled.min(self.lifetimes.negative_ttl_max)
+    }
+
+    fn now(&self) -> Tick {
+        Tick::try_from(self.since.elapsed().as_millis() / 100).unwrap_or(Tick::MAX)
+    }
+}
+
+/// What a live refusal contradicted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contradicted {
+    /// A good entry, which is gone now.
+    Good,
+    /// Nothing.
+    Nothing,
+}
+
+fn shelf<V: Clone>(entries: usize, evictions: &Evictions) -> Shelf<V> {
+    let entries = entries.max(1);
+    Share::with(entries, entries as u64, UnitWeighter, AsIs, evictions.clone())
+}
+
+fn since(now: Tick, learnt: Tick) -> Duration {
+    Duration::from_millis(u64::from(now.saturating_sub(learnt)) * 100)
+}
+
+/// Up to a tenth less, by key.
+fn jittered(lifetime: Duration, key: Key) -> Duration {
+    lifetime - lifetime.mul_f64(f64::from(key.scatter()) / 2560.0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+use std::time::Duration;
+
+use tokio::time::advance;
+
+use super::*;
+use crate::verify::key::Keyring;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn cache() -> Cache {
+    Cache::new(config::Cache {
+        max_entries: 1000,
+        positive_ttl: 24 * HOUR,
+        positive_refresh: 12 * HOUR,
+        negative_ttl: 5 * MINUTE,
+        negative_ttl_max: 2 * HOUR,
+        tempfail_ttl: Duration::from_secs(5),
+        serve_stale: 24 * HOUR,
+    })
+}
+
+fn key(name: &str) -> Key {
+    Keyring::random().key(&[name.as_bytes()])
+}
+
+fn refusal() -> Reply {
+    Reply::fixed(550, "5.1.1 <ann@a.b>: User unknown")
+}
+
+fn greylisted() -> Cause {
+    Cause::Deferred(Reply::fixed(450, "4.2.0 greylisted"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn good_entries_age_refresh_and_serve_stale() {
+    let (cache, key) = (cache(), key("ann"));
+    assert_eq!(cache.known(key, "ann@a.b"), Known::Nothing);
+    cache.learn_good(key);
+    assert_eq!(cache.known(key, "ann@a.b"), Known::Good(Freshness::Fresh));
+    advance(12 * HOUR).await;
+    assert_eq!(cache.known(key, "ann@a.b"), Known::Good(Freshness::Aging));
+    advance(12 * HOUR).await;
+    assert_eq!(cache.known(key, "ann@a.b"), Known::Good(Freshness::Stale));
+    advance(24 * HOUR).await;
+    assert_eq!(cache.known(key, "ann@a.b"), Known::Nothing);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_probe_keeps_a_good_verdict() {
+    let (cache, key) = (cache(), key("ann"));
+    cache.learn_good(key);
+    cache.learn_deferred(key, &greylisted());
+    assert_eq!(cache.known(key, "ann@a.b"), Known::Good(Freshness::Fresh));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_entries_live_longer_each_time_they_are_confirmed() {
+    let (cache, key) = (cache(), key("ann"));
+    for lifetime in [5, 10, 20, 40, 80, 120, 120] {
+        cache.learn_bad(key, &refusal(), "ann@a.b");
+        advance(MINUTE * lifetime * 8 / 10).await;
+        assert_eq!(cache.known(key, "ann@a.b"), Known::Bad(refusal()), "{lifetime} minutes");
+        advance(MINUTE * lifetime * 2 / 10).await;
+        assert_eq!(cache.known(key, "ann@a.b"), Known::Nothing, "{lifetime} minutes");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_mailbox_begins_without_a_past() {
+    let (cache, key) = (cache(), key("ann"));
+    cache.learn_bad(key, &refusal(), "ann@a.b");
+    cache.learn_good(key);
+    assert_eq!(cache.known(key, "ann@a.b"), Known::Good(Freshness::Fresh));
+    cache.learn_bad(key, &refusal(), "ann@a.b");
+    advance(5 * MINUTE).await;
+    assert_eq!(cache.known(key, "ann@a.b"), Known::Nothing);
+}
+
+#[tokio::test(start_paused = true)]
+async fn temporary_answers_damp_a_stampede_only() {
+    let (cache, key) = (cache(), key("ann"));
+    cache.learn_deferred(key, &greylisted());
+    assert_eq!(cache.known(key, "ann@a.b"), Known::Deferred(greylisted()));
+    advance(Duration::from_secs(5)).await;
+    assert_eq!(cache.known(key, "ann@a.b"), Known::Nothing);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_live_refusal_removes_a_good_entry() {
+    let (cache, key) = (cache(), key("ann"));
+    cache.learn_good(key);
+    assert_eq!(cache.contradict(key), Contradicted::Good);
+    assert_eq!(cache.known(key, "ann@a.b"), Known::Nothing);
+    assert_eq!(cache.contradict(key), Contradicted::Nothing);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_entries_cannot_push_out_good_ones() {
+    let cache = cache();
+    let ring = Keyring::random();
+    let good: Vec<_> = (0..200_u32).map(|n| ring.key(&[b"good", &n.to_le_bytes()])).collect();
+    for key in &good {
+        cache.learn_good(*key);
+    }
+    for n in 0..100_000_u32 {
+        cache.learn_bad(ring.key(&[b"bad", &n.to_le_bytes()]), &refusal(), "ann@a.b");
+    }
+    assert!(good.iter().all(|key| cache.known(*key, "").eq(&Known::Good(Freshness::Fresh))));
+    let sizes = cache.sizes();
+    assert!(sizes.good + sizes.bad <= 1000 && sizes.evictions > 90_000, "{sizes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn forgetting_forgets() {
+    let (cache, one, two) = (cache(), key("ann"), key("bob"));
+    cache.learn_good(one);
+    cache.learn_bad(two, &refusal(), "ann@a.b");
+    cache.forget(one);
+    assert_eq!(cache.known(one, ""), Known::Nothing);
+    cache.clear();
+    assert_eq!(cache.known(two, ""), Known::Nothing);
+}

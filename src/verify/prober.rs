@@ -1,0 +1,373 @@
+//! Who asks the store: what is pending, what waits, and the sessions that work it off.
+//!
+//! One question is pending per key. Whoever wants its answer subscribes; the answer, a failure too, reaches
+//! all who did. A subscriber that leaves harms no one, and a question nobody waits for any more, and that was
+//! not sent yet, vanishes. Batches form from what waits; there is no artificial delay.
+//!
+//! Order of events, on which the promise of one probe rests: an answer is put into the cache, then the
+//! pending entry is removed, then the subscribers hear of it. Whoever finds no pending entry therefore finds
+//! the answer in the cache, and looks there while holding the entry's place.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+use super::cache::{Cache, Known};
+use super::conversation::Conversation;
+use super::key::{AsIs, Key};
+use super::probe::{self, Finding, Health};
+use crate::backend::{Backend, Lease, Use};
+use crate::observe::metrics::{Metrics, ProbeResult, RouteMetrics};
+use crate::proto::address::Mailbox;
+use crate::proto::verdict::{Cause, StoreAnswered, Verdict};
+
+/// Questions that may wait; more are answered "unknown" at once.
+const MAX_WAITING: usize = 20_000;
+/// Questions sent in one write.
+const MAX_BATCH: usize = 16;
+/// Sessions a question may see end before it is given up.
+const MAX_TRIES: u8 = 3;
+/// Refusals after which a session is left: Postfix slows down after 10.
+const REFUSALS_ENDURED: u32 = 10;
+/// RSETs without mail after which a session is left: Postfix counts 100.
+const RESETS_ENDURED: usize = 90;
+/// Age at which a session is left: Exchange closes after 10 minutes even in use.
+const MAX_AGE: Duration = Duration::from_secs(8 * 60);
+/// How long the last session waits for another question: Exchange closes after 5 idle minutes.
+const IDLE: Duration = Duration::from_secs(4 * 60);
+/// A question that waits for longer has sessions that are stuck before it.
+const OVERDUE: Duration = Duration::from_secs(1);
+/// How long the others do.
+const IDLE_SPARE: Duration = Duration::from_secs(5);
+
+/// An answer, with what was said for it.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The conversation of the probe; empty when none was held.
+    pub conversation: Conversation,
+}
+
+/// Why the store is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Nothing is known, or only something stale: an answer that meanwhile came serves as well.
+    Unknown,
+    /// What is known shall be confirmed, whatever it is.
+    Confirm,
+}
+
+/// Whom a prober asks, and how.
+#[derive(Debug)]
+pub struct Store {
+    /// Tried in order.
+    pub backends: Vec<Arc<Backend>>,
+    /// None is the null sender.
+    pub sender: Option<Mailbox>,
+    /// Used once the other is refused.
+    pub fallback_sender: Option<Mailbox>,
+    /// How long a session may be waited for.
+    pub patience: Duration,
+}
+
+/// The prober of one verification group.
+#[derive(Debug)]
+pub struct Prober {
+    store: Store,
+    cache: Arc<Cache>,
+    metrics: (Metrics, RouteMetrics),
+    pending: DashMap<Key, Pending, AsIs>,
+    work: Mutex<Work>,
+    /// The null sender was refused; forgotten when the fallback is refused too.
+    use_fallback: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    subscribers: Vec<oneshot::Sender<Answer>>,
+    /// Asked for its own sake: it stays when nobody waits.
+    confirm: bool,
+}
+
+#[derive(Debug)]
+struct Question {
+    key: Key,
+    mailbox: Mailbox,
+    tries: u8,
+    asked: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    waiting: VecDeque<Question>,
+    sessions: usize,
+    /// Sessions that wait for a question, the longest idle first.
+    idle: Vec<oneshot::Sender<()>>,
+}
+
+impl Prober {
+    /// A prober without any session yet.
+    #[must_use]
+    pub fn new(store: Store, cache: Arc<Cache>, metrics: (Metrics, RouteMetrics)) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            cache,
+            metrics,
+            pending: DashMap::with_hasher(AsIs),
+            work: Mutex::default(),
+            use_fallback: AtomicBool::new(false),
+        })
+    }
+
+    /// Asks about `mailbox`, or joins those who did.
+    pub fn ask(self: &Arc<Self>, key: Key, mailbox: &Mailbox, why: Why) -> oneshot::Receiver<Answer> {
+        let (subscriber, answer) = oneshot::channel();
+        match self.pending.entry(key) {
+            Entry::Occupied(mut pending) => pending.get_mut().subscribers.push(subscriber),
+            Entry::Vacant(place) => {
+                let meanwhile = match why {
+                    Why::Unknown => self.meanwhile(key, mailbox),
+                    Why::Confirm => None,
+                };
+                if let Some(verdict) = meanwhile {
+                    let _ = subscriber.send(Answer { verdict, conversation: Conversation::default() });
+                } else if let Some(question) = self.wait(key, mailbox) {
+                    // Too many wait already.
+                    drop(question);
+                    let verdict = Verdict::Unknown(Cause::NoCapacity);
+                    let _ = subscriber.send(Answer { verdict, conversation: Conversation::default() });
+                } else {
+                    let subscribers = vec![subscriber];
+                    place.insert(Pending { subscribers, confirm: why == Why::Confirm });
+                }
+            }
+        }
+        answer
+    }
+
+    /// Asks about `mailbox` so that the cache may know; nobody waits.
+    pub fn refresh(self: &Arc<Self>, key: Key, mailbox: &Mailbox) {
+        drop(self.ask(key, mailbox, Why::Confirm));
+    }
+
+    /// What came into the cache between somebody's look there and now.
+    fn meanwhile(&self, key: Key, mailbox: &Mailbox) -> Option<Verdict> {
+        match self.cache.known(key, mailbox.written()) {
+            Known::Good(super::cache::Freshness::Stale) | Known::Nothing => None,
+            Known::Good(_) => Some(Verdict::Deliverable),
+            Known::Bad(reply) => Some(Verdict::Undeliverable(reply)),
+            Known::Deferred(cause) => Some(Verdict::Unknown(cause)),
+        }
+    }
+
+    /// Puts a question in the queue and sees that a session takes it. Gives it back when the queue is full.
+    fn wait(self: &Arc<Self>, key: Key, mailbox: &Mailbox) -> Option<Question> {
+        let question = Question { key, mailbox: mailbox.clone(), tries: 0, asked: Instant::now() };
+        let mut work = self.work();
+        if work.waiting.len() >= MAX_WAITING {
+            return Some(question);
+        }
+        work.waiting.push_back(question);
+        self.man(&mut work);
+        None
+    }
+
+    /// Wakes an idle session, or opens another while there are fewer than the budget has room for.
+    fn man(self: &Arc<Self>, work: &mut Work) {
+        while let Some(idle) = work.idle.pop() {
+            if idle.send(()).is_ok() {
+                return;
+            }
+        }
+        let most = self.store.backends.iter().map(|b| b.budget().most_probes()).max().unwrap_or(1);
+        // A session takes a batch at a time; another is worth opening for what one batch leaves, or when a
+        // question waits although all sessions are at work.
+        let overdue = work.waiting.front().is_some_and(|question| question.asked.elapsed() > OVERDUE);
+        let wanted = if overdue { work.sessions + 1 } else { work.waiting.len().div_ceil(MAX_BATCH) };
+        if work.sessions < wanted.min(most) {
+            work.sessions += 1;
+            let prober = Arc::clone(self);
+            tokio::spawn(async move { prober.serve().await });
+        }
+    }
+
+    /// One session after another, as long as there is something to ask.
+    async fn serve(self: Arc<Self>) {
+        loop {
+            match self.lease().await {
+                Some(lease) => self.serve_with(lease).await,
+                None => self.fail_all(),
+            }
+            let mut work = self.work();
+            if work.waiting.is_empty() {
+                work.sessions -= 1;
+                return;
+            }
+        }
+    }
+
+    /// A session with the first backend that gives one.
+    async fn lease(&self) -> Option<Lease> {
+        for backend in &self.store.backends {
+            let deadline = Instant::now() + self.store.patience;
+            if let Ok(lease) = backend.lease(Use::Probe, deadline).await {
+                return Some(lease);
+            }
+        }
+        None
+    }
+
+    /// Works on one session until it is spent, lost, or idle for too long.
+    async fn serve_with(self: &Arc<Self>, mut lease: Lease) {
+        let mut asked = 0;
+        while is_fit(&mut lease, asked) {
+            let room = REFUSALS_ENDURED.saturating_sub(lease.connection().refusals()) as usize;
+            let batch = self.next_batch(room.min(MAX_BATCH));
+            if batch.is_empty() {
+                if !self.idle().await {
+                    break;
+                }
+                continue;
+            }
+            asked += batch.len();
+            if let Health::Lost(why) = self.ask_batch(&mut lease, batch).await {
+                tracing::debug!(backend = %lease.backend().endpoint(), why, "probe session lost");
+                return;
+            }
+        }
+        lease.quit();
+    }
+
+    /// Waits for a question; false when none came in time.
+    async fn idle(&self) -> bool {
+        let (wake, woken) = oneshot::channel();
+        let patience = {
+            let mut work = self.work();
+            if !work.waiting.is_empty() {
+                return true;
+            }
+            work.idle.push(wake);
+            if work.sessions > 1 { IDLE_SPARE } else { IDLE }
+        };
+        // A wake-up that comes as we give up is not lost: `serve` looks at the queue once more.
+        timeout(patience, woken).await.is_ok()
+    }
+
+    /// The next questions that somebody still waits for.
+    fn next_batch(&self, most: usize) -> Vec<Question> {
+        let mut batch = Vec::new();
+        while batch.len() < most {
+            let Some(question) = self.work().waiting.pop_front() else { break };
+            let deserted =
+                |_: &Key, p: &Pending| !p.confirm && p.subscribers.iter().all(oneshot::Sender::is_closed);
+            if self.pending.remove_if(&question.key, deserted).is_none() {
+                batch.push(question);
+            }
+        }
+        batch
+    }
+
+    async fn ask_batch(self: &Arc<Self>, lease: &mut Lease, questions: Vec<Question>) -> Health {
+        let fallback = self.use_fallback.load(Ordering::Relaxed);
+        let sender = if fallback { &self.store.fallback_sender } else { &self.store.sender };
+        let recipients: Vec<_> = questions.iter().map(|q| q.mailbox.clone()).collect();
+        let batch = probe::ask(lease, sender.as_ref(), &recipients).await;
+        // What a lost session left unanswered goes to the next one.
+        let unanswered = std::iter::repeat_with(|| (Finding::Again, Conversation::default()));
+        let mut again = Vec::new();
+        for (mut question, (finding, said)) in questions.into_iter().zip(batch.findings.into_iter().chain(unanswered)) {
+            let finding = match finding {
+                Finding::OtherSender(reply) if fallback || self.store.fallback_sender.is_none() => {
+                    self.use_fallback.store(false, Ordering::Relaxed);
+                    Finding::Unknown(Cause::RouteFault(reply))
+                }
+                Finding::OtherSender(_) => {
+                    self.use_fallback.store(true, Ordering::Relaxed);
+                    again.push(question);
+                    continue;
+                }
+                Finding::Again if question.tries + 1 < MAX_TRIES => {
+                    question.tries += 1;
+                    again.push(question);
+                    continue;
+                }
+                Finding::Again => Finding::Unknown(Cause::Unreachable),
+                finding => finding,
+            };
+            self.settle(&question, finding, said);
+        }
+        self.requeue(again);
+        batch.health
+    }
+
+    /// Asked before all others: these have waited longest.
+    fn requeue(self: &Arc<Self>, again: Vec<Question>) {
+        if again.is_empty() {
+            return;
+        }
+        let mut work = self.work();
+        for question in again.into_iter().rev() {
+            work.waiting.push_front(question);
+        }
+        self.man(&mut work);
+    }
+
+    /// No backend gives a session: nobody is to wait for one.
+    fn fail_all(&self) {
+        let waiting = std::mem::take(&mut self.work().waiting);
+        for question in waiting {
+            self.settle(&question, Finding::Unknown(Cause::Unreachable), Conversation::default());
+        }
+    }
+
+    /// Remembers what a question came to, and tells all who wait.
+    fn settle(&self, question: &Question, finding: Finding, conversation: Conversation) {
+        let Question { key, mailbox, .. } = question;
+        let (verdict, result) = match finding {
+            Finding::Good => {
+                self.cache.learn_good(*key);
+                (Verdict::Deliverable, ProbeResult::Deliverable)
+            }
+            Finding::Bad(reply) => {
+                self.cache.learn_bad(*key, &reply, mailbox.written());
+                (Verdict::Undeliverable(reply), ProbeResult::Undeliverable)
+            }
+            Finding::Refused(reply) => (Verdict::Undeliverable(reply), ProbeResult::Undeliverable),
+            Finding::Unknown(cause) => {
+                // Only what the store itself said damps a stampede; its absence is never put on an address.
+                if cause.store_answered() == StoreAnswered::NotAboutTheRecipient {
+                    self.cache.learn_deferred(*key, &cause);
+                }
+                (Verdict::Unknown(cause), ProbeResult::Unknown)
+            }
+            Finding::OtherSender(_) | Finding::Again => (Verdict::Unknown(Cause::Unreachable), ProbeResult::Unknown),
+        };
+        self.metrics.probe(result, question.asked.elapsed());
+        if let Some((_, pending)) = self.pending.remove(key) {
+            let answer = Answer { verdict, conversation };
+            for subscriber in pending.subscribers {
+                let _ = subscriber.send(answer.clone());
+            }
+        }
+    }
+
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether another batch may be asked on this session.
+fn is_fit(lease: &mut Lease, asked: usize) -> bool {
+    let connection = lease.connection();
+    connection.age() < MAX_AGE
+        && connection.refusals() < REFUSALS_ENDURED
+        && asked + MAX_BATCH <= RESETS_ENDURED
+        && connection.quiet().is_ok()
+}
