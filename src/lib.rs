@@ -1,2 +1,3 @@
 //! Backstop.
+pub mod config;
 pub mod proto;

@@ -1,0 +1,210 @@
+//! From settings as written to the configuration as used: what one value alone cannot know.
+//!
+//! Each part checks what it needs and goes on after a fault, so that all are found. What is built beside a
+//! fault is never used.
+
+mod ineffective;
+mod listeners;
+mod routes;
+
+use super::finding::Findings;
+use super::leaf::Leaf;
+use super::secret::Secret;
+use super::settings::{self, Settings};
+use super::used::{Admin, Cache, Config, Limits, Log, Timeouts};
+use super::value::Period;
+use crate::proto::address::{Domain, Mailbox};
+
+/// Shortest longest command line (RFC 5321 §4.5.3.1.4), and the longest: it is memory of each session.
+const COMMAND_LINE: std::ops::RangeInclusive<usize> = 512..=65_536;
+
+/// Checks settings as written, and fills in what they left out. None only with a fault.
+pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Findings) -> Option<Config> {
+    ineffective::warn(settings, findings);
+    complete(settings, host_name);
+    let hostname = hostname(settings, host_name, findings);
+    let listeners = listeners::check(&settings.listener, findings);
+    let routes = routes::check(settings, &listeners, findings);
+    let config = Config {
+        cache: cache(&settings.cache, findings),
+        limits: limits(&settings.limits, findings),
+        timeouts: timeouts(&settings.timeouts, findings),
+        admin: admin(&settings.admin, findings),
+        log: Log { format: settings.log.format, level: settings.log.level.as_str().to_owned() },
+        hostname: hostname?,
+        listeners,
+        routes: routes?,
+    };
+    Some(config)
+}
+
+/// Fills in the defaults that depend on other keys.
+fn complete(settings: &mut Settings, host_name: &str) {
+    let Settings { hostname, route, .. } = settings;
+    *hostname = hostname.take().or_else(|| Domain::parse(host_name).ok());
+    let postmaster =
+        hostname.as_ref().and_then(|hostname| Mailbox::parse(&format!("postmaster@{hostname}")).ok());
+    for route in route {
+        routes::complete(route, postmaster.as_ref());
+    }
+}
+
+fn hostname(settings: &Settings, host_name: &str, findings: &mut Findings) -> Option<String> {
+    let remedy = "write hostname = \"mx.example.org\", the name your MX record and your address resolve to";
+    let Some(hostname) = &settings.hostname else {
+        findings.follow("hostname", format!("the system's name {host_name:?} is not a domain name"), remedy);
+        return None;
+    };
+    if looks_internal(hostname.as_str()) {
+        let reason =
+            format!("{:?} is no name of the public DNS; backends will not take it", hostname.as_str());
+        findings.warn("hostname", reason, remedy);
+    }
+    Some(hostname.to_string())
+}
+
+/// Whether a name means something only where it was given: to one machine, cluster or pod.
+fn looks_internal(hostname: &str) -> bool {
+    let internal = [".local", ".localdomain", ".internal", ".svc"];
+    let literal = hostname.starts_with('[');
+    let first = hostname.split('.').next().unwrap_or(hostname);
+    !literal
+        && (!hostname.contains('.') || internal.iter().any(|end| hostname.ends_with(end)) || is_pod(first))
+}
+
+/// `NAME-7d9f8b6c5d-x2x4z`, as a deployment names its pods: a hash, then five letters, both from the
+/// alphabet Kubernetes uses because it spells no words.
+fn is_pod(label: &str) -> bool {
+    let random = |part: &str| part.bytes().all(|b| b"bcdfghjklmnpqrstvwxz2456789".contains(&b));
+    let mut parts = label.rsplit('-');
+    let (suffix, hash) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    suffix.len() == 5 && random(suffix) && (6..=10).contains(&hash.len()) && random(hash)
+}
+
+fn cache(cache: &settings::Cache, findings: &mut Findings) -> Cache {
+    findings.at_least("cache.max_entries", cache.max_entries, 1);
+    Cache {
+        max_entries: cache.max_entries,
+        positive_ttl: cache.positive_ttl.get(),
+        positive_refresh: cache.positive_refresh.get(),
+        negative_ttl: cache.negative_ttl.get(),
+        negative_ttl_max: cache.negative_ttl_max.max(cache.negative_ttl).get(),
+        tempfail_ttl: cache.tempfail_ttl.get(),
+        serve_stale: cache.serve_stale.get(),
+    }
+}
+
+fn limits(limits: &settings::Limits, findings: &mut Findings) -> Limits {
+    findings.at_least("limits.max_connections", limits.max_connections, 1);
+    findings.at_least("limits.max_connections_per_client", limits.max_connections_per_client, 1);
+    findings.at_least("limits.max_recipients", limits.max_recipients, 1);
+    if !COMMAND_LINE.contains(&limits.max_command_line) {
+        let reason = "not from 512 (RFC 5321 asks for it) to 65536 octets";
+        findings.fault("limits.max_command_line", reason, "write 2048, or leave it out");
+    }
+    Limits {
+        max_connections: limits.max_connections,
+        max_connections_per_client: limits.max_connections_per_client,
+        max_recipients: limits.max_recipients,
+        max_message_size: limits.max_message_size.unless_zero(),
+        routed_recipients: limits.routed_recipients,
+        bypass: limits.bypass.iter().copied().collect(),
+        max_command_line: limits.max_command_line,
+        max_errors: Some(limits.max_errors).filter(|&errors| errors > 0),
+        bare_newline: limits.bare_newline,
+        bare_newline_exempt: limits.bare_newline_exempt.iter().copied().collect(),
+    }
+}
+
+fn timeouts(timeouts: &settings::Timeouts, findings: &mut Findings) -> Timeouts {
+    for (key, period) in [
+        ("timeouts.command", timeouts.command),
+        ("timeouts.command_line", timeouts.command_line),
+        ("timeouts.data", timeouts.data),
+        ("timeouts.backend_connect", timeouts.backend_connect),
+        ("timeouts.backend_command", timeouts.backend_command),
+        ("timeouts.backend_end_of_data", timeouts.backend_end_of_data),
+    ] {
+        findings.not_zero(key, period);
+    }
+    Timeouts {
+        command: timeouts.command.get(),
+        command_line: timeouts.command_line.get(),
+        data: timeouts.data.get(),
+        data_min_rate: timeouts.data_min_rate.unless_zero(),
+        session: timeouts.session.unless_zero(),
+        backend_connect: timeouts.backend_connect.get(),
+        backend_command: timeouts.backend_command.get(),
+        backend_end_of_data: timeouts.backend_end_of_data.get(),
+        drain_delay: timeouts.drain_delay.get(),
+        drain: timeouts.drain.get(),
+    }
+}
+
+fn admin(admin: &settings::Admin, findings: &mut Findings) -> Option<Admin> {
+    let token = match (&admin.token, &admin.token_file) {
+        (Some(_), Some(_)) => {
+            findings.fault("admin.token_file", "admin.token is given too", "write one of the two");
+            None
+        }
+        (None, Some(path)) => token_of(path, findings),
+        (token, None) => token.clone(),
+    };
+    admin.address.map(|address| Admin { address, token })
+}
+
+/// The token in a file, without the line's end.
+fn token_of(path: &std::path::Path, findings: &mut Findings) -> Option<Secret> {
+    let key = "admin.token_file";
+    match std::fs::read_to_string(path) {
+        Ok(text) => {
+            let token = Secret::parse(text.trim());
+            token.map_err(|misread| findings.fault(key, "its token cannot be used", misread.remedy)).ok()
+        }
+        Err(error) => {
+            let remedy = "write the path of a file that holds the token and that Backstop may read";
+            findings.fault(key, format!("cannot be read: {error}"), remedy);
+            None
+        }
+    }
+}
+
+impl Findings {
+    fn at_least(&mut self, key: &str, value: usize, least: usize) {
+        if value < least {
+            self.fault(key, format!("less than {least}"), format!("write {least} or more"));
+        }
+    }
+
+    fn not_zero(&mut self, key: &str, period: Period) {
+        if period == Period::ZERO {
+            self.fault(
+                key,
+                "zero leaves no time at all",
+                "write a duration such as \"60s\", or leave it out",
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_mean_nothing_outside_are_told_from_public_ones() {
+        for (name, internal) in [
+            ("mx", true),
+            ("backstop-0", true),
+            ("backstop-7d9f8b6c5d-x2x4z.example.org", true),
+            ("backstop-0.backstop.mail.svc.cluster.local", true),
+            ("ip-10-0-0-1.eu.compute.internal", true),
+            ("mx.example.org", false),
+            ("mx-out-mail.example.org", false),
+            ("a-b-c.example.org", false),
+            ("[192.0.2.1]", false),
+        ] {
+            assert_eq!(looks_internal(name), internal, "{name}");
+        }
+    }
+}

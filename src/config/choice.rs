@@ -1,0 +1,98 @@
+//! Keys that hold one of a few words.
+
+use super::leaf::{Form, Leaf, Misread};
+
+/// Declares an enum, the words its variants are written as, and the remedy that lists them.
+macro_rules! choice {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($(#[$doc])* $variant,)+ }
+
+        impl Leaf for $name {
+            const FORM: Form = Form::Text;
+            const EXAMPLE: &'static str = [$(concat!("\"", $word, "\"")),+][0];
+
+            fn parse(text: &str) -> Result<Self, Misread> {
+                match text {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(not_among(&[$($word),+])),
+                }
+            }
+
+            fn text(&self) -> String {
+                match self { $(Self::$variant => $word,)+ }.to_owned()
+            }
+        }
+    };
+}
+
+/// The fault of a word that is not one of `words`.
+fn not_among(words: &[&str]) -> Misread {
+    let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+    Misread::new("not one of its values", format!("write one of {}", quoted.join(", ")))
+}
+
+choice! {
+    /// What verdicts do to recipients.
+    Mode {
+        /// An unknown recipient is refused.
+        Enforce = "enforce",
+        /// What would be refused is logged; nothing is.
+        Shadow = "shadow",
+        /// Nobody is asked.
+        Off = "off",
+    }
+}
+
+choice! {
+    /// Who knows the recipients.
+    SourceKind {
+        /// The mail store, asked in the session.
+        Callout = "callout",
+        /// A list in a file.
+        File = "file",
+    }
+}
+
+choice! {
+    /// What happens to a recipient about whom the store answered, but said nothing.
+    OnUnknown {
+        /// The client's own MAIL and RCPT at the delivery port decide.
+        Live = "live",
+        /// A temporary failure.
+        Tempfail = "tempfail",
+        /// The recipient is taken.
+        Accept = "accept",
+    }
+}
+
+choice! {
+    /// What happens to recipients such as `user%other@domain`.
+    RoutedRecipients {
+        /// They are refused: a backend that trusts our address might relay them.
+        Refuse = "refuse",
+        /// They are treated as any other.
+        Pass = "pass",
+    }
+}
+
+choice! {
+    /// What happens to a bare CR or LF inside a message sent with DATA.
+    BareNewline {
+        /// The message is refused.
+        Reject = "reject",
+        /// It becomes CRLF.
+        Normalize = "normalize",
+    }
+}
+
+choice! {
+    /// How log lines look.
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// For machines.
+        Json = "json",
+    }
+}

@@ -1,0 +1,128 @@
+//! Where a backend listens: host and port. The host stays a name here; who dials resolves it.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::leaf::{Form, Leaf, Misread};
+use crate::proto::address::Domain;
+
+/// A backend's host and port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// A host name in A-labels, or an IP address without brackets.
+    pub host: String,
+    /// Never 0.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// The host when it is an address and not a name.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.host.parse().ok()
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+impl Leaf for Endpoint {
+    const FORM: Form = Form::Text;
+    const EXAMPLE: &'static str = "\"10.0.0.5:25\"";
+
+    fn parse(text: &str) -> Result<Self, Misread> {
+        if let Some(scheme) = scheme(text) {
+            let reason = format!("backends are spoken to in plain SMTP, {scheme} is not supported");
+            return Err(Misread::new(reason, "write host:port, such as \"mail.example.org:25\""));
+        }
+        if let Ok(v6) = text.trim_matches(['[', ']']).parse::<Ipv6Addr>() {
+            return Err(Misread::new(
+                "an IPv6 address with a port needs brackets",
+                format!("write \"[{v6}]:25\""),
+            ));
+        }
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return Err(Misread::new("the port is missing", format!("write \"{text}:25\"")));
+        };
+        let port = port.parse().ok().filter(|&port| port > 0);
+        let port = port.ok_or_else(|| {
+            Misread::new("the port is not a number from 1 to 65535", format!("write \"{host}:25\""))
+        })?;
+        Ok(Self { host: parse_host(host)?, port })
+    }
+
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// What stands before `://`, or one of the schemes that do without.
+fn scheme(text: &str) -> Option<&str> {
+    let known = ["srv:", "mx:", "lmtp:", "unix:", "inet:"];
+    match text.find("://") {
+        Some(end) => text.get(..end + 3),
+        None => known.into_iter().find(|scheme| text.starts_with(scheme)),
+    }
+}
+
+/// `[v6]`, an IPv4 address or a host name.
+fn parse_host(host: &str) -> Result<String, Misread> {
+    if let Some(inner) = host.strip_prefix('[') {
+        let v6 = inner.strip_suffix(']').and_then(|inner| inner.parse::<Ipv6Addr>().ok());
+        let remedy = "write \"[2001:db8::5]:25\"";
+        return v6
+            .map(|v6| v6.to_string())
+            .ok_or_else(|| Misread::new("not an IPv6 address in brackets", remedy));
+    }
+    // All digits and dots but no address: a mistyped one, never a name.
+    let mistyped = host.bytes().all(|b| b.is_ascii_digit() || b == b'.') && host.parse::<IpAddr>().is_err();
+    let name = Domain::parse(host).ok().filter(|_| !mistyped);
+    let remedy = "write host:port, such as \"10.0.0.5:25\" or \"mail.example.org:25\"";
+    name.map(|name| name.to_string()).ok_or_else(|| Misread::new("not a host name or address", remedy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_read_back_as_they_are_displayed() {
+        for (text, host, port) in [
+            ("10.0.0.5:25", "10.0.0.5", 25),
+            ("[2001:DB8::5]:2525", "2001:db8::5", 2525),
+            ("mail:25", "mail", 25),
+            ("Bücher.example:25", "xn--bcher-kva.example", 25),
+        ] {
+            let endpoint = Endpoint::parse(text).unwrap();
+            assert_eq!((endpoint.host.as_str(), endpoint.port), (host, port), "{text}");
+            assert_eq!(Endpoint::parse(&endpoint.to_string()).unwrap(), endpoint);
+        }
+    }
+
+    #[test]
+    fn what_is_not_an_endpoint_says_what_to_write() {
+        for (text, reason, remedy) in [
+            ("10.0.0.5", "port is missing", "\"10.0.0.5:25\""),
+            ("10.0.0.5:0", "port is not", "\"10.0.0.5:25\""),
+            ("10.0.0.5:smtp", "port is not", "\"10.0.0.5:25\""),
+            ("10.0.0.500:25", "not a host name", "\"10.0.0.5:25\""),
+            ("2001:db8::5", "needs brackets", "\"[2001:db8::5]:25\""),
+            ("[2001:db8::5]", "needs brackets", "\"[2001:db8::5]:25\""),
+            ("[zz]:25", "IPv6 address in brackets", "\"[2001:db8::5]:25\""),
+            ("a b:25", "not a host name", "\"mail.example.org:25\""),
+            (":25", "not a host name", "\"mail.example.org:25\""),
+            ("", "port is missing", "write"),
+            ("smtps://mail:465", "smtps:// is not supported", "\"mail.example.org:25\""),
+            ("srv:_smtp._tcp.mail", "srv: is not supported", "\"mail.example.org:25\""),
+            ("mx:example.org", "mx: is not supported", "\"mail.example.org:25\""),
+        ] {
+            let misread = Endpoint::parse(text).unwrap_err();
+            assert!(misread.reason.contains(reason), "{text}: {misread:?}");
+            assert!(misread.remedy.contains(remedy), "{text}: {misread:?}");
+        }
+    }
+}

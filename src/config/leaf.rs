@@ -1,0 +1,190 @@
+//! Single values: what one key, or one element of a list, may hold.
+//!
+//! Every kind of value is read from text, since that is what an environment variable offers; TOML's own
+//! numbers and booleans are turned into it first. A text that cannot be read comes back as a [`Misread`],
+//! which says what to write instead.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::proto::address::{Domain, Mailbox};
+
+/// Why a text is not a value of its kind, and what would be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Misread {
+    pub(super) reason: String,
+    pub(super) remedy: String,
+}
+
+impl Misread {
+    pub(super) fn new(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { reason: reason.into(), remedy: remedy.into() }
+    }
+}
+
+/// How a value stands in TOML.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// In quotes.
+    Text,
+    /// In quotes, and never shown.
+    Secret,
+    /// In quotes with its unit; zero may stand bare.
+    Quantity,
+    /// Without quotes: a number, `true`, `false`.
+    Bare,
+}
+
+/// A kind of single value.
+pub(super) trait Leaf: Sized {
+    /// How it stands in TOML.
+    const FORM: Form;
+    /// A value of this kind as written in TOML, for remedies.
+    const EXAMPLE: &'static str;
+
+    /// Reads the text of a value.
+    fn parse(text: &str) -> Result<Self, Misread>;
+
+    /// The text that reads back as this value.
+    fn text(&self) -> String;
+}
+
+/// A value that may be left out by writing `""`.
+impl<T: Leaf> Leaf for Option<T> {
+    const FORM: Form = T::FORM;
+    const EXAMPLE: &'static str = T::EXAMPLE;
+
+    fn parse(text: &str) -> Result<Self, Misread> {
+        if text.is_empty() { Ok(None) } else { T::parse(text).map(Some) }
+    }
+
+    fn text(&self) -> String {
+        self.as_ref().map(T::text).unwrap_or_default()
+    }
+}
+
+impl Leaf for usize {
+    const FORM: Form = Form::Bare;
+    const EXAMPLE: &'static str = "100";
+
+    fn parse(text: &str) -> Result<Self, Misread> {
+        text.parse().map_err(|_| Misread::new("not a whole number", "write a number such as 100"))
+    }
+
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Leaf for bool {
+    const FORM: Form = Form::Bare;
+    const EXAMPLE: &'static str = "true";
+
+    fn parse(text: &str) -> Result<Self, Misread> {
+        text.parse().map_err(|_| Misread::new("neither true nor false", "write true or false"))
+    }
+
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Leaf for PathBuf {
+    const FORM: Form = Form::Text;
+    const EXAMPLE: &'static str = "\"/etc/backstop/recipients\"";
+
+    fn parse(text: &str) -> Result<Self, Misread> {
+        Ok(Self::from(text))
+    }
+
+    fn text(&self) -> String {
+        self.to_string_lossy().into_owned()
+    }
+}
+
+impl Leaf for SocketAddr {
+    const FORM: Form = Form::Text;
+    const EXAMPLE: &'static str = "\"[::]:25\"";
+
+    fn parse(text: &str) -> Result<Self, Misread> {
+        text.parse().map_err(|_| {
+            let remedy = "write the address of an interface, such as \"[::]:25\" (all of them), \"192.0.2.1:25\" or \"127.0.0.1:9525\"";
+            Misread::new("not an IP address with a port", remedy)
+        })
+    }
+
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Leaf for Domain {
+    const FORM: Form = Form::Text;
+    const EXAMPLE: &'static str = "\"mx.example.org\"";
+
+    fn parse(text: &str) -> Result<Self, Misread> {
+        Self::parse(text)
+            .map_err(|_| Misread::new("not a domain name", "write a name such as \"mx.example.org\""))
+    }
+
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// A sender: a mailbox in a domain. `""` in its place is the null sender.
+impl Leaf for Mailbox {
+    const FORM: Form = Form::Text;
+    const EXAMPLE: &'static str = "\"postmaster@example.org\"";
+
+    fn parse(text: &str) -> Result<Self, Misread> {
+        let remedy = "write \"postmaster@example.org\", or \"\" for the default";
+        let mailbox = Self::parse(text).map_err(|fault| Misread::new(fault.to_string(), remedy))?;
+        match mailbox.domain() {
+            Some(_) => Ok(mailbox),
+            None => Err(Misread::new("a sender needs a domain", remedy)),
+        }
+    }
+
+    fn text(&self) -> String {
+        self.written().to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{
+        DomainPattern, Endpoint, Filter, Keyword, Listed, Name, Network, Period, Rate, Size,
+    };
+
+    /// Whatever text a value was read from, its own text is the same value.
+    fn reads_back<T: Leaf + PartialEq>(text: &str) {
+        if let Ok(value) = T::parse(text) {
+            let again = T::parse(&value.text());
+            assert!(again.is_ok_and(|again| again == value), "{text:?} reads back as {:?}", value.text());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_read_reads_back_the_same(text in "[a-fxABs0-9:./@*\\-\\[\\]\"=ü]{0,16}|\\PC{0,8}") {
+            reads_back::<DomainPattern>(&text);
+            reads_back::<Endpoint>(&text);
+            reads_back::<Filter>(&text);
+            reads_back::<Keyword>(&text);
+            reads_back::<Listed>(&text);
+            reads_back::<Name>(&text);
+            reads_back::<Network>(&text);
+            reads_back::<Period>(&text);
+            reads_back::<Rate>(&text);
+            reads_back::<Size>(&text);
+            reads_back::<SocketAddr>(&text);
+            reads_back::<Option<Mailbox>>(&text);
+            reads_back::<Option<Domain>>(&text);
+            reads_back::<usize>(&text);
+        }
+    }
+}

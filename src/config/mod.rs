@@ -1,0 +1,103 @@
+//! Configuration: [`settings::Settings`] as written, checked, becomes [`Config`] as used.
+//!
+//! Later places win: defaults, then the file, then the environment, then flags. Everything wrong is said in
+//! one answer, each fault with its key, the value as written, the reason and what to write instead; a
+//! misspelt key is a fault too. Nothing outside this module reads figment.
+//!
+//! Not here: watching the file (the server does, and loads again), the contents of recipient files (the
+//! verifier reads those), and looking up host names (who dials does).
+
+mod check;
+mod choice;
+mod endpoint;
+mod finding;
+mod leaf;
+mod networks;
+mod read;
+mod recipients;
+mod routes;
+mod secret;
+pub mod settings;
+mod source;
+#[cfg(test)]
+mod tests;
+mod used;
+mod value;
+mod word;
+mod write;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use figment::value::Dict;
+
+pub use choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients, SourceKind};
+pub use endpoint::Endpoint;
+pub use finding::{Fault, Faults, Finding, Origin, Warning};
+pub use networks::{Network, Networks};
+pub use recipients::{Listed, RecipientList};
+pub use routes::{DomainPattern, Routes};
+pub use secret::Secret;
+pub use source::{Environment, Flags, Source};
+pub use used::{Admin, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Timeouts, Verify};
+pub use value::{Period, Rate, Size};
+pub use word::{Filter, Keyword, Name};
+
+use settings::Settings;
+
+/// The default file, with a comment for every key.
+pub const DEFAULT_FILE: &str = include_str!("../../deploy/backstop.toml");
+
+/// A configuration that can be used.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// To work with.
+    pub config: Config,
+    /// What should be put right all the same.
+    pub warnings: Vec<Warning>,
+    /// As written, what was left out filled in.
+    pub settings: Settings,
+    /// The file it was read from, to be watched.
+    pub file: Option<PathBuf>,
+    /// Where each written key stands; all others are defaults.
+    pub origins: BTreeMap<String, Origin>,
+}
+
+impl Loaded {
+    /// The settings in force as TOML, each with its origin. Secrets read `(set)`.
+    #[must_use]
+    pub fn effective(&self) -> String {
+        write::Writer::new(&self.origins).finish(&self.settings)
+    }
+}
+
+/// Loads the configuration of this process.
+///
+/// # Errors
+/// [`Faults`], all of them.
+pub fn load(source: &Source) -> Result<Loaded, Faults> {
+    load_in(source, &Environment::of_process())
+}
+
+/// Loads a configuration as [`load`] does, in a given environment.
+///
+/// # Errors
+/// [`Faults`], all of them.
+pub fn load_in(source: &Source, environment: &Environment) -> Result<Loaded, Faults> {
+    let source::Gathered { figment, file } = source::gather(source, environment)?;
+    // Cannot fail: the layers were read before, and any value is a value.
+    let merged = figment.extract::<figment::value::Value>().ok();
+    let merged: Dict = merged.and_then(figment::value::Value::into_dict).unwrap_or_default();
+    let mut reader = read::Reader::new(&figment);
+    let mut settings: Settings = reader.section("", merged);
+    let mut findings = reader.findings;
+    let config = check::check(&mut settings, &environment.host_name, &mut findings);
+    let finding::Findings { written, faults, warnings } = findings;
+    match config {
+        Some(config) if faults.is_empty() => {
+            let origins = written.into_iter().map(|(key, written)| (key, written.origin)).collect();
+            Ok(Loaded { config, warnings, settings, file, origins })
+        }
+        _ => Err(Faults { faults, warnings }),
+    }
+}

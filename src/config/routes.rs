@@ -1,0 +1,125 @@
+//! Which route a domain takes: the exact name, then the longest `*.suffix`, then `*`.
+//!
+//! `*.example.org` covers any depth of subdomain, but not `example.org` itself; address literals have no
+//! suffix and are found exactly or by `*`. Finding one costs a hash per label, however many routes there are.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::leaf::{Form, Leaf, Misread};
+use super::used::Route;
+use crate::proto::address::Domain;
+
+/// The domains one entry of `domains` covers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum DomainPattern {
+    /// This domain.
+    Exact(Domain),
+    /// Everything below this domain.
+    Below(Domain),
+    /// Every domain not named elsewhere.
+    Any,
+}
+
+impl fmt::Display for DomainPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(domain) => write!(f, "{domain}"),
+            Self::Below(domain) => write!(f, "*.{domain}"),
+            Self::Any => f.write_str("*"),
+        }
+    }
+}
+
+impl Leaf for DomainPattern {
+    const FORM: Form = Form::Text;
+    const EXAMPLE: &'static str = "\"example.org\"";
+
+    fn parse(text: &str) -> Result<Self, Misread> {
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let pattern = match text.strip_prefix("*.") {
+            Some(suffix) => Domain::parse(suffix).ok().filter(|d| !is_literal(d)).map(Self::Below),
+            None => Domain::parse(text).ok().map(Self::Exact),
+        };
+        let remedy = "write \"example.org\", \"*.example.org\" or \"*\"";
+        pattern.ok_or_else(|| Misread::new("not a domain", remedy))
+    }
+
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// All routes, at least one.
+#[derive(Debug, Clone)]
+pub struct Routes {
+    first: Arc<Route>,
+    all: Vec<Arc<Route>>,
+    exact: HashMap<Domain, Arc<Route>>,
+    /// By the domain below which they reach.
+    below: HashMap<Box<str>, Arc<Route>>,
+    any: Option<Arc<Route>>,
+}
+
+impl Routes {
+    /// The routes in the order written, none without a route. Of two that claim a domain the last would
+    /// win; the check refuses them before.
+    #[must_use]
+    pub fn new(all: Vec<Arc<Route>>) -> Option<Self> {
+        let first = Arc::clone(all.first()?);
+        let mut routes =
+            Self { first, all: Vec::new(), exact: HashMap::new(), below: HashMap::new(), any: None };
+        for route in &all {
+            for pattern in &route.domains {
+                let route = Arc::clone(route);
+                match pattern {
+                    DomainPattern::Exact(domain) => {
+                        routes.exact.insert(domain.clone(), route);
+                    }
+                    DomainPattern::Below(domain) => {
+                        routes.below.insert(domain.as_str().into(), route);
+                    }
+                    DomainPattern::Any => routes.any = Some(route),
+                }
+            }
+        }
+        routes.all = all;
+        Some(routes)
+    }
+
+    /// The route `domain` takes, none when mail for it is not ours.
+    #[must_use]
+    pub fn find(&self, domain: &Domain) -> Option<&Arc<Route>> {
+        self.exact.get(domain).or_else(|| self.find_below(domain)).or(self.any.as_ref())
+    }
+
+    /// The route written first: where the bare `postmaster` goes.
+    #[must_use]
+    pub const fn first(&self) -> &Arc<Route> {
+        &self.first
+    }
+
+    /// All routes in the order written.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.all.iter()
+    }
+
+    /// From the longest suffix to the shortest.
+    fn find_below(&self, domain: &Domain) -> Option<&Arc<Route>> {
+        let mut suffix = domain.parent();
+        while let Some(domain) = suffix {
+            if let Some(route) = self.below.get(domain) {
+                return Some(route);
+            }
+            suffix = domain.split_once('.').map(|(_, rest)| rest);
+        }
+        None
+    }
+}
+
+fn is_literal(domain: &Domain) -> bool {
+    domain.as_str().starts_with('[')
+}

@@ -1,0 +1,188 @@
+//! The configuration as used: checked, complete, in the types its users need.
+//!
+//! Only the check makes one, so every range named here holds. A key whose zero means "off" is an `Option`;
+//! where zero is just very short or very small it is the plain value.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients};
+use super::endpoint::Endpoint;
+use super::networks::Networks;
+use super::recipients::RecipientList;
+use super::routes::{DomainPattern, Routes};
+use super::secret::Secret;
+use crate::proto::address::{LocalCase, Mailbox};
+
+/// Everything.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Our name in the greeting, in EHLO to backends and in Received.
+    pub hostname: String,
+    /// At least one; no two names or addresses alike.
+    pub listeners: Vec<Listener>,
+    /// Where mail goes.
+    pub routes: Routes,
+    /// What is remembered about recipients.
+    pub cache: Cache,
+    /// What a client may ask of us.
+    pub limits: Limits,
+    /// How long anything may take.
+    pub timeouts: Timeouts,
+    /// The admin endpoint, if there is one.
+    pub admin: Option<Admin>,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// A set of sockets clients connect to.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// Its name in logs and metrics.
+    pub name: Arc<str>,
+    /// At least one. Port 0 lets the system choose.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// The domains of one mail store.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Its name in logs and metrics; no two alike.
+    pub name: Arc<str>,
+    /// At least one; no other route has any of them.
+    pub domains: Vec<DomainPattern>,
+    /// Who takes the mail; at least one.
+    pub backends: Vec<Endpoint>,
+    /// EHLO keywords never offered to clients, in capitals.
+    pub hide_ehlo: Vec<String>,
+    /// Connections to each backend address, probes and deliveries together; at least 2.
+    pub max_connections: usize,
+    /// How recipients are verified.
+    pub verify: Verify,
+}
+
+/// How recipients of a route are verified.
+#[derive(Debug, Clone)]
+pub struct Verify {
+    /// What verdicts do.
+    pub mode: Mode,
+    /// Who knows the recipients.
+    pub source: RecipientSource,
+    /// Taken without asking.
+    pub allow: RecipientList,
+    /// Refused without asking.
+    pub deny: RecipientList,
+    /// The sender of probes; none is the null sender.
+    pub sender: Option<Mailbox>,
+    /// The sender where that one is refused; none when it would be the same.
+    pub fallback_sender: Option<Mailbox>,
+    /// How local parts compare, here and in the lists.
+    pub local_case: LocalCase,
+    /// What happens when the store answers, but not about the recipient.
+    pub on_unknown: OnUnknown,
+    /// Longest wait for one recipient; not zero.
+    pub timeout: Duration,
+    /// A refusal older than this is asked again for a client with a clean record.
+    pub recheck: Duration,
+}
+
+/// Who knows the recipients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecipientSource {
+    /// The mail store.
+    Callout {
+        /// Whom to ask; at least one.
+        backends: Vec<Endpoint>,
+    },
+    /// A list in this file; it could be opened when it was checked.
+    File(PathBuf),
+}
+
+/// What is remembered about recipients. A lifetime of zero remembers nothing.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    /// Most recipients remembered; at least 1.
+    pub max_entries: usize,
+    /// Lifetime of a good recipient.
+    pub positive_ttl: Duration,
+    /// Age at which a good recipient in use is asked about again.
+    pub positive_refresh: Duration,
+    /// First lifetime of an unknown recipient.
+    pub negative_ttl: Duration,
+    /// Its longest lifetime; not below `negative_ttl`.
+    pub negative_ttl_max: Duration,
+    /// Lifetime of a temporary failure; zero shares it only while the probe runs.
+    pub tempfail_ttl: Duration,
+    /// How long past `positive_ttl` a recipient stays good while the store cannot be asked.
+    pub serve_stale: Duration,
+}
+
+/// What a client may ask of us.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections of all clients together; at least 1.
+    pub max_connections: usize,
+    /// Connections of one client; at least 1.
+    pub max_connections_per_client: usize,
+    /// Recipients in one transaction; at least 1.
+    pub max_recipients: usize,
+    /// Largest message in octets; none leaves it to the backend.
+    pub max_message_size: Option<u64>,
+    /// What happens to `user%other@domain` and its like.
+    pub routed_recipients: RoutedRecipients,
+    /// Clients whose recipients are neither verified nor limited.
+    pub bypass: Networks,
+    /// Longest command line in octets; from 512 to 65536.
+    pub max_command_line: usize,
+    /// Wrong commands in one session before it is ended; none for any number.
+    pub max_errors: Option<usize>,
+    /// What happens to a bare CR or LF in a message.
+    pub bare_newline: BareNewline,
+    /// Clients for whom it becomes CRLF instead.
+    pub bare_newline_exempt: Networks,
+}
+
+/// How long anything may take; not zero unless said.
+#[derive(Debug, Clone)]
+pub struct Timeouts {
+    /// Until a client begins its next command.
+    pub command: Duration,
+    /// From the first octet of a command to its end.
+    pub command_line: Duration,
+    /// Between two pieces of a message.
+    pub data: Duration,
+    /// Octets per second a message must keep up; none for any pace.
+    pub data_min_rate: Option<u64>,
+    /// A whole session; none for any time.
+    pub session: Option<Duration>,
+    /// Until a backend has taken our connection.
+    pub backend_connect: Duration,
+    /// Until a backend has answered a command.
+    pub backend_command: Duration,
+    /// Until a backend has answered for a whole message.
+    pub backend_end_of_data: Duration,
+    /// How long new clients are served after the signal to end; may be zero.
+    pub drain_delay: Duration,
+    /// How long open transactions have then; may be zero.
+    pub drain: Duration,
+}
+
+/// The admin endpoint.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What callers must present; without one, all but health and metrics is for loopback only.
+    pub token: Option<Secret>,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// A directive that `tracing_subscriber::EnvFilter` takes.
+    pub level: String,
+}
