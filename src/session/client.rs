@@ -1,0 +1,199 @@
+//! The client's side of a session: lines in, replies out.
+//!
+//! Replies are collected and written when no further command is at hand (RFC 2920 §3.2). Input is bounded by
+//! the command line limit, or by one buffer while a body passes; a client that waits costs no buffer at all.
+
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::net::stream::{Stream, read_some};
+use crate::proto::line::{self, LineReader, Scan};
+use crate::proto::reply::Reply;
+
+/// Octets of a body taken from the client at a time.
+const BODY_BUFFER: usize = 64 * 1024;
+/// Input buffers up to this size are kept between commands; the rest goes back to the allocator.
+const KEPT_BUFFER: usize = 1024;
+
+/// What came from the client.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// A command line; see [`Client::text`].
+    Line(Range<usize>),
+    /// Several RCPT lines that had arrived together.
+    Recipients(Vec<Range<usize>>),
+    /// A line above the limit, read to its end.
+    Overlong,
+    /// A CR or LF alone.
+    BareNewline,
+    /// Nothing, for too long.
+    Timeout,
+    /// The client is gone.
+    Gone,
+    /// We are to end.
+    Drain,
+}
+
+/// How long to wait for a command.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For its first octet.
+    pub(super) command: Duration,
+    /// From there to its CRLF.
+    pub(super) line: Duration,
+    /// For anything at all.
+    pub(super) session_end: Option<Instant>,
+}
+
+/// One client's connection.
+#[derive(Debug)]
+pub(super) struct Client {
+    stream: Stream,
+    input: Vec<u8>,
+    /// Octets of `input` that are done with.
+    done: usize,
+    output: Vec<u8>,
+    lines: LineReader,
+    line_limit: usize,
+}
+
+impl Client {
+    pub(super) fn new(stream: Stream, line_limit: usize) -> Self {
+        Self { stream, input: Vec::new(), done: 0, output: Vec::new(), lines: LineReader::default(), line_limit }
+    }
+
+    /// Notes a reply; it goes out with the next [`Self::flush`] or wait.
+    pub(super) fn say(&mut self, reply: &Reply) {
+        reply.write(&mut self.output);
+    }
+
+    /// Writes what was said.
+    pub(super) async fn flush(&mut self, patience: Duration) -> io::Result<()> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        let written = timeout(patience, self.stream.write_all(&self.output)).await;
+        if self.output.capacity() > KEPT_BUFFER {
+            self.output = Vec::new();
+        }
+        self.output.clear();
+        written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// The next command, or several RCPTs together (at most `together`). While `drain` is given, being told
+    /// to end interrupts the wait for a command that has not begun.
+    pub(super) async fn listen(
+        &mut self,
+        patience: Patience,
+        together: usize,
+        drain: Option<&CancellationToken>,
+    ) -> Heard {
+        let mut deadline = earlier(Instant::now() + patience.command, patience.session_end);
+        let mut begun = false;
+        loop {
+            match self.lines.scan(self.unread(), self.line_limit) {
+                Scan::Line { len } => return self.line_of(len, together),
+                Scan::TooLong { consumed } => {
+                    self.consume(consumed);
+                    return Heard::Overlong;
+                }
+                Scan::BareNewline => return Heard::BareNewline,
+                Scan::Incomplete => {}
+            }
+            self.consume(self.lines.excess(self.unread()));
+            if !begun && (!self.unread().is_empty() || self.lines != LineReader::Within) {
+                begun = true;
+                deadline = earlier(Instant::now() + patience.line, patience.session_end);
+            }
+            if self.flush(patience.command).await.is_err() {
+                return Heard::Gone;
+            }
+            self.compact();
+            let read = timeout_at(deadline, read_some(&mut self.stream, &mut self.input));
+            let read = match drain {
+                Some(drain) if !begun => tokio::select! {
+                    read = read => read,
+                    () = drain.cancelled() => return Heard::Drain,
+                },
+                _ => read.await,
+            };
+            match read {
+                Err(_) => return Heard::Timeout,
+                Ok(Ok(0) | Err(_)) => return Heard::Gone,
+                Ok(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// The line of `len` octets at hand, and the RCPTs behind it when it is one.
+    fn line_of(&mut self, len: usize, together: usize) -> Heard {
+        let first = self.done..self.done + len;
+        self.done += len + 2;
+        if !line::is_recipient(self.text(&first)) {
+            return Heard::Line(first);
+        }
+        let mut run = vec![first];
+        while run.len() < together {
+            let Scan::Line { len } = self.lines.scan(self.unread(), self.line_limit) else { break };
+            let next = self.done..self.done + len;
+            if !line::is_recipient(self.text(&next)) {
+                break;
+            }
+            self.done += len + 2;
+            run.push(next);
+        }
+        Heard::Recipients(run)
+    }
+
+    /// The octets of a line that was just heard.
+    pub(super) fn text(&self, line: &Range<usize>) -> &[u8] {
+        self.input.get(line.clone()).unwrap_or_default()
+    }
+
+    /// What has arrived and was not looked at.
+    pub(super) fn unread(&self) -> &[u8] {
+        self.input.get(self.done..).unwrap_or_default()
+    }
+
+    /// Done with so many octets of what is unread.
+    pub(super) fn consume(&mut self, octets: usize) {
+        self.done = (self.done + octets).min(self.input.len());
+    }
+
+    /// Reads more of a body. 0 is the end of the stream.
+    pub(super) async fn read_body(&mut self) -> io::Result<usize> {
+        self.compact();
+        self.input.reserve(BODY_BUFFER.saturating_sub(self.input.len()));
+        self.stream.read_buf(&mut self.input).await
+    }
+
+    /// A body is through: its buffer is not needed for commands.
+    pub(super) fn body_done(&mut self) {
+        self.compact();
+        self.input.shrink_to(KEPT_BUFFER);
+    }
+
+    /// Says farewell to the socket, so that the client gets what was written before the end.
+    pub(super) async fn close(mut self, patience: Duration) {
+        if self.flush(patience).await.is_ok() {
+            let _ = timeout(patience, self.stream.shutdown()).await;
+        }
+    }
+
+    fn compact(&mut self) {
+        self.input.drain(..self.done);
+        self.done = 0;
+        if self.input.is_empty() && self.input.capacity() > KEPT_BUFFER && self.input.capacity() < BODY_BUFFER {
+            self.input = Vec::new();
+        }
+    }
+}
+
+fn earlier(deadline: Instant, other: Option<Instant>) -> Instant {
+    other.map_or(deadline, |other| deadline.min(other))
+}

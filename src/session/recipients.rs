@@ -1,0 +1,270 @@
+//! A batch of recipients: judged together, then given to the real server, whose answer counts.
+//!
+//! Order: is the domain ours, is the address one we take, what does the mail store say, what does the
+//! delivery port say. The last word is always the delivery port's; it also corrects the cache.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::Session;
+use super::attachment::{Answer, Attachment, Envelope, Given};
+use crate::backend::{LeaseFault, Use};
+use crate::config::{Mode, Route, RoutedRecipients};
+use crate::observe::metrics::{RecipientResult, RecipientSource};
+use crate::observe::record::Refusal;
+use crate::proto::dialogue::{Outcome, Recipient, Sender};
+use crate::proto::ehlo::Keyword;
+use crate::proto::replies;
+use crate::proto::reply::{Class, Reply};
+use crate::proto::verdict::{Meaning, Stage, meaning};
+use crate::verify::{Decision, Judgement};
+
+/// One recipient on its way through the batch.
+struct Candidate {
+    recipient: Recipient,
+    route: Option<Arc<Route>>,
+    fate: Fate,
+}
+
+enum Fate {
+    /// To be given to the backend.
+    Forward(RecipientSource),
+    /// Decided.
+    Settled(Outcome),
+}
+
+impl Candidate {
+    fn refused(recipient: Recipient, route: Option<Arc<Route>>, reply: Reply) -> Self {
+        Self { recipient, route, fate: Fate::Settled(Outcome::Refused(reply)) }
+    }
+}
+
+impl Session {
+    /// What becomes of `batch`, in its order.
+    pub(super) async fn recipients(&mut self, batch: Vec<Recipient>) -> Vec<Outcome> {
+        let judged = futures_util::future::join_all(batch.into_iter().map(|recipient| self.judge(recipient)));
+        let mut candidates = judged.await;
+        self.keep_to_one_route(&mut candidates);
+        self.forward(&mut candidates).await;
+        candidates
+            .into_iter()
+            .map(|candidate| match candidate.fate {
+                Fate::Settled(outcome) => outcome,
+                Fate::Forward(_) => Outcome::Lost,
+            })
+            .collect()
+    }
+
+    /// Everything that can be said of a recipient without the delivery port.
+    async fn judge(&self, recipient: Recipient) -> Candidate {
+        let config = &self.context.config;
+        let route = match recipient.mailbox.domain() {
+            Some(domain) => config.routes.find(domain),
+            None => Some(config.routes.first()),
+        };
+        let Some(route) = route.map(Arc::clone) else {
+            self.refused(None, &recipient, &replies::NO_ROUTE, RecipientResult::RelayDenied, RecipientSource::Policy);
+            return Candidate::refused(recipient, None, replies::NO_ROUTE.with_note(&self.record.session));
+        };
+        let routed = config.limits.routed_recipients == RoutedRecipients::Refuse && recipient.mailbox.is_routed();
+        if routed {
+            let reply = replies::ROUTED_RECIPIENT;
+            let result = RecipientResult::RelayDenied;
+            self.refused(Some(&route), &recipient, &reply, result, RecipientSource::Policy);
+            return Candidate::refused(recipient, Some(route), reply.with_note(&self.record.session));
+        }
+        if self.bypass || route.verify.mode == Mode::Off {
+            return Candidate { recipient, route: Some(route), fate: Fate::Forward(RecipientSource::Policy) };
+        }
+        let Judgement { decision, source, about } = self.context.verifier.judge(&route, &recipient.mailbox).await;
+        match decision {
+            Decision::Forward => Candidate { recipient, route: Some(route), fate: Fate::Forward(source) },
+            Decision::Refuse(reply) if route.verify.mode == Mode::Shadow => {
+                tracing::info!(
+                    session = %self.record.session, route = %route.name, %reply,
+                    "shadow: this recipient would be refused"
+                );
+                Candidate { recipient, route: Some(route), fate: Fate::Forward(source) }
+            }
+            Decision::Refuse(reply) => {
+                self.refused(Some(&route), &recipient, &reply, about, source);
+                Candidate::refused(recipient, Some(route), reply)
+            }
+        }
+    }
+
+    /// A transaction has one backend. Recipients of another route are to come in another transaction.
+    fn keep_to_one_route(&self, candidates: &mut [Candidate]) {
+        let mut route = self.attachment.as_ref().map(|a| Arc::clone(&a.route)).or_else(|| self.route.clone());
+        for candidate in candidates {
+            let (Fate::Forward(source), Some(own)) = (&candidate.fate, &candidate.route) else { continue };
+            let first = route.get_or_insert_with(|| Arc::clone(own));
+            if !Arc::ptr_eq(first, own) {
+                let reply = replies::OTHER_ROUTE;
+                self.refused(Some(own), &candidate.recipient, &reply, RecipientResult::Limited, *source);
+                candidate.fate = Fate::Settled(Outcome::Refused(reply));
+            }
+        }
+    }
+
+    /// Gives the good ones to the backend.
+    async fn forward(&mut self, candidates: &mut [Candidate]) {
+        let mut chosen: Vec<&mut Candidate> =
+            candidates.iter_mut().filter(|c| matches!(c.fate, Fate::Forward(_))).collect();
+        let Some(route) = chosen.first().and_then(|first| first.route.clone()) else { return };
+        let Some((sender, earlier)) =
+            self.dialogue.transaction().map(|t| (t.sender().clone(), t.accepted().to_vec()))
+        else {
+            return;
+        };
+        let new: Vec<Recipient> = chosen.iter().map(|c| c.recipient.clone()).collect();
+        let given = self.give(&route, &sender, &earlier, &new).await;
+        let outcomes = self.outcomes(&route, given, new.len());
+        for (candidate, reply) in chosen.iter_mut().zip(outcomes) {
+            let Fate::Forward(source) = candidate.fate else { continue };
+            candidate.fate = Fate::Settled(match reply {
+                Some(reply) => self.answered(&route, candidate.recipient.clone(), reply, source),
+                None => {
+                    self.refused(
+                        Some(&route),
+                        &candidate.recipient,
+                        &replies::BACKEND_LOST,
+                        RecipientResult::Undetermined,
+                        RecipientSource::Live,
+                    );
+                    Outcome::Lost
+                }
+            });
+        }
+    }
+
+    /// The delivery port's word on one recipient.
+    fn answered(&self, route: &Arc<Route>, recipient: Recipient, reply: Reply, source: RecipientSource) -> Outcome {
+        let metrics = self.context.route(route);
+        if reply.class() == Class::Positive {
+            metrics.recipient(RecipientResult::Accepted, source);
+            self.record.recipient(RecipientResult::Accepted);
+            return Outcome::Accepted(recipient, reply);
+        }
+        let reply = replies::passed_on(reply);
+        let result = match (meaning(Stage::Recipient, &reply), reply.class()) {
+            (Meaning::Bad, _) => {
+                self.context.verifier.contradicted(route, &recipient.mailbox);
+                RecipientResult::Unknown
+            }
+            (Meaning::SessionLimit, _) => RecipientResult::Limited,
+            (_, Class::Permanent) => RecipientResult::Unknown,
+            _ => RecipientResult::Undetermined,
+        };
+        self.refused(Some(route), &recipient, &reply, result, RecipientSource::Live);
+        Outcome::Refused(reply)
+    }
+
+    /// A reply for each recipient; none where the backend is lost.
+    fn outcomes(&self, route: &Arc<Route>, given: Result<Given, Reply>, recipients: usize) -> Vec<Option<Reply>> {
+        let same = |reply: Reply| vec![Some(reply); recipients];
+        match given {
+            Ok(Given::Answered(answers)) => answers
+                .into_iter()
+                .map(|answer| match answer {
+                    Answer::Reply(reply) => Some(reply),
+                    Answer::Missing(fault) => Some(self.missing(route, fault.0)),
+                })
+                .collect(),
+            // Class and words kept; it teaches nothing about the recipient.
+            Ok(Given::SenderRefused(reply)) => same(replies::passed_on(reply)),
+            Ok(Given::SenderMissing(fault)) => same(self.missing(route, fault.0)),
+            Ok(Given::Lost) => vec![None; recipients],
+            Err(reply) => same(reply),
+        }
+    }
+
+    /// The backend lacks an extension: final, unless we had offered it.
+    fn missing(&self, route: &Arc<Route>, keyword: Keyword) -> Reply {
+        if self.dialogue.offered().has(keyword) {
+            tracing::warn!(route = %route.name, keyword = keyword.as_str(), "a backend lost an extension");
+            replies::EXTENSION_LOST
+        } else if keyword == Keyword::SmtpUtf8 {
+            replies::NEEDS_SMTPUTF8_THERE
+        } else {
+            replies::EXTENSION_MISSING
+        }
+    }
+
+    /// Gives the envelope on the attached session, attaching one first where there is none. A session that
+    /// turns out dead before any message data is replaced once, silently, and the envelope given again.
+    pub(super) async fn give(
+        &mut self,
+        route: &Arc<Route>,
+        sender: &Sender,
+        earlier: &[Recipient],
+        new: &[Recipient],
+    ) -> Result<Given, Reply> {
+        loop {
+            let mut attachment = match self.attachment.take() {
+                Some(attachment) => attachment,
+                None => self.attach(route).await?,
+            };
+            let given = attachment.give(Envelope { sender, earlier, new }).await;
+            match given {
+                Given::Lost if !self.replaced => {
+                    self.replaced = true;
+                    attachment.lease.abort();
+                }
+                Given::Lost => {
+                    attachment.lease.abort();
+                    return Ok(Given::Lost);
+                }
+                given => {
+                    self.record_backend(&attachment);
+                    self.route = Some(Arc::clone(route));
+                    self.attachment = Some(attachment);
+                    return Ok(given);
+                }
+            }
+        }
+    }
+
+    /// A session with the first backend of the route that gives one.
+    async fn attach(&self, route: &Arc<Route>) -> Result<Attachment, Reply> {
+        let deadline = Instant::now() + route.verify.timeout;
+        for endpoint in &route.backends {
+            let Some(backend) = self.context.backends.find(endpoint) else { continue };
+            let lease = if self.replaced {
+                backend.lease_fresh(Use::Delivery, deadline).await
+            } else {
+                backend.lease(Use::Delivery, deadline).await
+            };
+            match lease {
+                Ok(lease) => return Ok(Attachment::new(lease, Arc::clone(route))),
+                Err(LeaseFault::Busy) => return Err(replies::BACKEND_UNREACHABLE),
+                Err(fault @ LeaseFault::Fault(_)) => {
+                    tracing::debug!(session = %self.record.session, backend = %endpoint, %fault, "not attached");
+                }
+            }
+        }
+        Err(replies::BACKEND_UNREACHABLE)
+    }
+
+    /// Counts and logs a refusal.
+    fn refused(
+        &self,
+        route: Option<&Arc<Route>>,
+        recipient: &Recipient,
+        reply: &Reply,
+        result: RecipientResult,
+        source: RecipientSource,
+    ) {
+        self.context.route_or_none(route).recipient(result, source);
+        self.record.recipient(result);
+        Refusal {
+            session: &self.record.session,
+            route: route.map_or("", |route| &route.name),
+            recipient: recipient.mailbox.written(),
+            reply,
+            source,
+        }
+        .log();
+    }
+}

@@ -1,0 +1,300 @@
+//! Message data on its way from the client to the backend, while it arrives.
+//!
+//! One buffer in, one out, whatever the size of the message. Both directions are watched: a backend that
+//! refuses early is heard at once. The final dot goes out only while the backend has said nothing since its
+//! 354, so that no reply can be taken for the answer to the message but the answer to the message.
+
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, timeout};
+
+use super::client::Client;
+use crate::backend::{Connection, Fault};
+use crate::proto::body::{BareNewlines, BodyReader, END, Found};
+use crate::proto::command::{Chunk, Place};
+use crate::proto::dialogue::{BodyEnd, Remainder, Stop};
+use crate::proto::ehlo::Keyword;
+use crate::proto::replies;
+use crate::proto::reply::Reply;
+
+/// How long a backend may take nothing at all before it is given up (RFC 5321 §4.5.3.2.5).
+const BACKEND_STALL: Duration = Duration::from_secs(180);
+/// The pace of a body is first judged after so much waiting for it.
+const JUDGED_AFTER: Duration = Duration::from_secs(60);
+
+/// What a body is held to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Between two reads.
+    pub(super) data: Duration,
+    /// Octets per second.
+    pub(super) min_rate: Option<u64>,
+    /// Octets in all.
+    pub(super) max_size: Option<u64>,
+}
+
+/// Why the client's part failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// It went away in the middle.
+    Gone,
+    /// It was silent for too long, or too slow.
+    Timeout,
+}
+
+/// A body being carried or discarded.
+#[derive(Debug)]
+pub(super) struct Body {
+    rest: Rest,
+    /// Octets that went to the backend.
+    octets: u64,
+    pace: Pace,
+}
+
+/// What of it is still to come.
+#[derive(Debug)]
+enum Rest {
+    Lines(BodyReader),
+    Octets(u64),
+    Nothing,
+}
+
+impl Body {
+    /// A message sent with DATA.
+    pub(super) fn lines(bare_newlines: BareNewlines) -> Self {
+        Self::of(Rest::Lines(BodyReader::new(bare_newlines)))
+    }
+
+    /// Octets counted beforehand.
+    pub(super) fn counted(octets: u64) -> Self {
+        Self::of(Rest::Octets(octets))
+    }
+
+    fn of(rest: Rest) -> Self {
+        Self { rest, octets: 0, pace: Pace::default() }
+    }
+
+    /// Octets that went to the backend.
+    pub(super) const fn octets(&self) -> u64 {
+        self.octets
+    }
+
+    /// Carries it to the backend, and hears the answer.
+    pub(super) async fn carry(
+        &mut self,
+        client: &mut Client,
+        backend: &mut Connection,
+        limits: Limits,
+    ) -> Result<BodyEnd, Loss> {
+        let mut out = Vec::new();
+        loop {
+            if let Some(stop) = self.take(client, &mut out, limits) {
+                return Ok(BodyEnd::Stopped(stop));
+            }
+            if let Rest::Nothing = self.rest {
+                return Ok(finish(backend, &mut out).await);
+            }
+            if let Err(stop) = write_listening(backend, &mut out).await {
+                return Ok(BodyEnd::Stopped(stop));
+            }
+            let reading = self.pace.read(client, limits);
+            tokio::select! {
+                read = reading => read?,
+                stop = interrupted(backend) => return Ok(BodyEnd::Stopped(stop)),
+            }
+        }
+    }
+
+    /// Carries a chunk, and hears the answer.
+    pub(super) async fn carry_chunk(
+        &mut self,
+        client: &mut Client,
+        backend: &mut Connection,
+        chunk: Chunk,
+        limits: Limits,
+    ) -> Result<BodyEnd, Loss> {
+        if !backend.announced().has(Keyword::Chunking) {
+            // It was offered, so another backend has it, or this one had it once.
+            return Ok(BodyEnd::Stopped(Stop::EarlyReply(replies::EXTENSION_LOST)));
+        }
+        let last = if chunk.place == Place::Last { " LAST" } else { "" };
+        if backend.send(format!("BDAT {}{last}\r\n", chunk.size).as_bytes()).await.is_err() {
+            return Ok(BodyEnd::Stopped(Stop::BackendGone));
+        }
+        self.carry(client, backend, limits).await
+    }
+
+    /// Moves what is unread from the client into `out`, as far as it belongs to the body.
+    fn take(&mut self, client: &mut Client, out: &mut Vec<u8>, limits: Limits) -> Option<Stop> {
+        let before = out.len();
+        let (consumed, stop) = match &mut self.rest {
+            Rest::Lines(reader) => match reader.read(client.unread(), out) {
+                Found::More => (client.unread().len(), None),
+                Found::End { consumed } => {
+                    self.rest = Rest::Nothing;
+                    // The end goes out with the last of the message, once the backend is known to be silent.
+                    out.extend_from_slice(END);
+                    (consumed, None)
+                }
+                Found::BareNewline { consumed } => (consumed, Some(Stop::BareNewline)),
+            },
+            Rest::Octets(left) => {
+                let here = client.unread().len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                out.extend_from_slice(client.unread().get(..here).unwrap_or_default());
+                *left -= here as u64;
+                if *left == 0 {
+                    self.rest = Rest::Nothing;
+                }
+                (here, None)
+            }
+            Rest::Nothing => (0, None),
+        };
+        client.consume(consumed);
+        self.octets += (out.len() - before) as u64;
+        let too_large = limits.max_size.is_some_and(|max| self.octets > max + END.len() as u64);
+        stop.or(too_large.then_some(Stop::TooLarge))
+    }
+
+    /// Swallows what is left.
+    pub(super) async fn discard(&mut self, client: &mut Client, limits: Limits) -> Result<(), Loss> {
+        loop {
+            let unread = client.unread().len();
+            let consumed = match &mut self.rest {
+                Rest::Nothing => return Ok(()),
+                Rest::Lines(reader) => match reader.discard(client.unread()) {
+                    Found::End { consumed } => {
+                        self.rest = Rest::Nothing;
+                        consumed
+                    }
+                    Found::More | Found::BareNewline { .. } => unread,
+                },
+                Rest::Octets(left) => {
+                    let here = unread.min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    *left -= here as u64;
+                    if *left == 0 {
+                        self.rest = Rest::Nothing;
+                    }
+                    here
+                }
+            };
+            client.consume(consumed);
+            if !matches!(self.rest, Rest::Nothing) {
+                self.pace.read(client, limits).await?;
+            }
+        }
+    }
+}
+
+/// What is to be swallowed, given the body that was being carried.
+pub(super) fn remainder(remainder: Remainder, carried: Option<Body>) -> Body {
+    match remainder {
+        Remainder::Octets(octets) => Body::counted(octets),
+        Remainder::Body => carried.unwrap_or_else(|| Body::of(Rest::Nothing)),
+    }
+}
+
+/// How fast the client sends. Only time spent waiting for the client counts.
+#[derive(Debug, Default)]
+struct Pace {
+    waited: Duration,
+    octets: u64,
+}
+
+impl Pace {
+    async fn read(&mut self, client: &mut Client, limits: Limits) -> Result<(), Loss> {
+        let began = Instant::now();
+        let read = timeout(limits.data, client.read_body()).await.map_err(|_| Loss::Timeout)?;
+        let octets = read.map_err(|_| Loss::Gone)?;
+        if octets == 0 {
+            return Err(Loss::Gone);
+        }
+        self.waited += began.elapsed();
+        self.octets += octets as u64;
+        let due = limits.min_rate.unwrap_or(0).saturating_mul(self.waited.as_secs());
+        if self.waited >= JUDGED_AFTER && self.octets < due { Err(Loss::Timeout) } else { Ok(()) }
+    }
+}
+
+/// The last octets, and the backend's answer to them.
+async fn finish(backend: &mut Connection, out: &mut Vec<u8>) -> BodyEnd {
+    if backend.quiet().is_err() {
+        return BodyEnd::Stopped(interrupted(backend).await);
+    }
+    if let Err(stop) = write_listening(backend, out).await {
+        return BodyEnd::Stopped(stop);
+    }
+    match backend.answer_to_message().await {
+        Ok(reply) => BodyEnd::Answered(reply),
+        Err(_) => BodyEnd::Unanswered,
+    }
+}
+
+/// Waits for the backend to say what it was not asked for.
+async fn interrupted(backend: &mut Connection) -> Stop {
+    match backend.answer_to_message().await {
+        Ok(reply) => Stop::EarlyReply(reply),
+        // Silence for as long as a whole message may take is not for the body to judge.
+        Err(Fault::Timeout(_)) => std::future::pending().await,
+        Err(_) => Stop::BackendGone,
+    }
+}
+
+/// Writes all of `out`, unless the backend speaks up or takes nothing for too long.
+async fn write_listening(backend: &mut Connection, out: &mut Vec<u8>) -> Result<(), Stop> {
+    let mut written = 0;
+    while let Some(rest) = out.get(written..).filter(|rest| !rest.is_empty()) {
+        match timeout(BACKEND_STALL, write_or_hear(backend, rest)).await {
+            Ok(Progress::Wrote(octets)) => written += octets,
+            Ok(Progress::Heard) => return Err(interrupted(backend).await),
+            Ok(Progress::Broken) => return Err(last_words(backend).await),
+            Err(_) => return Err(Stop::BackendGone),
+        }
+    }
+    out.clear();
+    Ok(())
+}
+
+/// A backend that closed in the middle may have said why before.
+async fn last_words(backend: &mut Connection) -> Stop {
+    let moment = Duration::from_secs(1);
+    timeout(moment, interrupted(backend)).await.unwrap_or(Stop::BackendGone)
+}
+
+enum Progress {
+    Wrote(usize),
+    Heard,
+    Broken,
+}
+
+async fn write_or_hear(backend: &mut Connection, octets: &[u8]) -> Progress {
+    let (stream, input) = backend.parts();
+    std::future::poll_fn(|cx| {
+        match Pin::new(&mut *stream).poll_write(cx, octets) {
+            Poll::Ready(Ok(written)) if written > 0 => return Poll::Ready(Progress::Wrote(written)),
+            Poll::Ready(_) => return Poll::Ready(Progress::Broken),
+            Poll::Pending => {}
+        }
+        let mut space = [0; 512];
+        let mut heard = ReadBuf::new(&mut space);
+        match Pin::new(&mut *stream).poll_read(cx, &mut heard) {
+            Poll::Ready(Ok(())) if !heard.filled().is_empty() => {
+                input.extend_from_slice(heard.filled());
+                Poll::Ready(Progress::Heard)
+            }
+            Poll::Ready(_) => Poll::Ready(Progress::Broken),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Whether the backend's answer is an acceptance of the message.
+pub(super) fn accepted(end: &BodyEnd) -> Option<&Reply> {
+    match end {
+        BodyEnd::Answered(reply) if reply.code() / 100 == 2 => Some(reply),
+        _ => None,
+    }
+}
