@@ -10,7 +10,7 @@ use support::backstop::Backstop;
 use support::client::Client;
 use support::machine::free_address;
 use support::postfix::{self, Postfix};
-use support::{eventually, message, sender, settled};
+use support::{message, sender, settled};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
@@ -64,7 +64,7 @@ async fn an_unknown_recipient_gets_the_words_of_postfix_at_rcpt() {
     sender::smtplib(address, &[UNKNOWN], MESSAGE)
         .await
         .is_refused_with("User unknown in virtual mailbox table");
-    eventually("the log of Postfix to follow", || (postfix.rcpts_for(UNKNOWN) > 0).then_some(())).await;
+    postfix.log_caught_up().await;
     assert_eq!(postfix.rcpts_for(UNKNOWN), 1);
     postfix.wait_for_messages(KNOWN, 2).await;
     assert!(postfix.messages(UNKNOWN).is_empty());

@@ -16,12 +16,14 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
+use super::client::Client;
 use super::eventually;
 use super::machine::{Directory, Target, free_address, signal};
 
@@ -135,17 +137,25 @@ impl Postfix {
         fs::read(self.path("log")).map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default()
     }
 
-    /// How many commands began with these words (as written) until now.
+    /// Waits until the log holds everything that happened before this call: it is written by a process of its own.
+    pub async fn log_caught_up(&self) {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let mark = format!("NOOP mark-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        Client::greeted(self.address).await.command(&mark).await.is("250");
+        eventually("its log to catch up", || (self.count(&mark) > 0).then_some(())).await;
+    }
+
+    /// How many commands in the log began with these words, as written.
     pub fn count(&self, words: &str) -> usize {
         self.log().lines().filter_map(command).filter(|command| command.starts_with(words)).count()
     }
 
-    /// How many RCPTs named the address.
+    /// How many RCPTs in the log named the address.
     pub fn rcpts_for(&self, address: &str) -> usize {
         self.count(&format!("RCPT TO:<{address}>"))
     }
 
-    /// How many connections it took. The one that finds out whether it is up is among them.
+    /// How many connections are in the log. Those that found out whether it is up are among them.
     pub fn connections(&self) -> usize {
         self.log().matches(": connect from ").count()
     }
