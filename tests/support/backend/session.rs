@@ -1,0 +1,281 @@
+//! One connection of the scripted backend.
+//!
+//! Reads commands one by one (so that a pipelined group is answered in order), asks the script before each answer, and
+//! writes down what it saw before it answers: who has a reply in hand finds it in the record.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::io;
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::time::sleep;
+
+use super::Shared;
+use super::content::Content;
+use super::record::Message;
+use super::script::{Action, Event, Phase, Script, Step};
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The backend closed it: QUIT, or by script.
+    Closed,
+    /// By script.
+    Reset,
+    /// The client did.
+    ClientGone,
+}
+
+pub(super) struct Session<'a, S> {
+    stream: BufReader<S>,
+    shared: &'a Shared,
+    number: usize,
+    /// Every phase as often as it was reached.
+    turns: Vec<Phase>,
+    transaction: Option<Transaction>,
+}
+
+struct Transaction {
+    sender: String,
+    recipients: Vec<String>,
+    content: Content,
+}
+
+const BUFFER: usize = 64 * 1024;
+
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
+    pub(super) fn new(stream: S, shared: &'a Shared) -> Self {
+        let number = shared.note(|record| {
+            record.connections += 1;
+            record.open += 1;
+            record.most_open = record.most_open.max(record.open);
+            record.connections - 1
+        });
+        let stream = BufReader::with_capacity(BUFFER, stream);
+        Self { stream, shared, number, turns: Vec::new(), transaction: None }
+    }
+
+    /// Serves the connection to its end.
+    pub(super) async fn run(&mut self) -> Ended {
+        match self.converse().await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
+    }
+
+    async fn converse(&mut self) -> Result<Infallible, Ended> {
+        let greeting = self.script(|script| format!("220 {} ESMTP", script.host));
+        self.answer(Phase::Greeting, &greeting).await?;
+        loop {
+            let line = self.line().await?;
+            self.shared.note(|record| record.commands.push((self.number, line.clone())));
+            self.command(&line).await?;
+        }
+    }
+
+    async fn command(&mut self, line: &str) -> Result<(), Ended> {
+        let verb = line.split([' ', '\t']).next().unwrap_or_default().to_ascii_uppercase();
+        if ["EHLO", "HELO", "RSET"].contains(&verb.as_str()) {
+            self.transaction = None;
+        }
+        match verb.as_str() {
+            "EHLO" => {
+                let reply = self.script(Script::ehlo);
+                self.answer(Phase::Ehlo, &reply).await
+            }
+            "HELO" => {
+                let reply = self.script(|script| format!("250 {}", script.host));
+                self.answer(Phase::Helo, &reply).await
+            }
+            "MAIL" => self.mail(address(line)).await,
+            "RCPT" => self.rcpt(address(line)).await,
+            "DATA" => self.data().await,
+            "BDAT" => self.bdat(line).await,
+            "RSET" => self.answer(Phase::Rset, "250 2.0.0 Ok").await,
+            "NOOP" => self.answer(Phase::Noop, "250 2.0.0 Ok").await,
+            "QUIT" => {
+                self.answer(Phase::Quit, "221 2.0.0 Bye").await?;
+                Err(Ended::Closed)
+            }
+            _ => self.answer(Phase::Other, "502 5.5.1 Not implemented").await,
+        }
+    }
+
+    async fn mail(&mut self, sender: &str) -> Result<(), Ended> {
+        let ordinary = match self.transaction {
+            None => "250 2.1.0 Ok",
+            Some(_) => "503 5.5.1 Nested MAIL command",
+        };
+        let action = self.decide(Phase::Mail, Some(sender), 0, ordinary);
+        if action.says() == Some(b'2') {
+            let content = Content::new(self.script(|script| script.keep));
+            self.transaction =
+                Some(Transaction { sender: sender.to_owned(), recipients: Vec::new(), content });
+        }
+        self.perform(action).await
+    }
+
+    async fn rcpt(&mut self, recipient: &str) -> Result<(), Ended> {
+        let ordinary = if self.transaction.is_none() {
+            "503 5.5.1 Need MAIL command".to_owned()
+        } else if self.script(|script| script.knows(recipient)) {
+            "250 2.1.5 Ok".to_owned()
+        } else {
+            format!("550 5.1.1 <{recipient}>: Recipient address rejected: User unknown")
+        };
+        let action = self.decide(Phase::Rcpt, Some(recipient), 0, &ordinary);
+        if action.says() == Some(b'2')
+            && let Some(transaction) = &mut self.transaction
+        {
+            transaction.recipients.push(recipient.to_owned());
+        }
+        self.perform(action).await
+    }
+
+    async fn data(&mut self) -> Result<(), Ended> {
+        let ready = self.transaction.as_ref().is_some_and(|transaction| !transaction.recipients.is_empty());
+        let ordinary = if ready { "354 Go ahead" } else { "554 5.5.1 No valid recipients" };
+        let action = self.decide(Phase::Data, None, 0, ordinary);
+        let said = action.says();
+        self.perform(action).await?;
+        match self.transaction.take() {
+            Some(transaction) if said == Some(b'3') => self.message(transaction).await,
+            transaction => {
+                self.transaction = transaction;
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads a message up to its final dot and answers it.
+    async fn message(&mut self, mut transaction: Transaction) -> Result<(), Ended> {
+        let mut early = None;
+        loop {
+            let chunk = self.stream.fill_buf().await.map_err(lost)?;
+            if chunk.is_empty() {
+                return Err(Ended::ClientGone);
+            }
+            let taken = transaction.content.take(chunk);
+            self.stream.consume(taken.octets);
+            self.shared.note(|record| record.body_octets += taken.octets as u64);
+            if early.is_none() {
+                let action = self.decide(Phase::Body, None, transaction.content.octets(), "");
+                // A rule acts once in a message: until it does, the action is empty.
+                early = (!action.is_empty()).then(|| action.says());
+                self.perform(action).await?;
+            }
+            if taken.complete {
+                break;
+            }
+        }
+        // An early reply was the reply; only a rule makes the backend speak again.
+        let answered = early.flatten().is_some();
+        let ordinary = if answered { "" } else { "250 2.0.0 Ok: queued" };
+        let action = self.decide(Phase::EndOfData, None, transaction.content.octets(), ordinary);
+        if action.says() == Some(b'2') {
+            self.store(transaction);
+        }
+        self.perform(action).await
+    }
+
+    async fn bdat(&mut self, line: &str) -> Result<(), Ended> {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let size: u64 = words.next().and_then(|size| size.parse().ok()).unwrap_or_default();
+        let last = words.next().is_some_and(|word| word.eq_ignore_ascii_case("LAST"));
+        let mut octets = Vec::new();
+        (&mut self.stream).take(size).read_to_end(&mut octets).await.map_err(lost)?;
+        if (octets.len() as u64) < size {
+            return Err(Ended::ClientGone);
+        }
+        self.shared.note(|record| record.body_octets += size);
+        let ready = match &mut self.transaction {
+            Some(transaction) if !transaction.recipients.is_empty() => {
+                transaction.content.append(&octets);
+                true
+            }
+            _ => false,
+        };
+        let ordinary = if ready { "250 2.0.0 Ok" } else { "503 5.5.1 No valid recipients" };
+        let action = self.decide(Phase::Bdat, None, 0, ordinary);
+        if last
+            && ready
+            && action.says() == Some(b'2')
+            && let Some(transaction) = self.transaction.take()
+        {
+            self.store(transaction);
+        }
+        self.perform(action).await
+    }
+
+    fn store(&self, transaction: Transaction) {
+        let Transaction { sender, recipients, content } = transaction;
+        let session = self.number;
+        let octets = content.octets();
+        let (raw, body) = content.into_raw_and_body();
+        self.shared
+            .note(|record| record.messages.push(Message { session, sender, recipients, raw, body, octets }));
+    }
+
+    async fn line(&mut self) -> Result<String, Ended> {
+        let mut line = Vec::new();
+        self.stream.read_until(b'\n', &mut line).await.map_err(lost)?;
+        let line = line.strip_suffix(b"\n").ok_or(Ended::ClientGone)?;
+        Ok(String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into_owned())
+    }
+
+    fn script<T>(&self, look: impl FnOnce(&Script) -> T) -> T {
+        look(&self.shared.script())
+    }
+
+    /// What the script wants done. An empty ordinary reply is none.
+    fn decide(&mut self, phase: Phase, address: Option<&str>, octets: u64, ordinary: &str) -> Action {
+        self.turns.push(phase);
+        let turn = self.turns.iter().filter(|&&reached| reached == phase).count();
+        let event = Event { phase, session: self.number, address, turn, octets };
+        self.shared.script().decide(&event, ordinary)
+    }
+
+    async fn answer(&mut self, phase: Phase, ordinary: &str) -> Result<(), Ended> {
+        let action = self.decide(phase, None, 0, ordinary);
+        self.perform(action).await
+    }
+
+    async fn perform(&mut self, action: Action) -> Result<(), Ended> {
+        for step in action.into_steps() {
+            match step {
+                Step::Write(octets) => {
+                    self.stream.write_all(&octets).await.map_err(lost)?;
+                    self.stream.flush().await.map_err(lost)?;
+                }
+                Step::Wait(delay) => sleep(delay).await,
+                Step::Close => return Err(Ended::Closed),
+                Step::Reset => return Err(Ended::Reset),
+                Step::Ignore => {
+                    tokio::io::copy(&mut self.stream, &mut tokio::io::sink()).await.map_err(lost)?;
+                    return Err(Ended::ClientGone);
+                }
+                Step::Freeze => pending().await,
+                // Filled in when it was decided; an action has one ordinary reply at most.
+                Step::Ordinary => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<S> Drop for Session<'_, S> {
+    fn drop(&mut self) {
+        self.shared.note(|record| record.open -= 1);
+    }
+}
+
+fn lost(_: io::Error) -> Ended {
+    Ended::ClientGone
+}
+
+/// The address in MAIL or RCPT, without its angle brackets.
+fn address(line: &str) -> &str {
+    let (_, path) = line.split_once(':').unwrap_or_default();
+    let path = path.trim_start().strip_prefix('<').unwrap_or(path);
+    path.rfind('>').map_or(path, |end| &path[..end])
+}

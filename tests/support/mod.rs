@@ -1,0 +1,66 @@
+//! What the integration tests stand on: real and scripted peers, and the product as a process.
+//!
+//! - `postfix`: a real Postfix with virtual mailboxes, as the mail store.
+//! - `backend`: a scripted SMTP server that does exactly the wrong thing on request, over TCP or in memory.
+//! - `client`: a raw SMTP client that sends what it is told, in the segments it is told.
+//! - `sender`: swaks and Python's smtplib, the clients we did not write.
+//! - `backstop`: the built binary with a configuration, its log, its memory and its end.
+//! - `admin`: HTTP to its admin endpoint.
+//! - `message`: messages that careless software damages.
+//! - `machine`: directories, ports and signals.
+//!
+//! Everything is on loopback, on ports and in directories of its own, so that two runs may share a machine, and only
+//! processes started here are ended. Nothing waits blindly: what must become true is awaited up to `PATIENCE`.
+#![allow(dead_code, reason = "each test binary uses its own part of the support")]
+#![allow(unreachable_pub, reason = "a test binary exports nothing; `pub` marks what tests may use")]
+
+use std::time::Duration;
+
+use client::Reply;
+use tokio::time::{Instant, sleep};
+
+pub mod admin;
+pub mod backend;
+pub mod backstop;
+pub mod client;
+pub mod machine;
+pub mod message;
+pub mod postfix;
+pub mod sender;
+
+/// How long a test waits for what must happen. Far above any real duration, so that a loaded machine fails nothing.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks at what gives no notice of its changes: files and other processes.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Waits for what `look` finds, for things that cannot notify us.
+///
+/// # Panics
+/// When it has not come after [`PATIENCE`].
+pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Asks again and again until the answer is no longer 451, and returns it.
+///
+/// # Panics
+/// When it still is after [`PATIENCE`].
+pub async fn settled(ask: impl AsyncFn() -> Reply) -> Reply {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let reply = ask().await;
+        if reply.code != 451 {
+            return reply;
+        }
+        assert!(Instant::now() < deadline, "still {reply} after {PATIENCE:?}");
+        sleep(LOOK_AGAIN).await;
+    }
+}
