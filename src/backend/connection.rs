@@ -242,8 +242,8 @@ impl Connection {
     }
 
     /// The parts the relay of message data works on.
-    pub const fn parts(&mut self) -> (&mut Stream, &mut Vec<u8>, &mut ReplyReader) {
-        (&mut self.stream, &mut self.input, &mut self.reader)
+    pub const fn parts(&mut self) -> (&mut Stream, &mut Vec<u8>) {
+        (&mut self.stream, &mut self.input)
     }
 
     /// QUIT, and a short wait for its answer, so that neither end sees a reset.

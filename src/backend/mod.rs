@@ -5,7 +5,7 @@ mod connection;
 mod envelope;
 mod pool;
 
-pub use budget::{Budget, Use};
+pub use budget::{Budget, Permit, Use};
 pub use connection::{Connection, Fault, Identity, Patience, Phase};
 pub use envelope::{EnvelopeFault, mail_command, rcpt_command};
 pub use pool::{Backend, Backends, Lease, LeaseFault, Origin};

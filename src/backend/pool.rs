@@ -124,10 +124,10 @@ impl Backend {
     /// # Errors
     /// [`LeaseFault`].
     pub async fn lease_fresh(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
-        let permit =
-            timeout_at(deadline, self.budget.permit(purpose)).await.map_err(|_| LeaseFault::Busy)?;
+        let permit = timeout_at(deadline, self.budget.permit(purpose)).await.map_err(|_| LeaseFault::Busy)?;
         let opened = Connection::open(&self.dialer, &self.endpoint, &self.identity, self.patience);
-        let opened = timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(super::Phase::Greeting)));
+        let opened =
+            timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(super::Phase::Greeting)));
         match opened {
             Ok(connection) => {
                 self.metrics.up();
@@ -175,7 +175,8 @@ impl Backend {
     /// Takes leave of sessions nobody has needed for a while.
     pub fn sweep(&self) {
         let mut shelf = lock(&self.kept);
-        let (fit, unfit): (Vec<_>, Vec<_>) = shelf.drain(..).partition(|kept| kept.since.elapsed() < MAX_IDLE);
+        let (fit, unfit): (Vec<_>, Vec<_>) =
+            shelf.drain(..).partition(|kept| kept.since.elapsed() < MAX_IDLE);
         *shelf = fit;
         drop(shelf);
         for kept in unfit {

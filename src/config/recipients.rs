@@ -23,6 +23,12 @@ impl Listed {
             Self::Domain(domain) => Some(domain),
         }
     }
+
+    /// Reads an entry; none when it is neither an address nor `@domain`.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        Self::parse(text).ok()
+    }
 }
 
 impl Leaf for Listed {

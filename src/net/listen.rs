@@ -67,7 +67,8 @@ mod tests {
     async fn the_wildcard_takes_both_families() {
         let listener = bind("[::]:0".parse().unwrap()).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (client, _) = tokio::join!(tokio::net::TcpStream::connect(("127.0.0.1", port)), listener.accept());
+        let (client, _) =
+            tokio::join!(tokio::net::TcpStream::connect(("127.0.0.1", port)), listener.accept());
         assert!(client.is_ok());
     }
 

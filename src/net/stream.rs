@@ -36,7 +36,7 @@ impl Stream {
         match self {
             Self::Tcp(stream) => {
                 let mut octet = [MaybeUninit::uninit()];
-                match socket2::SockRef::from(stream).peek(&mut octet) {
+                match socket2::SockRef::from(&*stream).peek(&mut octet) {
                     Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => Pending::Nothing,
                     _ => Pending::Something,
                 }

@@ -101,6 +101,10 @@ pub const EXTENSION_LOST: Reply = Reply::fixed(451, "4.3.0 The mail server canno
 /// 555: the backend lacks an extension the transaction uses, and it was never offered.
 pub const EXTENSION_MISSING: Reply = Reply::fixed(555, "5.5.4 The mail server does not support a parameter");
 
+/// 554: a non-ASCII address for a backend that cannot take it.
+pub const NEEDS_SMTPUTF8_THERE: Reply =
+    Reply::fixed(554, "5.6.7 The mail server does not support non-ASCII addresses");
+
 /// 421: no room for another client.
 pub const TOO_MANY_CONNECTIONS: Reply = Reply::fixed(421, "4.3.2 Too many connections, try again later");
 /// 421: shutting down.

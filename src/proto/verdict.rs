@@ -48,7 +48,9 @@ impl Cause {
             Self::Deferred(_) | Self::Policy(_) | Self::SenderRefused(_) | Self::Unverified => {
                 StoreAnswered::NotAboutTheRecipient
             }
-            Self::RouteFault(_) | Self::Unreachable | Self::Timeout | Self::NoCapacity => StoreAnswered::Nothing,
+            Self::RouteFault(_) | Self::Unreachable | Self::Timeout | Self::NoCapacity => {
+                StoreAnswered::Nothing
+            }
         }
     }
 

@@ -90,7 +90,8 @@ impl Attachment {
         };
         let reset = (fresh && self.lease.origin() == Origin::Kept).then(|| "RSET\r\n".to_owned());
         let earlier = if fresh { envelope.earlier } else { &[] };
-        let commands = earlier.iter().chain(envelope.new).map(|r| rcpt_command(r, &announced)).collect::<Vec<_>>();
+        let commands =
+            earlier.iter().chain(envelope.new).map(|r| rcpt_command(r, &announced)).collect::<Vec<_>>();
         let lines: Vec<&str> = [&reset, &mail]
             .into_iter()
             .flatten()
@@ -145,7 +146,11 @@ impl<'l, I: Iterator<Item = &'l str>> Exchange<'_, 'l, I> {
             connection.send(line.as_bytes()).await?;
         }
         let reply = connection.answer().await?;
-        if reply.code() == 421 { Err(Fault::Refused(crate::backend::Phase::Command, reply)) } else { Ok(reply) }
+        if reply.code() == 421 {
+            Err(Fault::Refused(crate::backend::Phase::Command, reply))
+        } else {
+            Ok(reply)
+        }
     }
 
     /// The sender was refused: the replies to what went out with it are read away.

@@ -64,7 +64,14 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(stream: Stream, line_limit: usize) -> Self {
-        Self { stream, input: Vec::new(), done: 0, output: Vec::new(), lines: LineReader::default(), line_limit }
+        Self {
+            stream,
+            input: Vec::new(),
+            done: 0,
+            output: Vec::new(),
+            lines: LineReader::default(),
+            line_limit,
+        }
     }
 
     /// Notes a reply; it goes out with the next [`Self::flush`] or wait.
@@ -96,7 +103,7 @@ impl Client {
         let mut deadline = earlier(Instant::now() + patience.command, patience.session_end);
         let mut begun = false;
         loop {
-            match self.lines.scan(self.unread(), self.line_limit) {
+            match self.scan() {
                 Scan::Line { len } => return self.line_of(len, together),
                 Scan::TooLong { consumed } => {
                     self.consume(consumed);
@@ -139,7 +146,7 @@ impl Client {
         }
         let mut run = vec![first];
         while run.len() < together {
-            let Scan::Line { len } = self.lines.scan(self.unread(), self.line_limit) else { break };
+            let Scan::Line { len } = self.scan() else { break };
             let next = self.done..self.done + len;
             if !line::is_recipient(self.text(&next)) {
                 break;
@@ -148,6 +155,11 @@ impl Client {
             run.push(next);
         }
         Heard::Recipients(run)
+    }
+
+    /// Looks for the next line in what is unread.
+    fn scan(&mut self) -> Scan {
+        self.lines.scan(self.input.get(self.done..).unwrap_or_default(), self.line_limit)
     }
 
     /// The octets of a line that was just heard.
@@ -188,7 +200,8 @@ impl Client {
     fn compact(&mut self) {
         self.input.drain(..self.done);
         self.done = 0;
-        if self.input.is_empty() && self.input.capacity() > KEPT_BUFFER && self.input.capacity() < BODY_BUFFER {
+        if self.input.is_empty() && self.input.capacity() > KEPT_BUFFER && self.input.capacity() < BODY_BUFFER
+        {
             self.input = Vec::new();
         }
     }

@@ -64,10 +64,17 @@ impl Session {
             None => Some(config.routes.first()),
         };
         let Some(route) = route.map(Arc::clone) else {
-            self.refused(None, &recipient, &replies::NO_ROUTE, RecipientResult::RelayDenied, RecipientSource::Policy);
+            self.refused(
+                None,
+                &recipient,
+                &replies::NO_ROUTE,
+                RecipientResult::RelayDenied,
+                RecipientSource::Policy,
+            );
             return Candidate::refused(recipient, None, replies::NO_ROUTE.with_note(&self.record.session));
         };
-        let routed = config.limits.routed_recipients == RoutedRecipients::Refuse && recipient.mailbox.is_routed();
+        let routed =
+            config.limits.routed_recipients == RoutedRecipients::Refuse && recipient.mailbox.is_routed();
         if routed {
             let reply = replies::ROUTED_RECIPIENT;
             let result = RecipientResult::RelayDenied;
@@ -77,7 +84,8 @@ impl Session {
         if self.bypass || route.verify.mode == Mode::Off {
             return Candidate { recipient, route: Some(route), fate: Fate::Forward(RecipientSource::Policy) };
         }
-        let Judgement { decision, source, about } = self.context.verifier.judge(&route, &recipient.mailbox).await;
+        let Judgement { decision, source, about } =
+            self.context.verifier.judge(&route, &recipient.mailbox).await;
         match decision {
             Decision::Forward => Candidate { recipient, route: Some(route), fate: Fate::Forward(source) },
             Decision::Refuse(reply) if route.verify.mode == Mode::Shadow => {
@@ -140,7 +148,13 @@ impl Session {
     }
 
     /// The delivery port's word on one recipient.
-    fn answered(&self, route: &Arc<Route>, recipient: Recipient, reply: Reply, source: RecipientSource) -> Outcome {
+    fn answered(
+        &self,
+        route: &Arc<Route>,
+        recipient: Recipient,
+        reply: Reply,
+        source: RecipientSource,
+    ) -> Outcome {
         let metrics = self.context.route(route);
         if reply.class() == Class::Positive {
             metrics.recipient(RecipientResult::Accepted, source);
@@ -162,7 +176,12 @@ impl Session {
     }
 
     /// A reply for each recipient; none where the backend is lost.
-    fn outcomes(&self, route: &Arc<Route>, given: Result<Given, Reply>, recipients: usize) -> Vec<Option<Reply>> {
+    fn outcomes(
+        &self,
+        route: &Arc<Route>,
+        given: Result<Given, Reply>,
+        recipients: usize,
+    ) -> Vec<Option<Reply>> {
         let same = |reply: Reply| vec![Some(reply); recipients];
         match given {
             Ok(Given::Answered(answers)) => answers

@@ -18,7 +18,6 @@ use crate::proto::command::{Chunk, Place};
 use crate::proto::dialogue::{BodyEnd, Remainder, Stop};
 use crate::proto::ehlo::Keyword;
 use crate::proto::replies;
-use crate::proto::reply::Reply;
 
 /// How long a backend may take nothing at all before it is given up (RFC 5321 §4.5.3.2.5).
 const BACKEND_STALL: Duration = Duration::from_secs(180);
@@ -273,7 +272,7 @@ async fn write_or_hear(backend: &mut Connection, octets: &[u8]) -> Progress {
     let (stream, input) = backend.parts();
     std::future::poll_fn(|cx| {
         match Pin::new(&mut *stream).poll_write(cx, octets) {
-            Poll::Ready(Ok(written)) if written > 0 => return Poll::Ready(Progress::Wrote(written)),
+            Poll::Ready(Ok(written @ 1..)) => return Poll::Ready(Progress::Wrote(written)),
             Poll::Ready(_) => return Poll::Ready(Progress::Broken),
             Poll::Pending => {}
         }
@@ -289,12 +288,4 @@ async fn write_or_hear(backend: &mut Connection, octets: &[u8]) -> Progress {
         }
     })
     .await
-}
-
-/// Whether the backend's answer is an acceptance of the message.
-pub(super) fn accepted(end: &BodyEnd) -> Option<&Reply> {
-    match end {
-        BodyEnd::Answered(reply) if reply.code() / 100 == 2 => Some(reply),
-        _ => None,
-    }
 }

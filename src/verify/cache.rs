@@ -98,8 +98,6 @@ struct Evictions(Arc<AtomicU64>);
 impl<V> Lifecycle<Key, V> for Evictions {
     type RequestState = ();
 
-    fn begin_request(&self) {}
-
     fn on_evict(&self, (): &mut (), _: Key, _: V) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }

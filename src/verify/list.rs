@@ -11,7 +11,7 @@ use crate::config::{Listed, RecipientList};
 use crate::proto::address::{LocalCase, Mailbox};
 
 /// How often the file is looked at.
-pub const LOOK_EVERY: Duration = Duration::from_secs(5);
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Why a file is no list.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +74,8 @@ fn modified(path: &Path) -> Option<SystemTime> {
 }
 
 fn read(path: &Path, case: LocalCase) -> Result<RecipientList, ListFault> {
-    let text = std::fs::read_to_string(path).map_err(|fault| ListFault::Unreadable(path.to_owned(), fault))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|fault| ListFault::Unreadable(path.to_owned(), fault))?;
     let mut entries = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.split('#').next().unwrap_or_default().trim();

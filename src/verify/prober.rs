@@ -282,7 +282,9 @@ impl Prober {
         // What a lost session left unanswered goes to the next one.
         let unanswered = std::iter::repeat_with(|| (Finding::Again, Conversation::default()));
         let mut again = Vec::new();
-        for (mut question, (finding, said)) in questions.into_iter().zip(batch.findings.into_iter().chain(unanswered)) {
+        for (mut question, (finding, said)) in
+            questions.into_iter().zip(batch.findings.into_iter().chain(unanswered))
+        {
             let finding = match finding {
                 Finding::OtherSender(reply) if fallback || self.store.fallback_sender.is_none() => {
                     self.use_fallback.store(false, Ordering::Relaxed);
@@ -347,9 +349,12 @@ impl Prober {
                 }
                 (Verdict::Unknown(cause), ProbeResult::Unknown)
             }
-            Finding::OtherSender(_) | Finding::Again => (Verdict::Unknown(Cause::Unreachable), ProbeResult::Unknown),
+            Finding::OtherSender(_) | Finding::Again => {
+                (Verdict::Unknown(Cause::Unreachable), ProbeResult::Unknown)
+            }
         };
-        self.metrics.probe(result, question.asked.elapsed());
+        self.metrics.0.probed(question.asked.elapsed());
+        self.metrics.1.probe(result);
         if let Some((_, pending)) = self.pending.remove(key) {
             let answer = Answer { verdict, conversation };
             for subscriber in pending.subscribers {

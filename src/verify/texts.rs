@@ -95,7 +95,8 @@ mod tests {
     #[test]
     fn one_text_serves_all_addresses() {
         let texts = Texts::default();
-        let refusal = |who: &str| Reply::new(550, format!("5.1.1 <{who}>: Recipient address rejected ({who})"));
+        let refusal =
+            |who: &str| Reply::new(550, format!("5.1.1 <{who}>: Recipient address rejected ({who})"));
         let first = texts.keep(&refusal("ann@a.b"), "ann@a.b");
         assert_eq!(texts.keep(&refusal("bob@a.b"), "bob@a.b"), first);
         assert_eq!(texts.reply(first, "cid@a.b"), refusal("cid@a.b"));

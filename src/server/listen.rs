@@ -1,0 +1,74 @@
+//! Accepting clients. No error of accept ends the process, and no panic of a session leaves it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Listener;
+use crate::guard::Connections;
+use crate::net::listen::AcceptFault;
+use crate::net::stream::Stream;
+use crate::observe::metrics::ListenerMetrics;
+use crate::proto::replies;
+use crate::session::{self, Context};
+
+/// One listening socket and what its clients are served with.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) listener: Listener,
+    pub(super) socket: TcpListener,
+    pub(super) series: ListenerMetrics,
+    pub(super) context: Arc<Context>,
+    pub(super) connections: Arc<Connections>,
+    pub(super) sessions: TaskTracker,
+    pub(super) closing: CancellationToken,
+    pub(super) ending: CancellationToken,
+}
+
+impl Door {
+    /// Accepts until told to close.
+    pub(super) async fn serve(self) {
+        let door = Arc::new(self);
+        loop {
+            let accepted = tokio::select! {
+                accepted = door.socket.accept() => accepted,
+                () = door.closing.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, client)) => {
+                    let door = Arc::clone(&door);
+                    let sessions = door.sessions.clone();
+                    sessions.spawn(async move { door.admit(stream, client).await });
+                }
+                Err(fault) => {
+                    let kind = AcceptFault::of(&fault);
+                    if kind == AcceptFault::Resources {
+                        tracing::warn!(listener = %door.listener.name, %fault, "cannot accept for the moment");
+                    }
+                    tokio::time::sleep(kind.pause()).await;
+                }
+            }
+        }
+    }
+
+    /// Serves a client, or sends it away.
+    async fn admit(&self, stream: TcpStream, client: SocketAddr) {
+        // Replies are written whole; waiting to fill segments only delays them.
+        let _ = stream.set_nodelay(true);
+        let stream = Stream::Tcp(stream);
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        let Ok(_admission) = self.connections.admit(client.ip()) else {
+            session::refuse(stream, &replies::TOO_MANY_CONNECTIONS, &self.series).await;
+            return;
+        };
+        let session =
+            session::run(stream, client, &self.listener, &self.series, Arc::clone(&self.context));
+        tokio::select! {
+            () = session => {}
+            () = self.ending.cancelled() => {}
+        }
+    }
+}

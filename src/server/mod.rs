@@ -1,0 +1,185 @@
+//! The whole proxy: assembled from a configuration, listening, draining.
+
+mod assemble;
+mod listen;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin;
+use crate::config::Config;
+use crate::guard::Connections;
+use crate::net::dial::Dialer;
+use crate::session::Context;
+use crate::verify::{ListFault, TIDY_EVERY};
+
+pub use assemble::assemble;
+
+/// Why the proxy does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFault {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {0}: {1}")]
+    Bind(SocketAddr, std::io::Error),
+    /// A recipient file cannot be read.
+    #[error(transparent)]
+    List(#[from] ListFault),
+}
+
+/// A socket that is being listened on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bound {
+    /// With the real port.
+    pub address: SocketAddr,
+    /// Of the listener; `admin` for the admin endpoint.
+    pub name: Arc<str>,
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct Server {
+    context: Arc<Context>,
+    sessions: TaskTracker,
+    /// Stops accepting.
+    closing: CancellationToken,
+    /// Ends everything, whatever state it is in.
+    ending: CancellationToken,
+    bound: Vec<Bound>,
+}
+
+impl Server {
+    /// Binds all listeners, then begins to serve.
+    ///
+    /// # Errors
+    /// [`StartFault`]; nothing is served then.
+    pub async fn start(config: Config) -> Result<Self, StartFault> {
+        let dialer = Dialer::network();
+        let context = Arc::new(assemble(config, &dialer)?);
+        let (closing, ending) = (CancellationToken::new(), CancellationToken::new());
+        let limits = &context.config.limits;
+        let connections = Connections::new(limits.max_connections, limits.max_connections_per_client);
+
+        let mut bound = Vec::new();
+        let mut doors = Vec::new();
+        for listener in &context.config.listeners {
+            for address in &listener.addresses {
+                let socket = bind(*address, &listener.name, &mut bound)?;
+                doors.push((listener.clone(), socket));
+            }
+        }
+        bound.iter().for_each(|bound| dialer.is_ours(bound.address));
+        let admin = match &context.config.admin {
+            Some(admin) => Some((bind(admin.address, &"admin".into(), &mut bound)?, admin.clone())),
+            None => None,
+        };
+
+        let server = Self { context, sessions: TaskTracker::new(), closing, ending, bound };
+        if let Some((socket, admin)) = admin {
+            let panel = admin::Panel::new(Arc::clone(&server.context), admin, server.closing.clone());
+            tokio::spawn(admin::serve(socket, Arc::new(panel), server.ending.clone()));
+        }
+        greet_backends(&server.context).await;
+        for (listener, socket) in doors {
+            let door = listen::Door {
+                series: server.context.metrics.listener(&listener.name),
+                listener,
+                socket,
+                context: Arc::clone(&server.context),
+                connections: Arc::clone(&connections),
+                sessions: server.sessions.clone(),
+                closing: server.closing.clone(),
+                ending: server.ending.clone(),
+            };
+            tokio::spawn(door.serve());
+        }
+        tokio::spawn(tidy(Arc::clone(&server.context), server.ending.clone()));
+        Ok(server)
+    }
+
+    /// What is listened on.
+    #[must_use]
+    pub fn bound(&self) -> &[Bound] {
+        &self.bound
+    }
+
+    /// What all sessions share.
+    #[must_use]
+    pub const fn context(&self) -> &Arc<Context> {
+        &self.context
+    }
+
+    /// Ends without losing anything: no new clients, idle sessions get 421, transactions have
+    /// `timeouts.drain` to finish. Comes back when all sessions are over.
+    pub async fn drain(&self) -> Drained {
+        let timeouts = &self.context.config.timeouts;
+        // `/readyz` says no from here; whoever balances clients may still send some.
+        self.context.drain_begins();
+        tokio::time::sleep(timeouts.drain_delay).await;
+        self.closing.cancel();
+        self.context.drain.cancel();
+        self.sessions.close();
+        let drained = tokio::time::timeout(timeouts.drain, self.sessions.wait()).await;
+        self.ending.cancel();
+        if drained.is_ok() {
+            return Drained::Completely;
+        }
+        // Sessions past the final dot live on; the others are gone at their next wait.
+        let patience = timeouts.backend_end_of_data + FAREWELL;
+        match tokio::time::timeout(patience, self.sessions.wait()).await {
+            Ok(()) => Drained::Late,
+            Err(_) => Drained::Late,
+        }
+    }
+}
+
+/// How a drain ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// Every session ended by itself.
+    Completely,
+    /// Some had to be cut off.
+    Late,
+}
+
+/// What the last words to a client may take.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+fn bind(address: SocketAddr, name: &Arc<str>, bound: &mut Vec<Bound>) -> Result<TcpListener, StartFault> {
+    let socket = crate::net::listen::bind(address).map_err(|fault| StartFault::Bind(address, fault))?;
+    let address = socket.local_addr().map_err(|fault| StartFault::Bind(address, fault))?;
+    bound.push(Bound { address, name: Arc::clone(name) });
+    Ok(socket)
+}
+
+/// Greets every backend once, so that the first client is offered what they all can do. Bounded by
+/// `backend_connect` and `backend_command`; serving does not depend on its success.
+async fn greet_backends(context: &Context) {
+    let timeouts = &context.config.timeouts;
+    let deadline = tokio::time::Instant::now() + timeouts.backend_connect + timeouts.backend_command;
+    let greetings = context.backends.iter().map(|backend| async move {
+        if let Ok(lease) = backend.lease_fresh(crate::backend::Use::Delivery, deadline).await {
+            lease.quit();
+        }
+    });
+    futures_util::future::join_all(greetings).await;
+}
+
+/// Takes leave of idle sessions, looks after lists.
+async fn tidy(context: Arc<Context>, ending: CancellationToken) {
+    let sweep = async {
+        loop {
+            tokio::time::sleep(TIDY_EVERY).await;
+            context.backends.iter().for_each(|backend| backend.sweep());
+        }
+    };
+    tokio::select! {
+        () = sweep => {}
+        () = context.verifier.watch_lists() => {}
+        () = ending.cancelled() => {}
+    }
+}

@@ -1,0 +1,437 @@
+//! One client's session, from accept to close.
+//!
+//! The dialogue decides, the session performs: read what the client says, hand it to
+//! [`Dialogue::step`], do what the step says, come back with what became of it. Everything a client can make
+//! wait has a deadline, and everything it can send a bound:
+//!
+//! * a command line: `limits.max_command_line`, plus one read of 8 KiB;
+//! * a batch: 16 recipients, a transaction: `limits.max_recipients` of them;
+//! * a message: one buffer of 64 KiB in, one of at most twice that out, whatever its size.
+//!
+//! The backend is attached with the first recipient that may be taken and detached when the transaction ends.
+
+mod attachment;
+mod client;
+mod recipients;
+mod relay;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::Backends;
+use crate::config::{BareNewline, Config, Listener, Route};
+use crate::net::stream::Stream;
+use crate::observe::metrics::{
+    ConnectionResult, ListenerMetrics, MessageResult, Metrics, RouteMetrics, SessionGauge, SessionState,
+};
+use crate::observe::record::{End, SessionRecord};
+use crate::proto::body::BareNewlines;
+use crate::proto::dialogue::{
+    BodyEnd, Dialogue, Exchange, Framing, Input, Remainder, Rules, Step, Stop, Tls,
+};
+use crate::proto::ehlo::{Extensions, Keyword};
+use crate::proto::replies;
+use crate::proto::reply::{Class, Reply};
+use crate::verify::Verifier;
+use attachment::{Attachment, Given};
+use client::{Client, Heard, Patience};
+use relay::{Body, Limits, Loss};
+
+/// RCPT lines taken together at most.
+const BATCH: usize = 16;
+
+/// What all sessions share.
+#[derive(Debug)]
+pub struct Context {
+    /// The configuration they began with.
+    pub config: Arc<Config>,
+    /// Who knows the recipients.
+    pub verifier: Arc<Verifier>,
+    /// Who takes the mail.
+    pub backends: Arc<Backends>,
+    /// Where what happens is counted.
+    pub metrics: Metrics,
+    /// Told when sessions are to end.
+    pub drain: CancellationToken,
+    routes: HashMap<Arc<str>, RouteMetrics>,
+    no_route: RouteMetrics,
+    hidden: Vec<Keyword>,
+}
+
+impl Context {
+    /// A context for `config`.
+    #[must_use]
+    pub fn new(
+        config: Arc<Config>,
+        verifier: Arc<Verifier>,
+        backends: Arc<Backends>,
+        metrics: Metrics,
+        drain: CancellationToken,
+    ) -> Self {
+        let routes = config.routes.iter().map(|r| (Arc::clone(&r.name), metrics.route(&r.name))).collect();
+        let no_route = metrics.route("");
+        let hidden =
+            config.routes.iter().flat_map(|r| &r.hide_ehlo).filter_map(|name| Keyword::parse(name)).collect();
+        Self { config, verifier, backends, metrics, drain, routes, no_route, hidden }
+    }
+
+    fn route(&self, route: &Route) -> &RouteMetrics {
+        self.routes.get(&route.name).unwrap_or(&self.no_route)
+    }
+
+    fn route_or_none(&self, route: Option<&Arc<Route>>) -> &RouteMetrics {
+        route.map_or(&self.no_route, |route| self.route(route))
+    }
+
+    /// What EHLO offers: what every backend that was reached announced, what we do ourselves, and our limits.
+    fn offer(&self) -> Extensions {
+        let endpoints = self.config.routes.iter().flat_map(|route| &route.backends);
+        let mut offer = self.backends.announced_by_all(endpoints).unwrap_or_else(Extensions::assumed);
+        offer = offer.without(Keyword::StartTls).with(Keyword::Pipelining).with(Keyword::Limits);
+        if let Some(max) = self.config.limits.max_message_size {
+            offer = offer.with(Keyword::Size);
+            offer.max_size = Some(offer.max_size.map_or(max, |size| size.min(max)));
+        }
+        let most = u32::try_from(self.config.limits.max_recipients).unwrap_or(u32::MAX);
+        offer.max_recipients = Some(offer.max_recipients.map_or(most, |max| max.min(most)));
+        self.hidden.iter().fold(offer, |offer, keyword| offer.without(*keyword))
+    }
+}
+
+/// One client's session.
+#[derive(Debug)]
+struct Session {
+    context: Arc<Context>,
+    client: Client,
+    dialogue: Dialogue,
+    record: SessionRecord,
+    gauge: SessionGauge,
+    began: Instant,
+    /// A client whose recipients are taken as they are.
+    bypass: bool,
+    bare_newlines: BareNewlines,
+    attachment: Option<Attachment>,
+    /// The route of the transaction, also while its backend is being replaced.
+    route: Option<Arc<Route>>,
+    /// The backend session of this transaction was replaced once already.
+    replaced: bool,
+    /// A body that was stopped, whose rest is to be discarded.
+    stopped: Option<Body>,
+}
+
+/// Serves one client until it or we end the session.
+pub async fn run(
+    stream: Stream,
+    client: SocketAddr,
+    listener: &Listener,
+    series: &ListenerMetrics,
+    context: Arc<Context>,
+) {
+    series.connection(ConnectionResult::Accepted);
+    let limits = &context.config.limits;
+    let normalize =
+        limits.bare_newline == BareNewline::Normalize || limits.bare_newline_exempt.contains(client.ip());
+    let rules = Rules {
+        hostname: context.config.hostname.as_str().into(),
+        offer: context.offer(),
+        tls: Tls::Off,
+        max_recipients: limits.max_recipients,
+        max_errors: limits.max_errors.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
+    };
+    let mut session = Session {
+        client: Client::new(stream, limits.max_command_line),
+        dialogue: Dialogue::new(rules),
+        record: SessionRecord::new(Arc::clone(&listener.name), client),
+        gauge: series.session(),
+        began: Instant::now(),
+        bypass: limits.bypass.contains(client.ip()),
+        bare_newlines: if normalize { BareNewlines::Normalize } else { BareNewlines::Reject },
+        attachment: None,
+        route: None,
+        replaced: false,
+        stopped: None,
+        context: Arc::clone(&context),
+    };
+    let end = session.converse().await;
+    session.detach();
+    let Session { client, record, began, .. } = session;
+    client.close(context.config.timeouts.command.min(CLOSING)).await;
+    record.log(end, began.elapsed());
+    context.metrics.session_ended(began.elapsed());
+}
+
+/// Sends a client away before its session begins.
+pub async fn refuse(stream: Stream, reply: &Reply, series: &ListenerMetrics) {
+    series.connection(ConnectionResult::Refused);
+    let mut client = Client::new(stream, 512);
+    client.say(reply);
+    client.close(CLOSING).await;
+}
+
+/// How long a client that is being left may take to hear the last words.
+const CLOSING: std::time::Duration = std::time::Duration::from_secs(5);
+
+impl Session {
+    /// The whole conversation.
+    async fn converse(&mut self) -> End {
+        self.client.say(&self.dialogue.greeting());
+        loop {
+            let heard = self.listen().await;
+            if let Some(end) = self.perform(heard).await {
+                return end;
+            }
+            if self.dialogue.transaction().is_none() {
+                self.detach();
+            }
+        }
+    }
+
+    /// The next thing the client does.
+    async fn listen(&mut self) -> Heard {
+        let timeouts = &self.context.config.timeouts;
+        let patience = Patience {
+            command: timeouts.command,
+            line: timeouts.command_line,
+            session_end: timeouts.session.map(|whole| self.began + whole),
+        };
+        // Inside a transaction a client may finish; `drain` bounds that from outside.
+        let drain = self.dialogue.transaction().is_none().then_some(&self.context.drain);
+        self.client.listen(patience, BATCH, drain).await
+    }
+
+    /// Does what the dialogue says about `heard`, until it wants to hear more. Gives how the session ended,
+    /// if it did.
+    async fn perform(&mut self, heard: Heard) -> Option<End> {
+        let end = ending(&heard);
+        let mut step = self.step(heard);
+        loop {
+            step = match step {
+                Step::Say(reply) => {
+                    self.client.say(&reply);
+                    return None;
+                }
+                Step::SayEach(replies) => {
+                    replies.iter().for_each(|reply| self.client.say(reply));
+                    return None;
+                }
+                Step::Continue => return None,
+                Step::HangUp(reply) => {
+                    let end = reply.as_ref().map_or(end, |reply| ending_of(reply, end));
+                    reply.iter().for_each(|reply| self.client.say(reply));
+                    return Some(end);
+                }
+                Step::Recipients(batch) => {
+                    self.gauge.is(SessionState::Transaction);
+                    let outcomes = Box::pin(self.recipients(batch)).await;
+                    self.dialogue.step(Input::Recipients(outcomes))
+                }
+                Step::Forward(Exchange::Data) => {
+                    let answer = Box::pin(self.data()).await;
+                    self.dialogue.step(answer)
+                }
+                Step::Body(go_ahead, framing) => match Box::pin(self.body(go_ahead, framing)).await {
+                    Ok(end) => self.dialogue.step(Input::BodyEnd(end)),
+                    Err(loss) => return Some(self.lost(loss)),
+                },
+                Step::Discard(remainder) => match Box::pin(self.discard(remainder)).await {
+                    Ok(()) => self.dialogue.step(Input::Discarded),
+                    Err(loss) => return Some(self.lost(loss)),
+                },
+                // Not offered: the dialogue never asks for it.
+                Step::StartTls(_) => self.dialogue.step(Input::ClientGone),
+            };
+        }
+    }
+
+    /// What the dialogue makes of `heard`.
+    fn step(&mut self, heard: Heard) -> Step {
+        let (client, dialogue) = (&self.client, &mut self.dialogue);
+        let step = match heard {
+            Heard::Line(line) => dialogue.step(Input::Line(client.text(&line))),
+            Heard::Recipients(lines) => {
+                let lines: Vec<&[u8]> = lines.iter().map(|line| client.text(line)).collect();
+                match lines.as_slice() {
+                    [line] => dialogue.step(Input::Line(line)),
+                    lines => dialogue.step(Input::RecipientLines(lines)),
+                }
+            }
+            Heard::Overlong => dialogue.step(Input::OverlongLine),
+            Heard::BareNewline => dialogue.step(Input::BareNewline),
+            Heard::Timeout => dialogue.step(Input::Timeout),
+            Heard::Gone => dialogue.step(Input::ClientGone),
+            Heard::Drain => dialogue.step(Input::Drain),
+        };
+        if let Some(hello) = dialogue.hello() {
+            self.record.helo(&hello.name);
+        }
+        if let Some(transaction) = dialogue.transaction() {
+            self.record.from(transaction.sender().written());
+        }
+        step
+    }
+
+    /// DATA, on a session that has the whole envelope.
+    async fn data(&mut self) -> Input<'static> {
+        loop {
+            let Some(attachment) = &mut self.attachment else { return Input::BackendGone };
+            match attachment.lease.connection().exchange(b"DATA\r\n").await {
+                Ok(reply) if reply.code() != 421 => return Input::BackendReply(reply),
+                _ => {}
+            }
+            if let Some(dead) = self.attachment.take() {
+                dead.lease.abort();
+                if self.replaced || !self.envelope_again(&dead.route).await {
+                    return Input::BackendGone;
+                }
+            }
+        }
+    }
+
+    /// Gives the envelope once more, on a new session.
+    async fn envelope_again(&mut self, route: &Arc<Route>) -> bool {
+        self.replaced = true;
+        let Some((sender, earlier)) =
+            self.dialogue.transaction().map(|t| (t.sender().clone(), t.accepted().to_vec()))
+        else {
+            return false;
+        };
+        let given = self.give(route, &sender, &earlier, &[]).await;
+        matches!(given, Ok(Given::Answered(_)))
+    }
+
+    /// Message data, and the backend's word on it.
+    async fn body(&mut self, go_ahead: Option<Reply>, framing: Framing) -> Result<BodyEnd, Loss> {
+        if let Some(reply) = &go_ahead {
+            self.client.say(reply);
+        }
+        let limits = self.body_limits();
+        self.client.flush(limits.data).await.map_err(|_| Loss::Gone)?;
+        let Some(attachment) = &mut self.attachment else {
+            return Ok(BodyEnd::Stopped(Stop::BackendGone));
+        };
+        let backend = attachment.lease.connection();
+        let (body, end) = match framing {
+            Framing::Lines => {
+                let mut body = Body::lines(self.bare_newlines);
+                let end = body.carry(&mut self.client, backend, limits).await;
+                (body, end)
+            }
+            Framing::Chunk(chunk) => {
+                let mut body = Body::counted(chunk.size);
+                let end = body.carry_chunk(&mut self.client, backend, chunk, limits).await;
+                (body, end)
+            }
+        };
+        self.client.body_done();
+        self.record.bytes += body.octets();
+        self.count(end.as_ref(), framing, body.octets());
+        match &end {
+            Ok(BodyEnd::Answered(_)) => {}
+            // Torn: the backend must not take what it has for a message.
+            Ok(BodyEnd::Unanswered | BodyEnd::Stopped(_)) | Err(_) => {
+                if let Some(torn) = self.attachment.take() {
+                    torn.lease.abort();
+                }
+            }
+        }
+        let end = end?;
+        if matches!(end, BodyEnd::Stopped(_)) {
+            self.stopped = Some(body);
+        }
+        Ok(end)
+    }
+
+    fn body_limits(&self) -> Limits {
+        let config = &self.context.config;
+        Limits {
+            data: config.timeouts.data,
+            min_rate: config.timeouts.data_min_rate,
+            max_size: config.limits.max_message_size,
+        }
+    }
+
+    /// Counts a message that ended, one way or another.
+    fn count(&mut self, end: Result<&BodyEnd, &Loss>, framing: Framing, octets: u64) {
+        let Some(attachment) = &self.attachment else { return };
+        let middle =
+            matches!(framing, Framing::Chunk(chunk) if chunk.place == crate::proto::command::Place::Middle);
+        let result = match end {
+            Ok(BodyEnd::Answered(reply)) => match reply.class() {
+                Class::Positive if middle => return,
+                Class::Positive => MessageResult::Accepted,
+                Class::Permanent => MessageResult::Refused,
+                Class::Transient | Class::Intermediate => MessageResult::Tempfailed,
+            },
+            Ok(BodyEnd::Unanswered) => MessageResult::Tempfailed,
+            Ok(BodyEnd::Stopped(Stop::BareNewline | Stop::TooLarge)) => MessageResult::Refused,
+            Ok(BodyEnd::Stopped(_)) => MessageResult::Tempfailed,
+            Err(_) => MessageResult::Aborted,
+        };
+        self.record.messages += u32::from(result == MessageResult::Accepted);
+        self.context.route(&attachment.route).message(result, octets);
+    }
+
+    async fn discard(&mut self, remainder: Remainder) -> Result<(), Loss> {
+        let limits = self.body_limits();
+        self.client.flush(limits.data).await.map_err(|_| Loss::Gone)?;
+        let mut body = relay::remainder(remainder, self.stopped.take());
+        let discarded = body.discard(&mut self.client, limits).await;
+        self.client.body_done();
+        discarded
+    }
+
+    /// The client failed in the middle of a body.
+    fn lost(&mut self, loss: Loss) -> End {
+        match loss {
+            Loss::Gone => {
+                self.dialogue.step(Input::ClientGone);
+                End::ClientLost
+            }
+            Loss::Timeout => {
+                if let Step::HangUp(Some(reply)) = self.dialogue.step(Input::Timeout) {
+                    self.client.say(&reply);
+                }
+                End::Idle
+            }
+        }
+    }
+
+    fn record_backend(&self, attachment: &Attachment) {
+        self.record.backend(attachment.lease.backend().endpoint());
+    }
+
+    /// The transaction is over: the backend session goes back.
+    fn detach(&mut self) {
+        if let Some(attachment) = self.attachment.take() {
+            attachment.lease.release();
+        }
+        self.gauge.is(SessionState::Idle);
+        self.route = None;
+        self.replaced = false;
+    }
+}
+
+/// How the session ends if what was heard ends it.
+const fn ending(heard: &Heard) -> End {
+    match heard {
+        Heard::Line(_) | Heard::Recipients(_) | Heard::Overlong => End::Errors,
+        Heard::BareNewline => End::Protocol,
+        Heard::Timeout => End::Idle,
+        Heard::Gone => End::ClientLost,
+        Heard::Drain => End::Drained,
+    }
+}
+
+/// The same, where the last words say more.
+fn ending_of(reply: &Reply, end: End) -> End {
+    match reply {
+        reply if *reply == replies::BYE => End::Quit,
+        reply if *reply == replies::NOT_HTTP => End::Http,
+        reply if *reply == replies::BAD_CHUNK => End::Protocol,
+        _ => end,
+    }
+}
