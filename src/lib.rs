@@ -16,10 +16,13 @@
 //! *verdict* is what is known of it; a *probe* asks the mail store, a *prober* does so for all who want to know;
 //! to *drain* is to end without losing anything.
 
+pub mod admin;
 pub mod backend;
 pub mod config;
+pub mod guard;
 pub mod net;
 pub mod observe;
 pub mod proto;
+pub mod server;
 pub mod session;
 pub mod verify;

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
-
 use crate::backend::{Backends, Identity, Patience};
 use crate::config::{Config, RecipientSource};
+use crate::guard::Drain;
 use crate::net::dial::Dialer;
 use crate::observe::metrics::Metrics;
 use crate::session::Context;
@@ -19,7 +18,7 @@ pub fn assemble(config: Config, dialer: &Dialer) -> Result<Context, ListFault> {
     let metrics = Metrics::new();
     let backends = Arc::new(backends(&config, dialer, &metrics));
     let verifier = Arc::new(Verifier::new(&config, &backends, &metrics)?);
-    Ok(Context::new(Arc::new(config), verifier, backends, metrics, CancellationToken::new()))
+    Ok(Context::new(Arc::new(config), verifier, backends, metrics, Drain::default()))
 }
 
 /// One backend for each endpoint that any route names, for delivery or for asking.

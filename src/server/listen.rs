@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Listener;
@@ -24,8 +23,6 @@ pub(super) struct Door {
     pub(super) context: Arc<Context>,
     pub(super) connections: Arc<Connections>,
     pub(super) sessions: TaskTracker,
-    pub(super) closing: CancellationToken,
-    pub(super) ending: CancellationToken,
 }
 
 impl Door {
@@ -35,7 +32,7 @@ impl Door {
         loop {
             let accepted = tokio::select! {
                 accepted = door.socket.accept() => accepted,
-                () = door.closing.cancelled() => return,
+                () = door.context.drain.idle_ends() => return,
             };
             match accepted {
                 Ok((stream, client)) => {
@@ -64,11 +61,6 @@ impl Door {
             session::refuse(stream, &replies::TOO_MANY_CONNECTIONS, &self.series).await;
             return;
         };
-        let session =
-            session::run(stream, client, &self.listener, &self.series, Arc::clone(&self.context));
-        tokio::select! {
-            () = session => {}
-            () = self.ending.cancelled() => {}
-        }
+        session::run(stream, client, &self.listener, &self.series, Arc::clone(&self.context)).await;
     }
 }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::guard::Connections;
 use crate::net::dial::Dialer;
 use crate::session::Context;
@@ -45,10 +46,10 @@ pub struct Bound {
 pub struct Server {
     context: Arc<Context>,
     sessions: TaskTracker,
-    /// Stops accepting.
-    closing: CancellationToken,
-    /// Ends everything, whatever state it is in.
-    ending: CancellationToken,
+    /// The admin endpoint and the housekeeping outlive the sessions.
+    ended: CancellationToken,
+    /// All listeners accept.
+    serving: CancellationToken,
     bound: Vec<Bound>,
 }
 
@@ -60,7 +61,6 @@ impl Server {
     pub async fn start(config: Config) -> Result<Self, StartFault> {
         let dialer = Dialer::network();
         let context = Arc::new(assemble(config, &dialer)?);
-        let (closing, ending) = (CancellationToken::new(), CancellationToken::new());
         let limits = &context.config.limits;
         let connections = Connections::new(limits.max_connections, limits.max_connections_per_client);
 
@@ -78,10 +78,15 @@ impl Server {
             None => None,
         };
 
-        let server = Self { context, sessions: TaskTracker::new(), closing, ending, bound };
+        let server = Self {
+            context,
+            sessions: TaskTracker::new(),
+            ended: CancellationToken::new(),
+            serving: CancellationToken::new(),
+            bound,
+        };
         if let Some((socket, admin)) = admin {
-            let panel = admin::Panel::new(Arc::clone(&server.context), admin, server.closing.clone());
-            tokio::spawn(admin::serve(socket, Arc::new(panel), server.ending.clone()));
+            tokio::spawn(admin::serve(socket, Arc::new(server.panel(admin)), server.ended.clone()));
         }
         greet_backends(&server.context).await;
         for (listener, socket) in doors {
@@ -92,12 +97,11 @@ impl Server {
                 context: Arc::clone(&server.context),
                 connections: Arc::clone(&connections),
                 sessions: server.sessions.clone(),
-                closing: server.closing.clone(),
-                ending: server.ending.clone(),
             };
             tokio::spawn(door.serve());
         }
-        tokio::spawn(tidy(Arc::clone(&server.context), server.ending.clone()));
+        tokio::spawn(tidy(Arc::clone(&server.context), server.ended.clone()));
+        server.serving.cancel();
         Ok(server)
     }
 
@@ -117,22 +121,31 @@ impl Server {
     /// `timeouts.drain` to finish. Comes back when all sessions are over.
     pub async fn drain(&self) -> Drained {
         let timeouts = &self.context.config.timeouts;
-        // `/readyz` says no from here; whoever balances clients may still send some.
-        self.context.drain_begins();
+        let drain = &self.context.drain;
+        drain.announce();
         tokio::time::sleep(timeouts.drain_delay).await;
-        self.closing.cancel();
-        self.context.drain.cancel();
+        drain.end_idle();
         self.sessions.close();
-        let drained = tokio::time::timeout(timeouts.drain, self.sessions.wait()).await;
-        self.ending.cancel();
-        if drained.is_ok() {
-            return Drained::Completely;
+        let drained = timeout(timeouts.drain, self.sessions.wait()).await;
+        drain.end_all();
+        if drained.is_err() {
+            // Sessions past the final dot live on; the others end at their next wait for the client.
+            let patience = timeouts.backend_end_of_data + FAREWELL;
+            let _ = timeout(patience, self.sessions.wait()).await;
         }
-        // Sessions past the final dot live on; the others are gone at their next wait.
-        let patience = timeouts.backend_end_of_data + FAREWELL;
-        match tokio::time::timeout(patience, self.sessions.wait()).await {
-            Ok(()) => Drained::Late,
-            Err(_) => Drained::Late,
+        self.ended.cancel();
+        if drained.is_ok() { Drained::Completely } else { Drained::Late }
+    }
+
+    fn panel(&self, admin: config::Admin) -> admin::Panel {
+        admin::Panel {
+            config: Arc::clone(&self.context.config),
+            verifier: Arc::clone(&self.context.verifier),
+            backends: Arc::clone(&self.context.backends),
+            metrics: self.context.metrics.clone(),
+            drain: self.context.drain.clone(),
+            serving: self.serving.clone(),
+            token: admin.token,
         }
     }
 }

@@ -7,13 +7,12 @@ use std::io;
 use std::ops::Range;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::{Instant, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
-
+use crate::guard::Drain;
 use crate::net::stream::{Stream, read_some};
 use crate::proto::line::{self, LineReader, Scan};
 use crate::proto::reply::Reply;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Octets of a body taken from the client at a time.
 const BODY_BUFFER: usize = 64 * 1024;
@@ -48,6 +47,15 @@ pub(super) struct Patience {
     pub(super) line: Duration,
     /// For anything at all.
     pub(super) session_end: Option<Instant>,
+}
+
+/// What a client is in the middle of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Committed {
+    /// Nothing.
+    ToNothing,
+    /// A transaction.
+    ToTransaction,
 }
 
 /// One client's connection.
@@ -92,13 +100,14 @@ impl Client {
         written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// The next command, or several RCPTs together (at most `together`). While `drain` is given, being told
-    /// to end interrupts the wait for a command that has not begun.
+    /// The next command, or several RCPTs together (at most `together`). Being told to end interrupts the
+    /// wait, as far as the client is `committed`.
     pub(super) async fn listen(
         &mut self,
         patience: Patience,
         together: usize,
-        drain: Option<&CancellationToken>,
+        drain: &Drain,
+        committed: Committed,
     ) -> Heard {
         let mut deadline = earlier(Instant::now() + patience.command, patience.session_end);
         let mut begun = false;
@@ -121,13 +130,10 @@ impl Client {
                 return Heard::Gone;
             }
             self.compact();
-            let read = timeout_at(deadline, read_some(&mut self.stream, &mut self.input));
-            let read = match drain {
-                Some(drain) if !begun => tokio::select! {
-                    read = read => read,
-                    () = drain.cancelled() => return Heard::Drain,
-                },
-                _ => read.await,
+            let read = tokio::select! {
+                read = timeout_at(deadline, read_some(&mut self.stream, &mut self.input)) => read,
+                () = drain.idle_ends(), if committed == Committed::ToNothing && !begun => return Heard::Drain,
+                () = drain.all_end() => return Heard::Drain,
             };
             match read {
                 Err(_) => return Heard::Timeout,

@@ -20,10 +20,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::backend::Backends;
 use crate::config::{BareNewline, Config, Listener, Route};
+use crate::guard::Drain;
 use crate::net::stream::Stream;
 use crate::observe::metrics::{
     ConnectionResult, ListenerMetrics, MessageResult, Metrics, RouteMetrics, SessionGauge, SessionState,
@@ -38,7 +38,7 @@ use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
 use crate::verify::Verifier;
 use attachment::{Attachment, Given};
-use client::{Client, Heard, Patience};
+use client::{Client, Committed, Heard, Patience};
 use relay::{Body, Limits, Loss};
 
 /// RCPT lines taken together at most.
@@ -55,8 +55,8 @@ pub struct Context {
     pub backends: Arc<Backends>,
     /// Where what happens is counted.
     pub metrics: Metrics,
-    /// Told when sessions are to end.
-    pub drain: CancellationToken,
+    /// When sessions are to end.
+    pub drain: Drain,
     routes: HashMap<Arc<str>, RouteMetrics>,
     no_route: RouteMetrics,
     hidden: Vec<Keyword>,
@@ -70,7 +70,7 @@ impl Context {
         verifier: Arc<Verifier>,
         backends: Arc<Backends>,
         metrics: Metrics,
-        drain: CancellationToken,
+        drain: Drain,
     ) -> Self {
         let routes = config.routes.iter().map(|r| (Arc::clone(&r.name), metrics.route(&r.name))).collect();
         let no_route = metrics.route("");
@@ -198,9 +198,11 @@ impl Session {
             line: timeouts.command_line,
             session_end: timeouts.session.map(|whole| self.began + whole),
         };
-        // Inside a transaction a client may finish; `drain` bounds that from outside.
-        let drain = self.dialogue.transaction().is_none().then_some(&self.context.drain);
-        self.client.listen(patience, BATCH, drain).await
+        let committed = match self.dialogue.transaction() {
+            None => Committed::ToNothing,
+            Some(_) => Committed::ToTransaction,
+        };
+        self.client.listen(patience, BATCH, &self.context.drain, committed).await
     }
 
     /// Does what the dialogue says about `heard`, until it wants to hear more. Gives how the session ended,
@@ -317,12 +319,12 @@ impl Session {
         let (body, end) = match framing {
             Framing::Lines => {
                 let mut body = Body::lines(self.bare_newlines);
-                let end = body.carry(&mut self.client, backend, limits).await;
+                let end = body.carry(&mut self.client, backend, &limits).await;
                 (body, end)
             }
             Framing::Chunk(chunk) => {
                 let mut body = Body::counted(chunk.size);
-                let end = body.carry_chunk(&mut self.client, backend, chunk, limits).await;
+                let end = body.carry_chunk(&mut self.client, backend, chunk, &limits).await;
                 (body, end)
             }
         };
@@ -351,6 +353,7 @@ impl Session {
             data: config.timeouts.data,
             min_rate: config.timeouts.data_min_rate,
             max_size: config.limits.max_message_size,
+            drain: self.context.drain.clone(),
         }
     }
 
@@ -379,7 +382,7 @@ impl Session {
         let limits = self.body_limits();
         self.client.flush(limits.data).await.map_err(|_| Loss::Gone)?;
         let mut body = relay::remainder(remainder, self.stopped.take());
-        let discarded = body.discard(&mut self.client, limits).await;
+        let discarded = body.discard(&mut self.client, &limits).await;
         self.client.body_done();
         discarded
     }
@@ -390,6 +393,10 @@ impl Session {
             Loss::Gone => {
                 self.dialogue.step(Input::ClientGone);
                 End::ClientLost
+            }
+            Loss::Drained => {
+                self.client.say(&replies::DRAINING);
+                End::Drained
             }
             Loss::Timeout => {
                 if let Step::HangUp(Some(reply)) = self.dialogue.step(Input::Timeout) {

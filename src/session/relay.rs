@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::client::Client;
 use crate::backend::{Connection, Fault};
+use crate::guard::Drain;
 use crate::proto::body::{BareNewlines, BodyReader, END, Found};
 use crate::proto::command::{Chunk, Place};
 use crate::proto::dialogue::{BodyEnd, Remainder, Stop};
@@ -25,7 +26,7 @@ const BACKEND_STALL: Duration = Duration::from_secs(180);
 const JUDGED_AFTER: Duration = Duration::from_secs(60);
 
 /// What a body is held to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Limits {
     /// Between two reads.
     pub(super) data: Duration,
@@ -33,6 +34,8 @@ pub(super) struct Limits {
     pub(super) min_rate: Option<u64>,
     /// Octets in all.
     pub(super) max_size: Option<u64>,
+    /// Ends the wait for the client.
+    pub(super) drain: Drain,
 }
 
 /// Why the client's part failed.
@@ -42,6 +45,8 @@ pub(super) enum Loss {
     Gone,
     /// It was silent for too long, or too slow.
     Timeout,
+    /// We are to end, and it was not through.
+    Drained,
 }
 
 /// A body being carried or discarded.
@@ -86,7 +91,7 @@ impl Body {
         &mut self,
         client: &mut Client,
         backend: &mut Connection,
-        limits: Limits,
+        limits: &Limits,
     ) -> Result<BodyEnd, Loss> {
         let mut out = Vec::new();
         loop {
@@ -113,7 +118,7 @@ impl Body {
         client: &mut Client,
         backend: &mut Connection,
         chunk: Chunk,
-        limits: Limits,
+        limits: &Limits,
     ) -> Result<BodyEnd, Loss> {
         if !backend.announced().has(Keyword::Chunking) {
             // It was offered, so another backend has it, or this one had it once.
@@ -127,7 +132,7 @@ impl Body {
     }
 
     /// Moves what is unread from the client into `out`, as far as it belongs to the body.
-    fn take(&mut self, client: &mut Client, out: &mut Vec<u8>, limits: Limits) -> Option<Stop> {
+    fn take(&mut self, client: &mut Client, out: &mut Vec<u8>, limits: &Limits) -> Option<Stop> {
         let before = out.len();
         let (consumed, stop) = match &mut self.rest {
             Rest::Lines(reader) => match reader.read(client.unread(), out) {
@@ -158,7 +163,7 @@ impl Body {
     }
 
     /// Swallows what is left.
-    pub(super) async fn discard(&mut self, client: &mut Client, limits: Limits) -> Result<(), Loss> {
+    pub(super) async fn discard(&mut self, client: &mut Client, limits: &Limits) -> Result<(), Loss> {
         loop {
             let unread = client.unread().len();
             let consumed = match &mut self.rest {
@@ -203,10 +208,13 @@ struct Pace {
 }
 
 impl Pace {
-    async fn read(&mut self, client: &mut Client, limits: Limits) -> Result<(), Loss> {
+    async fn read(&mut self, client: &mut Client, limits: &Limits) -> Result<(), Loss> {
         let began = Instant::now();
-        let read = timeout(limits.data, client.read_body()).await.map_err(|_| Loss::Timeout)?;
-        let octets = read.map_err(|_| Loss::Gone)?;
+        let read = tokio::select! {
+            read = timeout(limits.data, client.read_body()) => read,
+            () = limits.drain.all_end() => return Err(Loss::Drained),
+        };
+        let octets = read.map_err(|_| Loss::Timeout)?.map_err(|_| Loss::Gone)?;
         if octets == 0 {
             return Err(Loss::Gone);
         }

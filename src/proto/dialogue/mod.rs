@@ -82,7 +82,7 @@ pub enum Input<'i> {
     TlsDone,
     /// The client took too long.
     Timeout,
-    /// We are to end; said before each wait for a command while that holds.
+    /// We are to end, and have waited for the client's transaction as long as we will.
     Drain,
     /// The client closed or broke the connection, and all it sent has been answered.
     ClientGone,
@@ -268,9 +268,7 @@ impl Dialogue {
             (State::Command, Input::RecipientLines(lines)) => self.recipient_lines(lines),
             (State::Command, Input::OverlongLine) => self.wrong(replies::LINE_TOO_LONG),
             (State::Command, Input::BareNewline) => self.hang_up(Some(replies::BARE_NEWLINE_IN_COMMAND)),
-            (State::Command, Input::Drain) if self.transaction.is_none() => {
-                self.hang_up(Some(replies::DRAINING))
-            }
+            (State::Command, Input::Drain) => self.hang_up(Some(replies::DRAINING)),
             (State::Command, Input::BackendGone) => self.backend_gone(),
             (State::Verifying(answers), Input::Recipients(outcomes)) => self.outcomes(answers, outcomes),
             (State::GoAhead, Input::BackendReply(reply)) => self.answered_data(reply),
@@ -281,10 +279,6 @@ impl Dialogue {
             (State::Upgrading, Input::TlsDone) => self.tls_done(),
             (State::Upgrading, Input::BytesBehindStartTls) => {
                 self.hang_up(Some(replies::BYTES_BEHIND_STARTTLS))
-            }
-            (state, Input::Drain) => {
-                self.state = state;
-                Step::Continue
             }
             _ => self.hang_up(Some(replies::BACKEND_CONFUSED)),
         }
