@@ -1,1 +1,3 @@
+//! The `backstop` command.
+
 fn main() {}
