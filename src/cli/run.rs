@@ -37,7 +37,7 @@ pub(super) async fn run(arguments: &Arguments) -> Exit {
         say("cannot listen for signals");
         return Exit::Failed;
     };
-    let server = match Server::start(loaded.config).await {
+    let mut server = match Server::bind(loaded.config) {
         Ok(server) => server,
         Err(fault @ StartFault::Bind(..)) => {
             say(fault);
@@ -50,6 +50,11 @@ pub(super) async fn run(arguments: &Arguments) -> Exit {
     };
     for bound in server.bound() {
         say(format_args!("listening on {} ({})", bound.address, bound.name));
+    }
+    tokio::select! {
+        () = server.serve() => {}
+        _ = terminate.recv() => return Exit::Done,
+        _ = interrupt.recv() => return Exit::Done,
     }
     tokio::select! {
         _ = terminate.recv() => {}

@@ -79,16 +79,22 @@ async fn proxy(listen: SocketAddr, store: SocketAddr) -> Result<Server, Exit> {
         domain: vec![DOMAIN.to_owned()],
         backend: vec![store.to_string()],
     });
-    let mut loaded = super::load(&source)?;
+    let loaded = crate::config::load(&source);
+    let mut loaded = loaded.map_err(|faults| {
+        faults.faults.iter().for_each(say);
+        Exit::Config
+    })?;
     loaded.config.hostname = "backstop.demo.example".to_owned();
     if let Some(admin) = &mut loaded.config.admin {
         // Any free port: the demo may run beside a real proxy.
         admin.address.set_port(0);
     }
-    Server::start(loaded.config).await.map_err(|fault| {
+    let mut server = Server::bind(loaded.config).map_err(|fault| {
         say(fault);
         Exit::CannotBind
-    })
+    })?;
+    server.serve().await;
+    Ok(server)
 }
 
 /// One delivery and one refusal, each line shown.
