@@ -495,8 +495,8 @@ mod tests {
     #[test]
     fn every_series_exists_from_the_start() {
         let metrics = Metrics::new();
-        metrics.route("exchange");
-        metrics.listener("mx");
+        let _route = metrics.route("exchange");
+        let _listener = metrics.listener("mx");
         let text = metrics.render();
         for line in [
             "backstop_recipients_total{result=\"unknown\",route=\"exchange\",source=\"cache\"} 0",
