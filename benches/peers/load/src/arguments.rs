@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// What can be asked for.
 pub(crate) const USAGE: &str = "usage: backstop-peers sink ADDRESS | counts ADDRESS | report FILE
-       | load deliver|refuse|connect|idle --to ADDRESS [--clients N] [--seconds S]
+       | load deliver|refuse|connect|idle --to ADDRESS [--clients N] [--seconds S] [--units N]
               deliver: [--messages PER-CONNECTION] [--size OCTETS] [--by data|bdat]
               refuse:  [--names repeated|new] [--together RCPTS-PER-WRITE]";
 
@@ -26,6 +26,8 @@ pub(crate) struct Order {
     pub(crate) clients: usize,
     /// No new unit of work is begun after so long.
     pub(crate) length: Duration,
+    /// Nor after so many.
+    pub(crate) units: u64,
     pub(crate) kind: Kind,
 }
 
@@ -75,7 +77,7 @@ pub(crate) fn read(mut words: impl Iterator<Item = String>) -> Result<Command, S
 
 fn load(kind: &str, mut words: impl Iterator<Item = String>) -> Result<Order, String> {
     let mut to = None;
-    let (mut clients, mut seconds) = (1, 1.0);
+    let (mut clients, mut seconds, mut units) = (1, 1.0, u64::MAX);
     let (mut messages, mut size, mut by) = (1, 4096, By::Data);
     let (mut names, mut together) = (Names::Repeated, 1);
     while let Some(option) = words.next() {
@@ -84,6 +86,7 @@ fn load(kind: &str, mut words: impl Iterator<Item = String>) -> Result<Order, St
             (_, "--to") => to = Some(number(&option, &value)?),
             (_, "--clients") => clients = number(&option, &value)?,
             (_, "--seconds") => seconds = number(&option, &value)?,
+            (_, "--units") => units = number(&option, &value)?,
             ("deliver", "--messages") => messages = number(&option, &value)?,
             ("deliver", "--size") => size = number(&option, &value)?,
             ("deliver", "--by") if value == "bdat" => by = By::Bdat,
@@ -102,7 +105,7 @@ fn load(kind: &str, mut words: impl Iterator<Item = String>) -> Result<Order, St
         other => return Err(format!("{other} is no kind of load")),
     };
     let length = Duration::try_from_secs_f64(seconds).map_err(|fault| format!("--seconds: {fault}"))?;
-    Ok(Order { to: to.ok_or("--to is missing")?, clients, length, kind })
+    Ok(Order { to: to.ok_or("--to is missing")?, clients, length, units, kind })
 }
 
 fn number<T: FromStr>(what: &str, text: &str) -> Result<T, String> {
@@ -125,6 +128,7 @@ mod tests {
             to: "127.0.0.1:25".parse().unwrap(),
             clients: 50,
             length: Duration::from_millis(500),
+            units: u64::MAX,
             kind: Kind::Refuse { names: Names::New, together: 16 },
         };
         assert_eq!(order, Ok(Command::Load(expected)));

@@ -98,7 +98,7 @@ impl Shared {
 
     /// Sessions one after the other.
     async fn again<F: Future<Output = io::Result<()>>>(&self, session: impl Fn() -> F) -> io::Result<()> {
-        while Instant::now() < self.until {
+        while self.goes_on() {
             let began = Instant::now();
             session().await?;
             self.sessions.borrow_mut().push(began.elapsed());
@@ -138,9 +138,12 @@ impl Shared {
         let mut connection = Connection::greeted(self.order.to).await?;
         connection.say(HELLO, 250).await?;
         let mut commands = Vec::new();
-        while Instant::now() < self.until {
+        while self.goes_on() {
             connection.say(SENDER, 250).await?;
             for _ in 0..PER_TRANSACTION.div_ceil(together) {
+                if !self.goes_on() {
+                    break;
+                }
                 commands.clear();
                 (0..together).for_each(|_| self.name(names, &mut commands));
                 connection.send(&commands).await?;
@@ -158,9 +161,6 @@ impl Shared {
     async fn idle(&self) -> io::Result<()> {
         let _connection = Connection::greeted(self.order.to).await?;
         self.count();
-        if self.units.get() == self.order.clients as u64 {
-            println!("held");
-        }
         tokio::time::sleep_until(self.until).await;
         Ok(())
     }
@@ -174,6 +174,10 @@ impl Shared {
             Names::New => write!(out, "RCPT TO:<no{:x}.{number:x}@{DOMAIN}>\r\n", self.stamp),
         };
         debug_assert!(written.is_ok(), "memory takes everything");
+    }
+
+    fn goes_on(&self) -> bool {
+        self.units.get() < self.order.units && Instant::now() < self.until
     }
 
     fn count(&self) {

@@ -2,8 +2,9 @@
 //!
 //! A recipient whose address begins with "no" is unknown (550 5.1.1), every other is taken. It announces what
 //! a modern server does: PIPELINING, SIZE, 8BITMIME, ENHANCEDSTATUSCODES, CHUNKING. It asks for no order of
-//! commands and checks no syntax: it is a measure, not a server. The private command XCOUNTS tells
-//! connections, RCPTs, messages and octets of message data since it was last given.
+//! commands and checks no syntax: it is a measure, not a server. The private command XCOUNTS, as the first of a
+//! session, tells what was seen since it was last given: connections that said anything, how many of them were
+//! open at once, RCPTs, messages, octets of message data.
 
 use std::cell::Cell;
 use std::io;
@@ -29,6 +30,8 @@ const BUFFER: usize = 256 * 1024;
 #[derive(Debug, Default)]
 struct Counts {
     connections: Cell<u64>,
+    open: Cell<u64>,
+    most_open: Cell<u64>,
     recipients: Cell<u64>,
     messages: Cell<u64>,
     octets: Cell<u64>,
@@ -36,10 +39,28 @@ struct Counts {
 
 impl Counts {
     fn told(&self) -> String {
-        let Self { connections, recipients, messages, octets } = self;
-        // The connection that asks is none of the front's.
-        let connections = connections.take().saturating_sub(1);
-        format!("250 {connections} {} {} {}\r\n", recipients.take(), messages.take(), octets.take())
+        let (connections, most_open) = (self.connections.take(), self.most_open.replace(self.open.get()));
+        let (recipients, messages, octets) =
+            (self.recipients.take(), self.messages.take(), self.octets.take());
+        format!("250 {connections} {most_open} {recipients} {messages} {octets}\r\n")
+    }
+}
+
+/// A connection of the front, for as long as it is open.
+struct Open<'c>(&'c Counts);
+
+impl<'c> Open<'c> {
+    fn counted(counts: &'c Counts) -> Self {
+        add(&counts.connections, 1);
+        add(&counts.open, 1);
+        counts.most_open.set(counts.most_open.get().max(counts.open.get()));
+        Self(counts)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
     }
 }
 
@@ -60,13 +81,19 @@ pub(crate) async fn serve(address: SocketAddr) -> io::Result<()> {
 
 async fn converse(mut stream: TcpStream, counts: &Counts) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    add(&counts.connections, 1);
     stream.write_all(GREETING).await?;
     let mut session = Session { input: Vec::new(), output: Vec::new(), awaiting: Awaiting::Command, counts };
+    let mut open = None;
     loop {
         session.input.reserve(if session.awaiting == Awaiting::Command { 4096 } else { BUFFER });
         if stream.read_buf(&mut session.input).await? == 0 {
             return Ok(());
+        }
+        if open.is_none() {
+            if session.input.starts_with(b"XCOUNTS") {
+                return stream.write_all(counts.told().as_bytes()).await;
+            }
+            open = Some(Open::counted(counts));
         }
         let next = session.answer();
         stream.write_all(&session.output).await?;
@@ -153,10 +180,6 @@ impl Session<'_> {
                 self.say(BYE);
                 return Next::Leave;
             }
-            b"XCOU" => {
-                let told = self.counts.told();
-                self.say(told.as_bytes());
-            }
             _ => self.say(DONE),
         }
         Next::Read
@@ -220,7 +243,7 @@ mod tests {
             (codes.concat(), counts.told())
         };
         let whole = answers(CONVERSATION.len());
-        assert_eq!(whole, (b"250550250354250250221".to_vec(), "250 0 2 2 34\r\n".to_owned()));
+        assert_eq!(whole, (b"250550250354250250221".to_vec(), "250 0 0 2 2 34\r\n".to_owned()));
         for size in 1..CONVERSATION.len() {
             assert_eq!(answers(size), whole, "in pieces of {size}");
         }
