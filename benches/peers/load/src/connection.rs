@@ -1,4 +1,4 @@
-//! A client's connection: commands out, reply codes in. It checks codes and reads no texts.
+//! A client's connection: commands out, reply codes in. Of the texts only PIPELINING matters to it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,6 +12,8 @@ pub(crate) struct Connection {
     input: Vec<u8>,
     /// Octets of `input` that are done with.
     done: usize,
+    /// It takes several commands together.
+    pipelining: bool,
 }
 
 impl Connection {
@@ -19,7 +21,7 @@ impl Connection {
     pub(crate) async fn greeted(to: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
-        let mut connection = Self { stream, input: Vec::new(), done: 0 };
+        let mut connection = Self { stream, input: Vec::new(), done: 0, pipelining: false };
         connection.expect(220).await?;
         Ok(connection)
     }
@@ -35,10 +37,33 @@ impl Connection {
         self.expect(code).await
     }
 
+    /// Says EHLO, and heeds what the server can do.
+    pub(crate) async fn hello(&mut self) -> io::Result<()> {
+        self.send(b"EHLO load.example\r\n").await?;
+        self.expect(250).await
+    }
+
+    /// Sends commands that may go together (RFC 2920), and expects these answers. A server that does not
+    /// offer to take them together gets one after the other.
+    pub(crate) async fn say_together(&mut self, commands: &[u8], codes: &[u16]) -> io::Result<()> {
+        if self.pipelining {
+            self.send(commands).await?;
+            for code in codes {
+                self.expect(*code).await?;
+            }
+            return Ok(());
+        }
+        for (command, code) in commands.split_inclusive(|octet| *octet == b'\n').zip(codes) {
+            self.say(command, *code).await?;
+        }
+        Ok(())
+    }
+
     /// Reads one reply, of one line or several, which must have this code.
     pub(crate) async fn expect(&mut self, code: u16) -> io::Result<()> {
         loop {
             let line = self.line().await?;
+            self.pipelining |= line.get(4..).is_some_and(|text| text.starts_with(b"PIPELINING"));
             match (number(&line), line.get(3)) {
                 (Some(_), Some(b'-')) => {}
                 (Some(got), _) if got == code => return Ok(()),
@@ -50,7 +75,7 @@ impl Connection {
         }
     }
 
-    /// The text of a one-line reply.
+    /// One line of a reply.
     async fn line(&mut self) -> io::Result<Vec<u8>> {
         loop {
             let unread = self.input.get(self.done..).unwrap_or_default();

@@ -11,16 +11,17 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use tokio::task::{JoinSet, LocalSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::arguments::{By, Kind, Names, Order};
 use crate::connection::Connection;
 
 /// Recipients named in one transaction, below everybody's limit.
 const PER_TRANSACTION: usize = 96;
+/// How long after its time a load may take to end; the slowest front verifies a recipient within seconds.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How many names are repeated.
 const REPEATED: u64 = 1000;
-const HELLO: &[u8] = b"EHLO load.example\r\n";
 const SENDER: &[u8] = b"MAIL FROM:<sender@load.example>\r\n";
 const DOMAIN: &str = "mail.example";
 
@@ -67,19 +68,20 @@ pub(crate) async fn run(order: Order) -> io::Result<Done> {
         sessions: RefCell::default(),
         order,
     });
-    LocalSet::new()
-        .run_until(async {
-            let mut clients = JoinSet::new();
-            for _ in 0..shared.order.clients {
-                let shared = Rc::clone(&shared);
-                clients.spawn_local(async move { shared.client().await });
-            }
-            while let Some(client) = clients.join_next().await {
-                client.map_err(io::Error::other)??;
-            }
-            io::Result::Ok(())
-        })
-        .await?;
+    let clients = LocalSet::new();
+    let all = clients.run_until(async {
+        let mut clients = JoinSet::new();
+        let tasks = if shared.order.kind == Kind::Idle { 1 } else { shared.order.clients };
+        for _ in 0..tasks {
+            let shared = Rc::clone(&shared);
+            clients.spawn_local(async move { shared.client().await });
+        }
+        while let Some(client) = clients.join_next().await {
+            client.map_err(io::Error::other)??;
+        }
+        io::Result::Ok(())
+    });
+    timeout(shared.order.length + PATIENCE, all).await??;
     let mut sessions = shared.sessions.take();
     sessions.sort_unstable();
     let at = |percent: usize| sessions.get(sessions.len() * percent / 100).copied().unwrap_or_default();
@@ -92,7 +94,7 @@ impl Shared {
             Kind::Deliver { messages, size: _, by } => self.again(|| self.deliver(messages, by)).await,
             Kind::Connect => self.again(|| self.connect()).await,
             Kind::Refuse { names, together } => self.refuse(names, together).await,
-            Kind::Idle => self.idle().await,
+            Kind::Idle => self.idle(self.order.clients).await,
         }
     }
 
@@ -108,19 +110,15 @@ impl Shared {
 
     async fn deliver(&self, messages: usize, by: By) -> io::Result<()> {
         let mut connection = Connection::greeted(self.order.to).await?;
-        connection.say(HELLO, 250).await?;
+        connection.hello().await?;
+        let recipient = format!("RCPT TO:<user@{DOMAIN}>\r\n");
+        let (data, codes): (&[u8], &[u16]) = match by {
+            By::Data => (b"DATA\r\n", &[250, 250, 354]),
+            By::Bdat => (b"", &[250, 250]),
+        };
+        let envelope = [SENDER, recipient.as_bytes(), data].concat();
         for _ in 0..messages {
-            let envelope = [SENDER, b"RCPT TO:<user@", DOMAIN.as_bytes(), b">\r\n"].concat();
-            if by == By::Data {
-                connection.send(&[&envelope, b"DATA\r\n".as_slice()].concat()).await?;
-            } else {
-                connection.send(&envelope).await?;
-            }
-            connection.expect(250).await?;
-            connection.expect(250).await?;
-            if by == By::Data {
-                connection.expect(354).await?;
-            }
+            connection.say_together(&envelope, codes).await?;
             connection.send(&self.message).await?;
             connection.expect(250).await?;
             self.count();
@@ -136,8 +134,9 @@ impl Shared {
 
     async fn refuse(&self, names: Names, together: usize) -> io::Result<()> {
         let mut connection = Connection::greeted(self.order.to).await?;
-        connection.say(HELLO, 250).await?;
+        connection.hello().await?;
         let mut commands = Vec::new();
+        let codes = vec![550; together];
         while self.goes_on() {
             connection.say(SENDER, 250).await?;
             for _ in 0..PER_TRANSACTION.div_ceil(together) {
@@ -146,21 +145,22 @@ impl Shared {
                 }
                 commands.clear();
                 (0..together).for_each(|_| self.name(names, &mut commands));
-                connection.send(&commands).await?;
-                for _ in 0..together {
-                    connection.expect(550).await?;
-                    self.count();
-                }
+                connection.say_together(&commands, &codes).await?;
+                codes.iter().for_each(|_| self.count());
             }
             connection.say(b"RSET\r\n", 250).await?;
         }
         connection.say(b"QUIT\r\n", 221).await
     }
 
-    /// Says nothing until there is nobody to wait for.
-    async fn idle(&self) -> io::Result<()> {
-        let _connection = Connection::greeted(self.order.to).await?;
-        self.count();
+    /// Opens connections one after the other, each greeted, and holds them all until the time is up.
+    async fn idle(&self, clients: usize) -> io::Result<()> {
+        let mut held = Vec::with_capacity(clients);
+        for _ in 0..clients {
+            held.push(Connection::greeted(self.order.to).await?);
+            self.count();
+        }
+        println!("held");
         tokio::time::sleep_until(self.until).await;
         Ok(())
     }

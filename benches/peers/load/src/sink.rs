@@ -2,8 +2,8 @@
 //!
 //! A recipient whose address begins with "no" is unknown (550 5.1.1), every other is taken. It announces what
 //! a modern server does: PIPELINING, SIZE, 8BITMIME, ENHANCEDSTATUSCODES, CHUNKING. It asks for no order of
-//! commands and checks no syntax: it is a measure, not a server. The private command XCOUNTS, as the first of a
-//! session, tells what was seen since it was last given: connections that said anything, how many of them were
+//! commands and checks no syntax: it is a measure, not a server. The private command XCOUNTS, alone in
+//! a packet, tells what was seen since it was last given: sessions that said anything, how many of them were
 //! open at once, RCPTs, messages, octets of message data.
 
 use std::cell::Cell;
@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use memchr::memmem::Finder;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::LocalSet;
 
 const GREETING: &[u8] = b"220 sink.example ESMTP\r\n";
@@ -23,13 +23,18 @@ const DONE: &[u8] = b"250 2.0.0 ok\r\n";
 const UNKNOWN: &[u8] = b"550 5.1.1 no such user\r\n";
 const GO_AHEAD: &[u8] = b"354 go ahead\r\n";
 const BYE: &[u8] = b"221 2.0.0 bye\r\n";
+/// Connections the kernel keeps until they are accepted.
+const BACKLOG: u32 = 4096;
 /// Octets read at a time.
 const BUFFER: usize = 256 * 1024;
 
-/// What was seen.
+/// What was seen since somebody asked last.
 #[derive(Debug, Default)]
 struct Counts {
-    connections: Cell<u64>,
+    /// How often somebody asked.
+    asked: Cell<u64>,
+    /// Sessions that said anything, those of them that are open, and the most that were at once.
+    sessions: Cell<u64>,
     open: Cell<u64>,
     most_open: Cell<u64>,
     recipients: Cell<u64>,
@@ -39,34 +44,47 @@ struct Counts {
 
 impl Counts {
     fn told(&self) -> String {
-        let (connections, most_open) = (self.connections.take(), self.most_open.replace(self.open.get()));
-        let (recipients, messages, octets) =
-            (self.recipients.take(), self.messages.take(), self.octets.take());
-        format!("250 {connections} {most_open} {recipients} {messages} {octets}\r\n")
+        add(&self.asked, 1);
+        self.open.set(0);
+        let Self { sessions, most_open, recipients, messages, octets, .. } = self;
+        let seen = [sessions, most_open, recipients, messages, octets].map(|count| count.take().to_string());
+        format!("250 {}\r\n", seen.join(" "))
     }
 }
 
-/// A connection of the front, for as long as it is open.
-struct Open<'c>(&'c Counts);
+/// A session as far as it is counted: once between two questions, and only if it says anything there.
+struct Counted<'c> {
+    counts: &'c Counts,
+    /// The question it was counted for; none before its first word.
+    asked: Option<u64>,
+}
 
-impl<'c> Open<'c> {
-    fn counted(counts: &'c Counts) -> Self {
-        add(&counts.connections, 1);
-        add(&counts.open, 1);
-        counts.most_open.set(counts.most_open.get().max(counts.open.get()));
-        Self(counts)
+impl Counted<'_> {
+    fn spoke(&mut self) {
+        let asked = Some(self.counts.asked.get());
+        if self.asked != asked {
+            self.asked = asked;
+            add(&self.counts.sessions, 1);
+            add(&self.counts.open, 1);
+            self.counts.most_open.set(self.counts.most_open.get().max(self.counts.open.get()));
+        }
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
+        if self.asked == Some(self.counts.asked.get()) {
+            self.counts.open.set(self.counts.open.get() - 1);
+        }
     }
 }
 
 /// Serves until the process is ended.
 pub(crate) async fn serve(address: SocketAddr) -> io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    let listener = socket.listen(BACKLOG)?;
     let counts = Rc::new(Counts::default());
     let serve = async {
         loop {
@@ -83,18 +101,16 @@ async fn converse(mut stream: TcpStream, counts: &Counts) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.write_all(GREETING).await?;
     let mut session = Session { input: Vec::new(), output: Vec::new(), awaiting: Awaiting::Command, counts };
-    let mut open = None;
+    let mut counted = Counted { counts, asked: None };
     loop {
         session.input.reserve(if session.awaiting == Awaiting::Command { 4096 } else { BUFFER });
         if stream.read_buf(&mut session.input).await? == 0 {
             return Ok(());
         }
-        if open.is_none() {
-            if session.input.starts_with(b"XCOUNTS") {
-                return stream.write_all(counts.told().as_bytes()).await;
-            }
-            open = Some(Open::counted(counts));
+        if session.input.starts_with(b"XCOUNTS") {
+            return stream.write_all(counts.told().as_bytes()).await;
         }
+        counted.spoke();
         let next = session.answer();
         stream.write_all(&session.output).await?;
         session.output.clear();
