@@ -9,6 +9,8 @@
 
 mod arguments;
 mod connection;
+mod figure;
+mod goals;
 mod load;
 mod report;
 mod sink;
