@@ -1,7 +1,10 @@
-//! What a client may still do: how many connections it may have, and how long it has when we end.
+//! What a client may still do: how many connections it may have, and how long it has when we end, how
+//! it stands.
 
 mod connections;
 mod drain;
+mod standing;
 
 pub use connections::{Admission, ClientKey, Connections, Turned};
 pub use drain::Drain;
+pub use standing::{Standing, Standings};

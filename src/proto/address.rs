@@ -168,7 +168,8 @@ impl Mailbox {
     pub fn canonical(&self, case: LocalCase) -> String {
         let mut canonical = unquoted(self.local_part());
         if case == LocalCase::Insensitive || self.domain.is_none() {
-            canonical = canonical.to_lowercase();
+            // ASCII only: folding more could make one of two mailboxes that a store keeps apart.
+            canonical.make_ascii_lowercase();
         }
         if let Some(domain) = &self.domain {
             canonical.push('@');

@@ -57,10 +57,11 @@ impl Door {
         let _ = stream.set_nodelay(true);
         let stream = Stream::Tcp(stream);
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
-        let Ok(_admission) = self.connections.admit(client.ip()) else {
+        let admission = self.connections.admit(client.ip());
+        if admission.is_err() && !self.context.config.limits.bypass.contains(client.ip()) {
             session::refuse(stream, &replies::TOO_MANY_CONNECTIONS, &self.series).await;
             return;
-        };
+        }
         session::run(stream, client, &self.listener, &self.series, Arc::clone(&self.context)).await;
     }
 }

@@ -45,6 +45,9 @@ pub struct Bound {
 #[derive(Debug)]
 pub struct Server {
     context: Arc<Context>,
+    /// Listening sockets nobody accepts from yet.
+    doors: Vec<(config::Listener, TcpListener)>,
+    admin: Option<(TcpListener, config::Admin)>,
     sessions: TaskTracker,
     /// The admin endpoint and the housekeeping outlive the sessions.
     ended: CancellationToken,
@@ -54,16 +57,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds all listeners, then begins to serve.
+    /// Binds all listeners. Clients that connect wait until [`Self::serve`].
     ///
     /// # Errors
-    /// [`StartFault`]; nothing is served then.
-    pub async fn start(config: Config) -> Result<Self, StartFault> {
+    /// [`StartFault`]; nothing is listened on then.
+    pub fn bind(config: Config) -> Result<Self, StartFault> {
         let dialer = Dialer::network();
         let context = Arc::new(assemble(config, &dialer)?);
-        let limits = &context.config.limits;
-        let connections = Connections::new(limits.max_connections, limits.max_connections_per_client);
-
         let mut bound = Vec::new();
         let mut doors = Vec::new();
         for listener in &context.config.listeners {
@@ -77,32 +77,38 @@ impl Server {
             Some(admin) => Some((bind(admin.address, &"admin".into(), &mut bound)?, admin.clone())),
             None => None,
         };
-
-        let server = Self {
+        Ok(Self {
             context,
+            doors,
+            admin,
             sessions: TaskTracker::new(),
             ended: CancellationToken::new(),
             serving: CancellationToken::new(),
             bound,
-        };
-        if let Some((socket, admin)) = admin {
-            tokio::spawn(admin::serve(socket, Arc::new(server.panel(admin)), server.ended.clone()));
+        })
+    }
+
+    /// Begins to serve: the admin endpoint first, clients once the backends have been greeted.
+    pub async fn serve(&mut self) {
+        if let Some((socket, admin)) = self.admin.take() {
+            tokio::spawn(admin::serve(socket, Arc::new(self.panel(admin)), self.ended.clone()));
         }
-        greet_backends(&server.context).await;
-        for (listener, socket) in doors {
+        greet_backends(&self.context).await;
+        let limits = &self.context.config.limits;
+        let connections = Connections::new(limits.max_connections, limits.max_connections_per_client);
+        for (listener, socket) in self.doors.drain(..) {
             let door = listen::Door {
-                series: server.context.metrics.listener(&listener.name),
+                series: self.context.metrics.listener(&listener.name),
                 listener,
                 socket,
-                context: Arc::clone(&server.context),
+                context: Arc::clone(&self.context),
                 connections: Arc::clone(&connections),
-                sessions: server.sessions.clone(),
+                sessions: self.sessions.clone(),
             };
             tokio::spawn(door.serve());
         }
-        tokio::spawn(tidy(Arc::clone(&server.context), server.ended.clone()));
-        server.serving.cancel();
-        Ok(server)
+        tokio::spawn(tidy(Arc::clone(&self.context), self.ended.clone()));
+        self.serving.cancel();
     }
 
     /// What is listened on.

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::backend::Backends;
 use crate::config::{BareNewline, Config, Listener, Route};
-use crate::guard::Drain;
+use crate::guard::{ClientKey, Drain, Standings};
 use crate::net::stream::Stream;
 use crate::observe::metrics::{
     ConnectionResult, ListenerMetrics, MessageResult, Metrics, RouteMetrics, SessionGauge, SessionState,
@@ -57,6 +57,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// When sessions are to end.
     pub drain: Drain,
+    /// Which clients have a clean record.
+    pub standings: Standings,
     routes: HashMap<Arc<str>, RouteMetrics>,
     no_route: RouteMetrics,
     hidden: Vec<Keyword>,
@@ -76,7 +78,17 @@ impl Context {
         let no_route = metrics.route("");
         let hidden =
             config.routes.iter().flat_map(|r| &r.hide_ehlo).filter_map(|name| Keyword::parse(name)).collect();
-        Self { config, verifier, backends, metrics, drain, routes, no_route, hidden }
+        Self {
+            config,
+            verifier,
+            backends,
+            metrics,
+            drain,
+            standings: Standings::default(),
+            routes,
+            no_route,
+            hidden,
+        }
     }
 
     fn route(&self, route: &Route) -> &RouteMetrics {
@@ -111,6 +123,7 @@ struct Session {
     record: SessionRecord,
     gauge: SessionGauge,
     began: Instant,
+    key: ClientKey,
     /// A client whose recipients are taken as they are.
     bypass: bool,
     bare_newlines: BareNewlines,
@@ -121,6 +134,8 @@ struct Session {
     replaced: bool,
     /// A body that was stopped, whose rest is to be discarded.
     stopped: Option<Body>,
+    /// A message the backend has, and the client is about to be told of: its route and size.
+    stored: Option<(Arc<Route>, u64)>,
 }
 
 /// Serves one client until it or we end the session.
@@ -148,12 +163,14 @@ pub async fn run(
         record: SessionRecord::new(Arc::clone(&listener.name), client),
         gauge: series.session(),
         began: Instant::now(),
+        key: ClientKey::of(client.ip()),
         bypass: limits.bypass.contains(client.ip()),
         bare_newlines: if normalize { BareNewlines::Normalize } else { BareNewlines::Reject },
         attachment: None,
         route: None,
         replaced: false,
         stopped: None,
+        stored: None,
         context: Arc::clone(&context),
     };
     let end = session.converse().await;
@@ -214,6 +231,7 @@ impl Session {
             step = match step {
                 Step::Say(reply) => {
                     self.client.say(&reply);
+                    self.acknowledged().await;
                     return None;
                 }
                 Step::SayEach(replies) => {
@@ -247,6 +265,15 @@ impl Session {
                 Step::StartTls(_) => self.dialogue.step(Input::ClientGone),
             };
         }
+    }
+
+    /// Counts a message that the backend has, by whether the client could be told.
+    async fn acknowledged(&mut self) {
+        let Some((route, octets)) = self.stored.take() else { return };
+        let told = self.client.flush(self.context.config.timeouts.command).await;
+        let result = if told.is_ok() { MessageResult::Accepted } else { MessageResult::StoredUnacknowledged };
+        self.record.messages += u32::from(told.is_ok());
+        self.context.route(&route).message(result, octets);
     }
 
     /// What the dialogue makes of `heard`.
@@ -365,7 +392,10 @@ impl Session {
         let result = match end {
             Ok(BodyEnd::Answered(reply)) => match reply.class() {
                 Class::Positive if middle => return,
-                Class::Positive => MessageResult::Accepted,
+                Class::Positive => {
+                    self.stored = Some((Arc::clone(&attachment.route), octets));
+                    return;
+                }
                 Class::Permanent => MessageResult::Refused,
                 Class::Transient | Class::Intermediate => MessageResult::Tempfailed,
             },
@@ -374,7 +404,6 @@ impl Session {
             Ok(BodyEnd::Stopped(_)) => MessageResult::Tempfailed,
             Err(_) => MessageResult::Aborted,
         };
-        self.record.messages += u32::from(result == MessageResult::Accepted);
         self.context.route(&attachment.route).message(result, octets);
     }
 

@@ -11,6 +11,7 @@ use super::Session;
 use super::attachment::{Answer, Attachment, Envelope, Given};
 use crate::backend::{LeaseFault, Use};
 use crate::config::{Mode, Route, RoutedRecipients};
+use crate::guard::Standing;
 use crate::observe::metrics::{RecipientResult, RecipientSource};
 use crate::observe::record::Refusal;
 use crate::proto::dialogue::{Outcome, Recipient, Sender};
@@ -18,7 +19,7 @@ use crate::proto::ehlo::Keyword;
 use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
 use crate::proto::verdict::{Meaning, Stage, meaning};
-use crate::verify::{Decision, Judgement};
+use crate::verify::{Decision, Judgement, Trust};
 
 /// One recipient on its way through the batch.
 struct Candidate {
@@ -85,7 +86,7 @@ impl Session {
             return Candidate { recipient, route: Some(route), fate: Fate::Forward(RecipientSource::Policy) };
         }
         let Judgement { decision, source, about } =
-            self.context.verifier.judge(&route, &recipient.mailbox).await;
+            self.context.verifier.judge(&route, &recipient.mailbox, self.trust()).await;
         match decision {
             Decision::Forward => Candidate { recipient, route: Some(route), fate: Fate::Forward(source) },
             Decision::Refuse(reply) if route.verify.mode == Mode::Shadow => {
@@ -99,6 +100,14 @@ impl Session {
                 self.refused(Some(&route), &recipient, &reply, about, source);
                 Candidate::refused(recipient, Some(route), reply)
             }
+        }
+    }
+
+    /// How far a remembered refusal is good enough for this client.
+    fn trust(&self) -> Trust {
+        match self.context.standings.of(self.key) {
+            Standing::Clean => Trust::Recheck,
+            Standing::Suspect => Trust::Remembered,
         }
     }
 
@@ -277,6 +286,9 @@ impl Session {
     ) {
         self.context.route_or_none(route).recipient(result, source);
         self.record.recipient(result);
+        if result == RecipientResult::Unknown {
+            self.context.standings.named_unknown(self.key);
+        }
         Refusal {
             session: &self.record.session,
             route: route.map_or("", |route| &route.name),

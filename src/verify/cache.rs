@@ -158,6 +158,12 @@ impl Cache {
         }
     }
 
+    /// How long ago a bad entry was learnt; none without one.
+    #[must_use]
+    pub fn bad_since(&self, key: Key) -> Option<Duration> {
+        self.bad.get(&key).map(|bad| since(self.now(), bad.learnt))
+    }
+
     /// The entry under `key` with its ages, also when it is past its lifetime.
     #[must_use]
     pub fn entry(&self, key: Key, address: &str) -> Option<Entry> {

@@ -56,6 +56,15 @@ pub enum Decision {
     Refuse(Reply),
 }
 
+/// Whether a refusal that is remembered may be asked again for this client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Its record is clean: a mailbox that is new may well be what it writes to.
+    Recheck,
+    /// What is remembered is good enough for it.
+    Remembered,
+}
+
 /// A decision, with who made it and what it is called.
 #[derive(Debug)]
 pub struct Judgement {
@@ -140,20 +149,20 @@ impl Verifier {
     }
 
     /// What to do about `mailbox`: its verdict, and the one place where an unknown one is decided.
-    pub async fn judge(&self, route: &Arc<Route>, mailbox: &Mailbox) -> Judgement {
-        let Verified { verdict, source, .. } = self.verify(route, mailbox).await;
+    pub async fn judge(&self, route: &Arc<Route>, mailbox: &Mailbox, trust: Trust) -> Judgement {
+        let Verified { verdict, source, .. } = self.verify(route, mailbox, trust).await;
         let (decision, about) = decide(verdict, route.verify.on_unknown);
         Judgement { decision, source, about }
     }
 
     /// The verdict on `mailbox`, within `verify.timeout`.
-    pub async fn verify(&self, route: &Arc<Route>, mailbox: &Mailbox) -> Verified {
+    pub async fn verify(&self, route: &Arc<Route>, mailbox: &Mailbox, trust: Trust) -> Verified {
         let began = Instant::now();
         let verified = match self.listed(route, mailbox) {
             Some(verdict) => {
                 Verified { verdict, source: RecipientSource::Policy, conversation: Conversation::default() }
             }
-            None => self.callout(route, mailbox).await,
+            None => self.callout(route, mailbox, trust).await,
         };
         self.metrics.verified(verified.source, began.elapsed());
         verified
@@ -174,7 +183,7 @@ impl Verifier {
         }
     }
 
-    async fn callout(&self, route: &Arc<Route>, mailbox: &Mailbox) -> Verified {
+    async fn callout(&self, route: &Arc<Route>, mailbox: &Mailbox, trust: Trust) -> Verified {
         let remembered = |verdict| Verified {
             verdict,
             source: RecipientSource::Cache,
@@ -189,7 +198,18 @@ impl Verifier {
                 prober.refresh(key, mailbox);
                 remembered(Verdict::Deliverable)
             }
-            Known::Bad(reply) => remembered(Verdict::Undeliverable(reply)),
+            Known::Bad(reply) => {
+                let old = remembered(Verdict::Undeliverable(reply));
+                if trust == Trust::Remembered || self.cache.bad_since(key) < Some(route.verify.recheck) {
+                    return old;
+                }
+                // A new mailbox works within a minute, as long as that is a small part of the probing.
+                let Some(_room) = prober.room_to_recheck() else { return old };
+                match self.asked(prober, key, mailbox, Why::Confirm, route).await {
+                    Verified { verdict: Verdict::Unknown(_), .. } => old,
+                    new => new,
+                }
+            }
             Known::Deferred(cause) => remembered(Verdict::Unknown(cause)),
             Known::Good(Freshness::Stale) => {
                 match self.asked(prober, key, mailbox, Why::Unknown, route).await {
@@ -210,7 +230,7 @@ impl Verifier {
     pub async fn probe(&self, route: &Arc<Route>, mailbox: &Mailbox) -> Verified {
         match self.question(route, mailbox) {
             Some((key, prober)) => self.asked(prober, key, mailbox, Why::Confirm, route).await,
-            None => self.verify(route, mailbox).await,
+            None => self.verify(route, mailbox, Trust::Remembered).await,
         }
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::cache::{Cache, Known};
@@ -87,6 +87,7 @@ pub struct Prober {
     work: Mutex<Work>,
     /// The null sender was refused; forgotten when the fallback is refused too.
     use_fallback: AtomicBool,
+    rechecks: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -116,8 +117,10 @@ impl Prober {
     /// A prober without any session yet.
     #[must_use]
     pub fn new(store: Store, cache: Arc<Cache>, metrics: (Metrics, RouteMetrics)) -> Arc<Self> {
+        let at_once = MAX_BATCH * most_sessions(&store);
         Arc::new(Self {
             store,
+            rechecks: Arc::new(Semaphore::new((at_once / 20).max(1))),
             cache,
             metrics,
             pending: DashMap::with_hasher(AsIs),
@@ -157,6 +160,11 @@ impl Prober {
         drop(self.ask(key, mailbox, Why::Confirm));
     }
 
+    /// Leave to ask once more about what is known, within a twentieth of what can be asked at once.
+    pub fn room_to_recheck(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.rechecks).try_acquire_owned().ok()
+    }
+
     /// What came into the cache between somebody's look there and now.
     fn meanwhile(&self, key: Key, mailbox: &Mailbox) -> Option<Verdict> {
         match self.cache.known(key, mailbox.written()) {
@@ -186,7 +194,7 @@ impl Prober {
                 return;
             }
         }
-        let most = self.store.backends.iter().map(|b| b.budget().most_probes()).max().unwrap_or(1);
+        let most = most_sessions(&self.store);
         // A session takes a batch at a time; another is worth opening for what one batch leaves, or when a
         // question waits although all sessions are at work.
         let overdue = work.waiting.front().is_some_and(|question| question.asked.elapsed() > OVERDUE);
@@ -366,6 +374,10 @@ impl Prober {
     fn work(&self) -> MutexGuard<'_, Work> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn most_sessions(store: &Store) -> usize {
+    store.backends.iter().map(|backend| backend.budget().most_probes()).max().unwrap_or(1)
 }
 
 /// Whether another batch may be asked on this session.

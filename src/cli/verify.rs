@@ -1,0 +1,149 @@
+//! `backstop verify`: the callout, now, from the command line.
+
+use std::io::BufRead as _;
+
+use serde_json::json;
+
+use super::terminal::{print_line, say};
+use super::{ConfigFile, Exit, load};
+use crate::net::dial::Dialer;
+use crate::proto::address::Mailbox;
+use crate::proto::verdict::Verdict;
+use crate::server::assemble;
+use crate::session::Context;
+use crate::verify::Verified;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The addresses; `-` reads them from standard input, one per line.
+    #[arg(required = true, value_name = "ADDRESS")]
+    addresses: Vec<String>,
+    #[command(flatten)]
+    file: ConfigFile,
+    /// One JSON object per address.
+    #[arg(long)]
+    json: bool,
+    /// Show the conversation with the mail store.
+    #[arg(long)]
+    verbose: bool,
+}
+
+/// Asks about each address in turn; the worst answer decides the exit status.
+pub(super) async fn verify(arguments: Arguments) -> Exit {
+    let loaded = match load(&arguments.file.source()) {
+        Ok(loaded) => loaded,
+        Err(exit) => return exit,
+    };
+    let context = match assemble(loaded.config, &Dialer::network()) {
+        Ok(context) => context,
+        Err(fault) => {
+            say(fault);
+            return Exit::Config;
+        }
+    };
+    let mut exit = Exit::Done;
+    for address in addresses(&arguments.addresses) {
+        let outcome = one(&context, &address).await;
+        outcome.print(&address, &arguments);
+        exit = match (exit, outcome.exit()) {
+            (Exit::NoUser, _) | (_, Exit::NoUser) => Exit::NoUser,
+            (Exit::TempFail, _) | (_, Exit::TempFail) => Exit::TempFail,
+            (exit, _) => exit,
+        };
+    }
+    exit
+}
+
+fn addresses(given: &[String]) -> impl Iterator<Item = String> + '_ {
+    given.iter().flat_map(|address| -> Box<dyn Iterator<Item = String>> {
+        if address == "-" {
+            let lines = std::io::stdin().lock().lines().map_while(Result::ok);
+            Box::new(lines.map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()))
+        } else {
+            Box::new(std::iter::once(address.clone()))
+        }
+    })
+}
+
+/// What came of one address.
+enum Outcome {
+    /// It is no address, or not ours.
+    Refused(String),
+    Verified(Verified),
+}
+
+async fn one(context: &Context, address: &str) -> Outcome {
+    let mailbox = match Mailbox::parse(address) {
+        Ok(mailbox) => mailbox,
+        Err(fault) => return Outcome::Refused(format!("not an address: {fault}")),
+    };
+    let routes = &context.config.routes;
+    let route = match mailbox.domain() {
+        Some(domain) => routes.find(domain),
+        None => Some(routes.first()),
+    };
+    match route {
+        Some(route) => Outcome::Verified(context.verifier.probe(route, &mailbox).await),
+        None => Outcome::Refused("no route for its domain: it would be refused with 550 5.7.1".to_owned()),
+    }
+}
+
+impl Outcome {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "refused",
+            Self::Verified(Verified { verdict: Verdict::Deliverable, .. }) => "deliverable",
+            Self::Verified(Verified { verdict: Verdict::Undeliverable(_), .. }) => "unknown",
+            Self::Verified(Verified { verdict: Verdict::Unknown(_), .. }) => "undetermined",
+        }
+    }
+
+    fn reason(&self) -> Option<String> {
+        match self {
+            Self::Refused(why) => Some(why.clone()),
+            Self::Verified(Verified { verdict: Verdict::Deliverable, .. }) => None,
+            Self::Verified(Verified { verdict: Verdict::Undeliverable(reply), .. }) => {
+                Some(reply.to_string())
+            }
+            Self::Verified(Verified { verdict: Verdict::Unknown(cause), .. }) => Some(match cause.reply() {
+                Some(reply) => format!("{}: {reply}", cause.as_str()),
+                None => cause.as_str().to_owned(),
+            }),
+        }
+    }
+
+    const fn exit(&self) -> Exit {
+        match self {
+            Self::Verified(Verified { verdict: Verdict::Deliverable, .. }) => Exit::Done,
+            Self::Refused(_) | Self::Verified(Verified { verdict: Verdict::Undeliverable(_), .. }) => {
+                Exit::NoUser
+            }
+            Self::Verified(Verified { verdict: Verdict::Unknown(_), .. }) => Exit::TempFail,
+        }
+    }
+
+    fn print(&self, address: &str, arguments: &Arguments) {
+        let conversation = match self {
+            Self::Verified(verified) => verified.conversation.lines(),
+            Self::Refused(_) => &[],
+        };
+        if arguments.json {
+            let mut object = json!({ "address": address, "verdict": self.word(), "reason": self.reason() });
+            if arguments.verbose
+                && let Some(fields) = object.as_object_mut()
+            {
+                fields.insert("conversation".to_owned(), json!(conversation));
+            }
+            print_line(object);
+            return;
+        }
+        let address = crate::observe::escape::Escaped(address);
+        match self.reason() {
+            Some(reason) => print_line(format_args!("{address}: {} ({reason})", self.word())),
+            None => print_line(format_args!("{address}: {}", self.word())),
+        }
+        if arguments.verbose {
+            conversation.iter().for_each(|line| print_line(format_args!("  {line}")));
+        }
+    }
+}
