@@ -148,11 +148,16 @@ impl Extensions {
         if both.has(Keyword::Chunking) { both } else { both.without(Keyword::BinaryMime) }
     }
 
+    /// The keywords, in the order they are offered.
+    fn keywords(&self) -> impl Iterator<Item = (Keyword, &'static str)> {
+        ALL.into_iter().filter(|(keyword, _)| self.has(*keyword))
+    }
+
     /// Our answer to EHLO: our name, then one line each.
     #[must_use]
     pub fn offer(&self, hostname: &str) -> Reply {
         let mut text = hostname.to_owned();
-        for (keyword, name) in ALL.iter().filter(|(keyword, _)| self.has(*keyword)) {
+        for (keyword, name) in self.keywords() {
             text.push('\n');
             text.push_str(name);
             match (keyword, self.max_size, self.max_recipients) {
@@ -162,6 +167,19 @@ impl Extensions {
             }
         }
         Reply::new(250, text)
+    }
+}
+
+/// For people: the keywords, parted by spaces.
+impl std::fmt::Display for Extensions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (place, (_, name)) in self.keywords().enumerate() {
+            if place > 0 {
+                f.write_str(" ")?;
+            }
+            f.write_str(name)?;
+        }
+        Ok(())
     }
 }
 
