@@ -43,6 +43,7 @@ transcripts! {
     a_browser_is_sent_away
     a_bypassed_network_is_not_verified
     a_chunk_that_cannot_be_counted_ends_the_session
+    a_clean_client_has_an_old_refusal_asked_again
     a_client_silent_in_a_message_is_left
     a_client_that_drips_a_command_is_left
     a_client_that_goes_leaves_nothing_behind
@@ -51,9 +52,13 @@ transcripts! {
     a_client_that_vanishes_in_the_middle_of_a_message
     a_delivery_port_that_is_down_is_said_so
     a_domain_without_a_route_is_refused
+    a_drain_lets_transactions_finish
+    a_drain_that_takes_too_long_waits_only_for_the_backend
     a_file_can_be_the_mail_store
     a_full_mailbox_exists
     a_go_ahead_to_a_recipient_is_no_acceptance
+    a_good_recipient_is_asked_again_behind_the_scenes
+    a_good_recipient_outlives_its_store
     a_greylisted_probe_lets_the_client_try
     a_helo_client_gets_no_extensions
     a_hidden_keyword_is_not_offered
@@ -150,6 +155,45 @@ fn every_transcript_is_played() {
         scripts.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
     let listed: BTreeSet<_> = LISTED.iter().map(|name| (*name).to_owned()).collect();
     assert_eq!(files, listed, "files, and the list in this file");
+}
+
+/// What would make every other test here worthless: a stage that takes what was not said for said.
+#[tokio::test(start_paused = true)]
+async fn a_transcript_that_is_not_true_fails() {
+    for (text, line, fault) in [
+        ("S: 221 Bye", 1, "at the client: expected \"221 Bye\", came \"220 mx.example.org ESMTP\""),
+        ("S: 22*\nS: 250 Ok", 2, "at the client: expected \"250 Ok\", nothing came"),
+        ("S: 22*\nS: <closed>", 2, "at the client: expected the connection to be closed, but it stayed open"),
+        (
+            "S: <closed>",
+            1,
+            "at the client: expected the connection to be closed, came \"220 mx.example.org ESMTP\\r\\n\"",
+        ),
+        ("S: <silent>", 1, "at the client: expected nothing, came \"220 mx.example.org ESMTP\\r\\n\""),
+        (
+            "C: NOOP",
+            1,
+            "after the last line: at the client: expected nothing, came \"220 mx.example.org ESMTP\\r\\n250 2.0.0 Ok\\r\\n\"",
+        ),
+        (
+            "C: QUIT\nS: 220*\nS: 221*",
+            3,
+            "after the last line: at the client: expected nothing, but the connection was closed",
+        ),
+        ("B1: <connect>", 1, "expected a new connection to a backend, none came"),
+        ("B1> 220 hello", 1, "at backend connection 1: it is not connected"),
+        ("@ start\nB2: <connect>", 2, "the next connection is B1"),
+        (
+            "@ start\nB1: <connect>\nB1> 220 hello",
+            3,
+            "after the last line: at backend connection 1: expected nothing, came \"EHLO mx.example.org\\r\\n\"",
+        ),
+        ("@ start\n@ +1ms", 2, "after the last line: a backend was connected to, and no line expected it"),
+    ] {
+        let script = script::Script::parse(text).unwrap();
+        let told = stage::play("not_true", script).await.unwrap_err();
+        assert_eq!((told.line, told.text.as_str()), (line, fault), "{text:?}");
+    }
 }
 
 async fn play(name: &str) {

@@ -39,6 +39,10 @@ pub(crate) enum Event {
     Passes(Duration),
     /// The backends are greeted, as at the start of the server.
     Start,
+    /// Sessions outside a transaction are to end.
+    Drain,
+    /// And now those inside one.
+    DrainEnds,
 }
 
 /// The far end of a connection, as seen from Backstop.
@@ -119,6 +123,8 @@ fn events(line: &str) -> Result<Vec<Event>, String> {
     if mark == "@" {
         return match rest {
             "start" => Ok(vec![Event::Start]),
+            "drain" => Ok(vec![Event::Drain]),
+            "drain ends" => Ok(vec![Event::DrainEnds]),
             time => Ok(vec![Event::Passes(duration(time)?)]),
         };
     }
@@ -145,8 +151,10 @@ fn events(line: &str) -> Result<Vec<Event>, String> {
 
 /// `<word arguments> rest`: everything that is not a line of SMTP.
 fn happening(who: &str, text: &str) -> Result<Vec<Act>, String> {
-    let (inner, rest) =
-        text.strip_prefix('<').and_then(|t| t.split_once('>')).ok_or_else(|| format!("{text:?} has no end"))?;
+    let (inner, rest) = text
+        .strip_prefix('<')
+        .and_then(|t| t.split_once('>'))
+        .ok_or_else(|| format!("{text:?} has no end"))?;
     let (word, arguments) = inner.split_once(' ').unwrap_or((inner, ""));
     match (who, word) {
         ("C", "eof") => Ok(vec![Act::HalfCloses]),
@@ -275,7 +283,9 @@ fn escapes_are_read() {
 
 #[test]
 fn what_is_no_line_of_a_transcript_is_refused() {
-    for line in ["hello", "X: y", "C< y", "B1: <dances>", "@ 30s", "@ +3", "S: <greets>", "B1: <closed", "C| \\"] {
+    for line in
+        ["hello", "X: y", "C< y", "B1: <dances>", "@ 30s", "@ +3", "S: <greets>", "B1: <closed", "C| \\"]
+    {
         let fault = Script::parse(&format!("# first\n{line}")).unwrap_err();
         assert_eq!(fault.line, 2, "{line}");
     }

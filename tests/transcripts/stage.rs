@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +23,8 @@ use crate::wire::{PATIENCE, Wire};
 
 /// The route of transcripts that write none.
 const ROUTE: &str = "[[route]]\ndomains = [\"example.org\"]\nbackends = [\"mail.example.org:25\"]\n";
-/// The address all clients come from.
-const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+/// The network clients come from, each from the address of its number.
+const CLIENTS: [u8; 3] = [192, 0, 2];
 /// Octets a client may send before they are read.
 const PIPE: usize = 64 * 1024;
 /// A session whose client is gone ends, whatever it waits for.
@@ -55,7 +55,8 @@ impl Stage {
         let route = if settings.contains("[[route]]") { "" } else { ROUTE };
         fs::write(&file, format!("{settings}\n{route}")).unwrap();
         let environment = Environment { host_name: "mx.example.org".to_owned(), ..Environment::default() };
-        let loaded = config::load_in(&Source::File(file), &environment).unwrap_or_else(|faults| panic!("{faults}"));
+        let loaded =
+            config::load_in(&Source::File(file), &environment).unwrap_or_else(|faults| panic!("{faults}"));
         let (switchboard, arriving) = mpsc::unbounded_channel();
         let context = server::assemble(loaded.config, &Dialer::Memory(switchboard)).unwrap();
         Self {
@@ -74,6 +75,8 @@ impl Stage {
                 let context = Arc::clone(&self.context);
                 self.tasks.spawn(async move { server::greet_backends(&context).await });
             }
+            Event::Drain => self.context.drain.end_idle(),
+            Event::DrainEnds => self.context.drain.end_all(),
             Event::At(End::Backend(number), Act::Accepts) => self.accept(number).await?,
             Event::At(end, act) => {
                 let fault = self.act(end, act).await;
@@ -108,11 +111,11 @@ impl Stage {
             (Entry::Vacant(place), End::Client(number)) => {
                 let (near, far) = tokio::io::duplex(PIPE);
                 let context = Arc::clone(&self.context);
-                let port = 40_000 + u16::try_from(number).unwrap();
+                let [a, b, c] = CLIENTS;
+                let client = SocketAddr::from(([a, b, c, u8::try_from(number).unwrap()], 40_000));
                 self.tasks.spawn(async move {
                     let listener = context.config.listeners.first().unwrap().clone();
                     let series = context.metrics.listener(&listener.name);
-                    let client = SocketAddr::new(CLIENT, port);
                     session::run(Stream::Memory(near), client, &listener, &series, context).await;
                 });
                 Ok(place.insert(Wire::new(far)))

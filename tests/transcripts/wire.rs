@@ -111,7 +111,11 @@ impl Wire {
     }
 
     fn instead(&self, what: &str) -> String {
-        if self.unread.is_empty() { what.to_owned() } else { format!("{what} behind {}", shown(&self.unread)) }
+        if self.unread.is_empty() {
+            what.to_owned()
+        } else {
+            format!("{what} behind {}", shown(&self.unread))
+        }
     }
 }
 
