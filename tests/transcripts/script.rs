@@ -55,8 +55,8 @@ pub(crate) enum End {
 /// What happens at that end.
 #[derive(Debug, Clone)]
 pub(crate) enum Act {
-    /// A new connection comes from Backstop.
-    Accepts,
+    /// A new connection comes from Backstop, to this `host:port` where one is named.
+    Accepts(Option<String>),
     /// It sends these octets.
     Sends(Vec<u8>),
     /// It sends no more, and still listens.
@@ -162,7 +162,7 @@ fn happening(who: &str, text: &str) -> Result<Vec<Act>, String> {
         ("S" | "B", "closed") => Ok(vec![Act::SeesClosed]),
         ("S" | "B", "silent") => Ok(vec![Act::HearsNothing]),
         ("C", "greets") => Ok(client_greets(if arguments.is_empty() { OFFERED } else { arguments })),
-        ("B", "connect") => Ok(vec![Act::Accepts]),
+        ("B", "connect") => Ok(vec![Act::Accepts((!arguments.is_empty()).then(|| arguments.to_owned()))]),
         ("B", "greets") => Ok(backend_greets(if arguments.is_empty() { ANNOUNCED } else { arguments })),
         ("B", "asked") => {
             let address = arguments.strip_prefix("about ").ok_or("asked about whom?")?;
@@ -184,7 +184,7 @@ fn client_greets(offered: &str) -> Vec<Act> {
 
 fn backend_greets(announced: &str) -> Vec<Act> {
     let mut acts = vec![
-        Act::Accepts,
+        Act::Accepts(None),
         sends(&format!("220 {BACKEND} ESMTP")),
         Act::Hears("EHLO mx.example.org".to_owned()),
     ];

@@ -77,7 +77,9 @@ impl Stage {
             }
             Event::Drain => self.context.drain.end_idle(),
             Event::DrainEnds => self.context.drain.end_all(),
-            Event::At(End::Backend(number), Act::Accepts) => self.accept(number).await?,
+            Event::At(End::Backend(number), Act::Accepts(endpoint)) => {
+                self.accept(number, endpoint.as_deref()).await?;
+            }
             Event::At(end, act) => {
                 let fault = self.act(end, act).await;
                 fault.map_err(|fault| format!("at {end}: {fault}"))?;
@@ -89,7 +91,7 @@ impl Stage {
     async fn act(&mut self, end: End, act: Act) -> Result<(), String> {
         let wire = self.wire(end)?;
         match act {
-            Act::Accepts => Err("only backends accept".to_owned()),
+            Act::Accepts(_) => Err("only backends accept".to_owned()),
             Act::Sends(octets) => wire.send(&octets).await,
             Act::HalfCloses => wire.half_close().await,
             Act::Hears(line) => wire.hear(&line).await,
@@ -123,12 +125,15 @@ impl Stage {
         }
     }
 
-    async fn accept(&mut self, number: usize) -> Result<(), String> {
+    async fn accept(&mut self, number: usize, expected: Option<&str>) -> Result<(), String> {
         self.accepted += 1;
         if number != self.accepted {
             return Err(format!("the next connection is B{}", self.accepted));
         }
         match timeout(PATIENCE, self.arriving.recv()).await {
+            Ok(Some((endpoint, _))) if expected.is_some_and(|expected| expected != endpoint.to_string()) => {
+                Err(format!("the connection is to {endpoint}"))
+            }
             Ok(Some((_, stream))) => {
                 self.wires.insert(End::Backend(number), Wire::new(stream));
                 Ok(())
