@@ -111,7 +111,7 @@ transcripts! {
     an_early_acceptance_is_never_believed
     an_early_refusal_is_the_answer_to_the_message
     an_early_refusal_of_a_chunk
-    an_extension_a_backend_never_had_is_final
+    an_extension_assumed_and_missing_is_temporary
     an_extension_lost_after_it_was_offered_is_temporary
     an_idle_client_is_left
     an_unknown_recipient_is_asked_about_again_in_time
@@ -132,6 +132,7 @@ transcripts! {
     one_probe_serves_all_who_ask_at_once
     parameters_reach_the_backend_as_written
     parameters_that_were_not_offered_are_refused
+    recipients_go_out_sixteen_at_a_time
     recipients_sent_together_are_asked_about_together
     routed_recipients_are_refused
     routed_recipients_pass_where_that_is_wanted
@@ -139,6 +140,7 @@ transcripts! {
     the_bare_postmaster_goes_to_the_first_route
     the_end_of_a_message_may_come_in_pieces
     the_end_of_input_within_a_message_is_an_abort
+    the_final_word_reaches_a_half_closed_client
     the_last_chunk_may_be_empty
     the_next_backend_of_the_route_is_tried
     the_rest_of_a_long_reply_line_is_cut
