@@ -1,15 +1,62 @@
-//! The admin endpoint: metrics, health, the API.
+//! The admin endpoint: health, metrics, the API, as HTTP/1.1 on a socket of its own (RFC 9110, RFC 9112).
+//!
+//! Here: accepting callers and the bounds of a connection. What is answered is said by [`Desk`], who may ask
+//! by `access`. A caller can hold no more than this:
+//!
+//! * 64 connections at once, the next ones wait to be accepted; each serves one request;
+//! * a header of 16 KiB within 5 seconds; a body means nothing here and is read up to 16 KiB only;
+//! * an answer within 60 seconds, and 75 for the connection from its first octet to its last.
+//!
+//! Known limits: no TLS. A proxy on this machine makes loopback callers of all its own.
 
+mod access;
+mod answer;
+mod desk;
+mod health;
+mod recipients;
+mod status;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::net::TcpListener;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::backend::Backends;
 use crate::config::{Config, Secret};
 use crate::guard::Drain;
+use crate::net::listen::AcceptFault;
 use crate::observe::metrics::Metrics;
 use crate::verify::Verifier;
+use desk::Desk;
+
+/// Connections at once.
+const MAX_CONNECTIONS: usize = 64;
+/// Octets of a request's header.
+const MAX_HEADER: usize = 16 * 1024;
+/// Octets of a request's body that are read, to be thrown away.
+const MAX_BODY: usize = 16 * 1024;
+/// How long a request's header may take, and its body.
+const READING: Duration = Duration::from_secs(5);
+/// How long a connection may take: reading twice, [`desk::DEADLINE`], and writing.
+const CONNECTION: Duration = Duration::from_secs(75);
+/// How long a request under way has when the process ends.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What the endpoint shows and works on.
 #[derive(Debug)]
@@ -30,8 +77,70 @@ pub struct Panel {
     pub token: Option<Secret>,
 }
 
-/// Serves until `ended`.
+/// Serves until `ended`, then lets the requests under way finish.
 pub async fn serve(socket: TcpListener, panel: Arc<Panel>, ended: CancellationToken) {
-    drop((socket, panel));
-    ended.cancelled().await;
+    let desk = Arc::new(Desk::new(panel));
+    let connections = TaskTracker::new();
+    ended.run_until_cancelled(accept(&socket, &desk, &connections, &ended)).await;
+    drop(socket);
+    connections.close();
+    connections.wait().await;
+}
+
+/// Takes caller after caller, as long as there is room. No error of accept ends this.
+async fn accept(
+    socket: &TcpListener,
+    desk: &Arc<Desk>,
+    connections: &TaskTracker,
+    ended: &CancellationToken,
+) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // Nobody closes the semaphore, so this goes on until it is dropped.
+    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
+        match socket.accept().await {
+            Ok((stream, caller)) => {
+                let (desk, ended) = (Arc::clone(desk), ended.clone());
+                connections.spawn(async move {
+                    converse(stream, caller.ip().to_canonical(), &desk, &ended).await;
+                    drop(place);
+                });
+            }
+            Err(fault) => {
+                let kind = AcceptFault::of(&fault);
+                if kind == AcceptFault::Resources {
+                    tracing::warn!(listener = "admin", %fault, "cannot accept for the moment");
+                }
+                sleep(kind.pause()).await;
+            }
+        }
+    }
+}
+
+/// One connection: a request and its answer.
+async fn converse(stream: TcpStream, caller: IpAddr, desk: &Desk, ended: &CancellationToken) {
+    let service = service_fn(async |request: Request<Incoming>| {
+        let (request, body) = request.into_parts();
+        discard(body).await;
+        Ok::<_, Infallible>(desk.answer(caller, &request).await)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(READING)
+        .max_buf_size(MAX_HEADER)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        // How it ended is the caller's affair: nothing of ours depends on it.
+        _ = connection.as_mut() => return,
+        () = sleep(CONNECTION) => return,
+        () = ended.cancelled() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(FAREWELL, connection).await;
+}
+
+/// Reads a body that means nothing: closing on unread octets would reset the connection under our answer.
+async fn discard(body: Incoming) {
+    let _ = timeout(READING, Limited::new(body, MAX_BODY).collect()).await;
 }

@@ -349,6 +349,12 @@ impl ListenerMetrics {
         }
     }
 
+    /// Sessions in this state now.
+    #[must_use]
+    pub fn sessions(&self, state: SessionState) -> u64 {
+        self.sessions.get(state.index()).map_or(0, |gauge| u64::try_from(gauge.get()).unwrap_or(0))
+    }
+
     /// A session began.
     #[must_use]
     pub fn session(&self) -> SessionGauge {
