@@ -31,16 +31,16 @@ pub(super) fn ready(panel: &Panel, detail: Detail) -> Answer {
     if is_ready && detail == Detail::Brief {
         return answer::text(StatusCode::OK, answer::TEXT, "ok\n".to_owned());
     }
-    let check = |name: &str, passed: bool, fault: &str| match passed {
-        true => format!("[+]{name} ok\n"),
-        false => format!("[-]{name} failed: {fault}\n"),
+    let check = |name: &str, passed: bool, fault: &str| {
+        if passed { format!("[+]{name} ok\n") } else { format!("[-]{name} failed: {fault}\n") }
     };
     let mut text = check("listening", listening, "not all listeners accept yet");
     text += &check("draining", !draining, "the end is announced");
     text += &backends(panel);
-    let (status, result) = match is_ready {
-        true => (StatusCode::OK, "readyz check passed\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "readyz check failed\n"),
+    let (status, result) = if is_ready {
+        (StatusCode::OK, "readyz check passed\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "readyz check failed\n")
     };
     answer::text(status, answer::TEXT, text + result)
 }

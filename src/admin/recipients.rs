@@ -236,3 +236,46 @@ fn verdict(known: &Known) -> Option<Verdict> {
         Known::Nothing => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Environment, Flags, OnUnknown, Source};
+    use crate::proto::reply::Reply;
+    use crate::proto::verdict::Cause;
+
+    #[test]
+    fn what_is_remembered_answers_as_long_as_it_serves() {
+        let flags = Flags {
+            domain: vec!["example.org".into()],
+            backend: vec!["[::1]:25".into()],
+            ..Flags::default()
+        };
+        let environment =
+            Environment { variables: Vec::new(), host_name: "mx.example.org".into(), search: Vec::new() };
+        let config = crate::config::load_in(&Source::Flags(flags), &environment).unwrap().config;
+        let mut route = Route::clone(config.routes.first());
+        route.verify.on_unknown = OnUnknown::Tempfail;
+        let bad = || Known::Bad(Reply::fixed(550, "5.1.1 no such user"));
+        let busy = || Known::Deferred(Cause::Deferred(Reply::fixed(450, "4.2.0 later")));
+        let recheck = route.verify.recheck.as_secs();
+        for (known, age, remaining, action, reply, noted) in [
+            (Known::Good(Freshness::Fresh), 1, 9, Action::Forward, None, false),
+            (Known::Good(Freshness::Aging), 8, 2, Action::Forward, None, false),
+            (Known::Good(Freshness::Stale), 11, 0, Action::Ask, None, true),
+            (bad(), 1, 9, Action::Refuse, Some("550 5.1.1 no such user"), false),
+            (bad(), recheck, 9, Action::Refuse, Some("550 5.1.1 no such user"), true),
+            (bad(), 10, 0, Action::Ask, None, false),
+            (busy(), 1, 4, Action::Refuse, Some("450 4.2.0 later"), false),
+            (busy(), 5, 0, Action::Ask, None, false),
+        ] {
+            let name = format!("{known:?} {age} {remaining}");
+            let (age, remaining) = (Duration::from_secs(age), Duration::from_secs(remaining));
+            let expected = Expected::remembered(&route, &Entry { known, age, remaining });
+            assert_eq!((expected.action, expected.reply.as_deref()), (action, reply), "{name}");
+            assert_eq!(expected.note.is_some(), noted, "{name}");
+        }
+    }
+}
