@@ -9,7 +9,7 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::observe::escape::Escaped;
+use crate::observe::Escaped;
 use crate::proto::address::{AddressFault, Domain};
 
 /// What a caller gets.

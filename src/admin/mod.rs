@@ -1,7 +1,7 @@
 //! The admin endpoint: health, metrics, the API, as HTTP/1.1 on a socket of its own (RFC 9110, RFC 9112).
 //!
-//! Here: accepting callers and the bounds of a connection. What is answered is said by [`Desk`], who may ask
-//! by `access`. A caller can hold no more than this:
+//! Here: accepting callers and the bounds of a connection. What is answered is said by `request`, who may
+//! ask by `access`. A caller can hold no more than this:
 //!
 //! * 64 connections at once, the next ones wait to be accepted; each serves one request;
 //! * a header of 16 KiB within 5 seconds; a body means nothing here and is read up to 16 KiB only;
@@ -11,9 +11,9 @@
 
 mod access;
 mod answer;
-mod desk;
 mod health;
 mod recipients;
+mod request;
 mod status;
 mod target;
 #[cfg(test)]
@@ -33,7 +33,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,7 +43,6 @@ use crate::guard::Drain;
 use crate::net::listen::AcceptFault;
 use crate::observe::metrics::Metrics;
 use crate::verify::Verifier;
-use desk::Desk;
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -53,7 +52,7 @@ const MAX_HEADER: usize = 16 * 1024;
 const MAX_BODY: usize = 16 * 1024;
 /// How long a request's header may take, and its body.
 const READING: Duration = Duration::from_secs(5);
-/// How long a connection may take: reading twice, [`desk::DEADLINE`], and writing.
+/// How long a connection may take: reading twice, `request::DEADLINE`, and writing.
 const CONNECTION: Duration = Duration::from_secs(75);
 /// How long a request under way has when the process ends.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -75,13 +74,14 @@ pub struct Panel {
     pub serving: CancellationToken,
     /// What callers must present.
     pub token: Option<Secret>,
+    /// When the proxy started.
+    pub started: Instant,
 }
 
 /// Serves until `ended`, then lets the requests under way finish.
 pub async fn serve(socket: TcpListener, panel: Arc<Panel>, ended: CancellationToken) {
-    let desk = Arc::new(Desk::new(panel));
     let connections = TaskTracker::new();
-    ended.run_until_cancelled(accept(&socket, &desk, &connections, &ended)).await;
+    ended.run_until_cancelled(accept(&socket, &panel, &connections, &ended)).await;
     drop(socket);
     connections.close();
     connections.wait().await;
@@ -90,7 +90,7 @@ pub async fn serve(socket: TcpListener, panel: Arc<Panel>, ended: CancellationTo
 /// Takes caller after caller, as long as there is room. No error of accept ends this.
 async fn accept(
     socket: &TcpListener,
-    desk: &Arc<Desk>,
+    panel: &Arc<Panel>,
     connections: &TaskTracker,
     ended: &CancellationToken,
 ) {
@@ -99,9 +99,9 @@ async fn accept(
     while let Ok(place) = Arc::clone(&room).acquire_owned().await {
         match socket.accept().await {
             Ok((stream, caller)) => {
-                let (desk, ended) = (Arc::clone(desk), ended.clone());
+                let (panel, ended) = (Arc::clone(panel), ended.clone());
                 connections.spawn(async move {
-                    converse(stream, caller.ip().to_canonical(), &desk, &ended).await;
+                    converse(stream, caller.ip().to_canonical(), &panel, &ended).await;
                     drop(place);
                 });
             }
@@ -117,11 +117,11 @@ async fn accept(
 }
 
 /// One connection: a request and its answer.
-async fn converse(stream: TcpStream, caller: IpAddr, desk: &Desk, ended: &CancellationToken) {
+async fn converse(stream: TcpStream, caller: IpAddr, panel: &Panel, ended: &CancellationToken) {
     let service = service_fn(async |request: Request<Incoming>| {
         let (request, body) = request.into_parts();
         discard(body).await;
-        Ok::<_, Infallible>(desk.answer(caller, &request).await)
+        Ok::<_, Infallible>(request::answer(panel, caller, &request).await)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -12,7 +12,6 @@ use super::Panel;
 use super::answer::{self, Answer, Refusal};
 use super::target::decoded;
 use crate::config::{Config, Mode, Route, RoutedRecipients};
-use crate::observe::labels::Label as _;
 use crate::observe::metrics::RecipientSource;
 use crate::proto::address::{Domain, Mailbox};
 use crate::proto::replies;
@@ -219,7 +218,7 @@ impl Expected {
     }
 
     const fn asked() -> Self {
-        Self { action: Action::Ask, source: "probe", reply: None, note: None }
+        Self { action: Action::Ask, source: RecipientSource::Probe.as_str(), reply: None, note: None }
     }
 
     fn noting(self, note: &'static str) -> Self {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use tokio::time::Instant;
 
 use super::Panel;
 use crate::config::{Endpoint, RecipientSource, Route};
@@ -13,6 +12,7 @@ use crate::observe::metrics::SessionState;
 #[derive(Debug, Serialize)]
 pub(super) struct Status<'p> {
     version: &'static str,
+    hostname: &'p str,
     uptime_seconds: u64,
     state: State,
     /// By listener.
@@ -75,11 +75,12 @@ enum Reach {
 
 impl<'p> Status<'p> {
     /// The state now.
-    pub(super) fn of(panel: &'p Panel, began: Instant) -> Self {
+    pub(super) fn of(panel: &'p Panel) -> Self {
         let sizes = panel.verifier.sizes();
         Self {
             version: env!("CARGO_PKG_VERSION"),
-            uptime_seconds: began.elapsed().as_secs(),
+            hostname: &panel.config.hostname,
+            uptime_seconds: panel.started.elapsed().as_secs(),
             state: match (panel.drain.is_announced(), panel.serving.is_cancelled()) {
                 (true, _) => State::Draining,
                 (false, true) => State::Serving,

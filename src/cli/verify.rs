@@ -78,7 +78,10 @@ async fn one(context: &Context, address: &str) -> Outcome {
         Err(fault) => return Outcome::Refused(format!("not an address: {fault}")),
     };
     let routes = &context.config.routes;
-    let route = mailbox.domain().map_or(Some(routes.first()), |domain| routes.find(domain));
+    let route = match mailbox.domain() {
+        Some(domain) => routes.find(domain),
+        None => Some(routes.first()),
+    };
     match route {
         Some(route) => Outcome::Verified(context.verifier.probe(route, &mailbox).await),
         None => Outcome::Refused("no route for its domain: it would be refused with 550 5.7.1".to_owned()),

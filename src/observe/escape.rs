@@ -1,30 +1,58 @@
-//! Text from a peer is data: bounded and escaped before anybody reads it.
+//! Text from a peer, made safe to log: nothing in it can move a terminal's cursor, begin a new line or fill
+//! the disk.
+//!
+//! Printable characters of any script and the space stay as they are. Control characters, characters nobody
+//! sees (direction overrides, zero-width joiners, private use) and the backslash are written as Rust escapes,
+//! octets that are not UTF-8 as `\xNN`, so that two different texts never look the same. What is longer than
+//! 256 octets ends with an ellipsis.
+//!
+//! Quotes are not escaped: whoever puts the text between quotes escapes them there.
 
-use std::fmt::{self, Write as _};
+use std::fmt::{self, Write};
 
-/// Characters shown of a text at most.
-const MAX_SHOWN: usize = 256;
+/// Octets written at most, before the ellipsis. A mailbox of ordinary length fits.
+const LIMIT: usize = 256;
 
-/// Shows a text with everything unprintable escaped, cut to 256 characters.
-#[derive(Debug, Clone, Copy)]
-pub struct Escaped<'t>(pub &'t str);
+/// Shows text or octets from a peer; costs nothing until it is displayed, and then no allocation.
+#[derive(Clone, Copy)]
+pub struct Escaped<T>(pub T);
 
-impl fmt::Display for Escaped<'_> {
+impl<T: AsRef<[u8]>> fmt::Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (shown, c) in self.0.chars().enumerate() {
-            if shown == MAX_SHOWN {
-                return f.write_char('…');
+        let mut room = LIMIT;
+        for chunk in self.0.as_ref().utf8_chunks() {
+            for c in chunk.valid().chars() {
+                let Some(left) = room.checked_sub(shown_len(c)) else { return f.write_char('…') };
+                room = left;
+                show(c, f)?;
             }
-            // Bidirectional controls and separators reorder or break what a reader sees.
-            let unsafe_format = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-            if c.is_control() || unsafe_format {
-                write!(f, "{}", c.escape_unicode())?;
-            } else {
-                f.write_char(c)?;
+            for octet in chunk.invalid() {
+                let Some(left) = room.checked_sub(r"\xff".len()) else { return f.write_char('…') };
+                room = left;
+                write!(f, "\\x{octet:02x}")?;
             }
         }
         Ok(())
     }
+}
+
+impl<T: AsRef<[u8]>> fmt::Debug for Escaped<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn show(c: char, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if is_quote(c) { f.write_char(c) } else { write!(f, "{}", c.escape_debug()) }
+}
+
+/// Octets that [`show`] writes.
+fn shown_len(c: char) -> usize {
+    if is_quote(c) { 1 } else { c.escape_debug().map(char::len_utf8).sum() }
+}
+
+const fn is_quote(c: char) -> bool {
+    matches!(c, '"' | '\'')
 }
 
 #[cfg(test)]
@@ -32,10 +60,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_harmful_is_shown() {
-        let shown = Escaped("a\x1b[31m\r\nb\u{202e}c\0").to_string();
-        assert_eq!(shown, "a\\u{1b}[31m\\u{d}\\u{a}b\\u{202e}c\\u{0}");
-        assert_eq!(Escaped("pelé@bücher.example").to_string(), "pelé@bücher.example");
-        assert_eq!(Escaped(&"x".repeat(10_000)).to_string().chars().count(), MAX_SHOWN + 1);
+    fn what_a_terminal_would_obey_is_escaped() {
+        for (text, shown) in [
+            (&b"ann@example.org"[..], "ann@example.org"),
+            (b"\"a b\"@example.org", "\"a b\"@example.org"),
+            ("pelé@bücher.example".as_bytes(), "pelé@bücher.example"),
+            (b"\x1b[2Jx", r"\u{1b}[2Jx"),
+            (b"a\r\nb\0\t", r"a\r\nb\0\t"),
+            ("a\u{9b}31m".as_bytes(), r"a\u{9b}31m"),
+            ("gro\u{202e}elpmaxe".as_bytes(), r"gro\u{202e}elpmaxe"),
+            ("a\u{200b}b\u{2028}".as_bytes(), r"a\u{200b}b\u{2028}"),
+            (b"a\xff\xc3b", r"a\xff\xc3b"),
+            (b"a\\xff", r"a\\xff"),
+            (b"", ""),
+        ] {
+            assert_eq!(Escaped(text).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn long_text_is_cut_with_an_ellipsis() {
+        for octet in [b'a', 0x1b, 0xff, b'\\'] {
+            let shown = Escaped(&vec![octet; 10_000]).to_string();
+            let kept = shown.strip_suffix('…').expect("cut");
+            assert!(kept.len() <= LIMIT && kept.len() > LIMIT - 8, "{octet}: {}", kept.len());
+        }
+        let umlauts = Escaped(&"ü".repeat(5_000)).to_string();
+        assert_eq!(umlauts, format!("{}…", "ü".repeat(LIMIT / 2)));
+    }
+
+    #[test]
+    fn text_that_just_fits_is_whole() {
+        let text = "a".repeat(LIMIT);
+        assert_eq!(Escaped(&text).to_string(), text);
     }
 }

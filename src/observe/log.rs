@@ -1,39 +1,134 @@
-//! The log: standard error, as text for people or JSON for machines.
+//! Where log lines go: standard error, as text for people or as JSON for collectors.
+//!
+//! What is logged is decided where it happens (see [`record`](super::record)); this file only chooses form
+//! and level. Colours appear on a terminal alone, and not where `NO_COLOR` is set (no-color.org).
+//!
+//! Invariant: a log that cannot be written (a closed pipe, a full disk) never harms a session.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal};
 
+use tracing::Dispatch;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::MakeWriter;
 
-/// How lines look.
+/// The form of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// For people.
+    /// `time level target: message key=value …`
     Text,
-    /// One JSON object each.
+    /// One object a line, fields at its top.
     Json,
 }
 
-/// The log cannot be set up.
+/// Why logging cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum LogFault {
-    /// The level is no filter.
-    #[error("log.level: {0}")]
-    Filter(#[from] tracing_subscriber::filter::ParseError),
-    /// Somebody else has set one up.
-    #[error("a log is already set up in this process")]
-    Taken,
+    /// Not a list of levels and `target=level`.
+    #[error("the log filter `{filter}` is not valid: {reason}")]
+    Filter {
+        /// As written.
+        filter: String,
+        /// What is wrong with it.
+        reason: ParseError,
+    },
+    /// The process logs already.
+    #[error("logging was set up twice")]
+    Twice,
 }
 
-/// Sets up the log of this process; `level` is a `tracing` filter such as `info` or `backstop=debug,info`.
+/// Begins to log to standard error.
 ///
 /// # Errors
-/// [`LogFault`].
-pub fn init(format: Format, level: &str) -> Result<(), LogFault> {
-    let filter = EnvFilter::try_new(level)?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let set = match format {
-        Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
-        Format::Json => lines.json().flatten_event(true).with_target(false).try_init(),
-    };
-    set.map_err(|_| LogFault::Taken)
+/// [`LogFault::Filter`] when the filter is malformed, [`LogFault::Twice`] the second time.
+pub fn init(format: Format, filter: &str) -> Result<(), LogFault> {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colours = io::stderr().is_terminal() && !plain;
+    let subscriber = subscriber(format, filter, io::stderr, colours)?;
+    tracing::dispatcher::set_global_default(subscriber).map_err(|_| LogFault::Twice)
+}
+
+/// The subscriber behind [`init`], for any writer.
+pub(super) fn subscriber<W>(
+    format: Format,
+    filter: &str,
+    writer: W,
+    colours: bool,
+) -> Result<Dispatch, LogFault>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(parse(filter)?)
+        .with_writer(writer)
+        .with_ansi(colours)
+        // Otherwise a failed write is reported with `eprintln!`, which panics when that fails as well.
+        .log_internal_errors(false);
+    Ok(match format {
+        Format::Text => lines.into(),
+        Format::Json => {
+            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).into()
+        }
+    })
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, LogFault> {
+    EnvFilter::try_new(format!("{QUIET},{filter}"))
+        .map_err(|reason| LogFault::Filter { filter: filter.to_owned(), reason })
+}
+
+/// Libraries that report at `info` and `warn` what is ours to judge. A filter that names one wins.
+const QUIET: &str = "hickory_resolver=error,hickory_net=error,hickory_proto=error,hyper=warn,rustls=error";
+
+#[cfg(test)]
+mod tests {
+    use super::super::captured::captured;
+    use super::*;
+
+    #[test]
+    fn text_is_one_plain_line() {
+        let line = captured(Format::Text, "info", || tracing::info!(helo = "a\" b=c", "session"));
+        assert!(line.ends_with("session helo=\"a\\\" b=c\"\n"), "{line}");
+        assert!(!line.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn json_has_its_fields_at_the_top() {
+        let line =
+            captured(Format::Json, "info", || tracing::info!(helo = "a\" b", count = 2_u64, "session"));
+        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&object["helo"], &object["count"]), (&"a\" b".into(), &2.into()));
+        assert_eq!(object["message"], "session");
+    }
+
+    #[test]
+    fn libraries_are_quiet_until_they_are_named() {
+        let noise = || tracing::info!(target: "hickory_resolver", "resolved");
+        assert_eq!(captured(Format::Text, "info", noise), "");
+        assert_ne!(captured(Format::Text, "warn,hickory_resolver=debug", noise), "");
+    }
+
+    #[test]
+    fn a_malformed_filter_is_a_fault() {
+        for (filter, good) in
+            [("info", true), ("backstop=debug,info", true), ("", true), ("backstop=loud", false)]
+        {
+            assert_eq!(parse(filter).is_ok(), good, "{filter}");
+        }
+    }
+
+    #[test]
+    fn a_broken_pipe_harms_nobody() {
+        struct Broken;
+        impl io::Write for Broken {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+        }
+        let subscriber = subscriber(Format::Text, "info", || Broken, false).unwrap();
+        tracing::dispatcher::with_default(&subscriber, || tracing::info!("lost"));
+    }
 }

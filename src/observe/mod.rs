@@ -1,7 +1,19 @@
-//! What happened, told once: the record of a session, the metrics, the log.
+//! What happened, told once: one log line per session and per refused recipient, and the metrics.
+//!
+//! Nothing here decides anything. [`metrics::Metrics`] are a value that is passed along, so two servers can
+//! live in one test; global are only the log's subscriber and the count of sessions that names them.
+//!
+//! Text from a peer is data. It reaches a log only through [`Escaped`], and no label of a metric is ever
+//! made from it.
 
 pub mod escape;
-pub mod labels;
 pub mod log;
 pub mod metrics;
 pub mod record;
+mod session_id;
+
+#[cfg(test)]
+mod captured;
+
+pub use escape::Escaped;
+pub use session_id::SessionId;

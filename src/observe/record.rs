@@ -1,170 +1,106 @@
-//! What is told of a session and of a refusal.
+//! What is told about a session when it is over, and about a recipient when it is refused.
+//!
+//! Each is one `info` line; the names of its fields are part of the contract with operators. A field without
+//! a value (no HELO was said, no backend needed) is left out. Everything a peer said is [`Escaped`], and is
+//! given to the log as text and not as something to display: the text format puts quotes round it, so that
+//! no HELO can pretend to be the fields behind it.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::escape::Escaped;
-use super::labels::{Label as _, RecipientResult, RecipientSource};
+use tracing::info;
+
+use super::metrics::{Children, RecipientResult, RecipientSource};
+use super::{Escaped, SessionId};
 use crate::proto::reply::Reply;
 
-/// Names one session in logs and replies.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionId(Arc<str>);
-
-impl SessionId {
-    /// One that no other session of this process has, and hardly any of another.
-    #[must_use]
-    pub fn new() -> Self {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        static PROCESS: LazyLock<u32> =
-            LazyLock::new(|| getrandom::u32().unwrap_or_else(|_| std::process::id()));
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        Self(format!("{:08x}{number:06x}", *PROCESS).into())
-    }
-}
-
-impl Default for SessionId {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl fmt::Display for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// How a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// The client said QUIT.
-    Quit,
-    /// The client was silent or slow for too long.
-    Idle,
-    /// We are shutting down.
-    Drained,
-    /// The client went away.
-    ClientLost,
-    /// Too many wrong commands.
-    Errors,
-    /// Too many connections.
-    Connections,
-    /// What the client sent cannot be told apart any more.
-    Protocol,
-    /// It was an HTTP request.
-    Http,
-}
-
-impl End {
-    /// As it is logged.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Quit => "quit",
-            Self::Idle => "idle",
-            Self::Drained => "drained",
-            Self::ClientLost => "client_lost",
-            Self::Errors => "errors",
-            Self::Connections => "connections",
-            Self::Protocol => "protocol",
-            Self::Http => "http",
-        }
-    }
-}
-
-/// A session, for its one line in the log.
+/// A session, told as it goes and logged when it is over.
 #[derive(Debug)]
 pub struct SessionRecord {
-    /// Which one.
+    /// Its name, which our own replies carry.
     pub session: SessionId,
-    /// Where the client connected.
-    pub listener: Arc<str>,
-    /// The client.
-    pub client: SocketAddr,
-    /// Recipients by what became of them.
-    recipients: [AtomicU32; RecipientResult::ALL.len()],
     /// Messages the client was told are accepted.
     pub messages: u32,
-    /// Octets of message data given to backends.
+    /// Octets of message data taken from the client.
     pub bytes: u64,
-    told: Mutex<Told>,
-}
-
-/// What the client said last.
-#[derive(Debug, Default)]
-struct Told {
-    helo: String,
+    listener: Arc<str>,
+    /// The true client, from a proxy header where one was sent.
+    client: SocketAddr,
+    helo: Option<String>,
+    /// The version of the protocol, on an encrypted session.
+    tls: Option<&'static str>,
     from: Option<String>,
-    backend: String,
+    backend: Option<String>,
+    /// Atomic, because the recipients of a batch are judged at once.
+    recipients: Children<RecipientResult, AtomicU32>,
 }
 
 impl SessionRecord {
-    /// Nothing has happened yet.
+    /// Of a session in which nothing has happened yet.
     #[must_use]
     pub fn new(listener: Arc<str>, client: SocketAddr) -> Self {
         Self {
             session: SessionId::new(),
-            listener,
-            client,
-            recipients: Default::default(),
             messages: 0,
             bytes: 0,
-            told: Mutex::default(),
+            listener,
+            client,
+            helo: None,
+            tls: None,
+            from: None,
+            backend: None,
+            recipients: Children::new(|_| AtomicU32::new(0)),
         }
     }
 
-    /// A recipient was decided about.
+    /// The client called itself so in HELO or EHLO; the last one counts.
+    pub fn helo(&mut self, name: &str) {
+        self.helo = Some(Escaped(name).to_string());
+    }
+
+    /// The session is encrypted.
+    pub const fn tls(&mut self, version: &'static str) {
+        self.tls = Some(version);
+    }
+
+    /// A transaction began with this envelope sender, without brackets; the last one counts.
+    pub fn from(&mut self, sender: &str) {
+        self.from = Some(format!("<{}>", Escaped(sender)));
+    }
+
+    /// A backend was attached; the last one counts.
+    pub fn backend(&mut self, backend: &impl fmt::Display) {
+        self.backend = Some(backend.to_string());
+    }
+
+    /// A recipient was answered.
     pub fn recipient(&self, result: RecipientResult) {
-        if let Some(count) = self.recipients.get(result.index()) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
+        self.recipients.get(result).fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The name the client gave.
-    pub fn helo(&self, name: &str) {
-        self.tell(|told| name.clone_into(&mut told.helo));
-    }
-
-    /// The sender of the last transaction.
-    pub fn from(&self, sender: &str) {
-        self.tell(|told| told.from = Some(sender.to_owned()));
-    }
-
-    /// The backend attached last.
-    pub fn backend(&self, backend: &impl fmt::Display) {
-        self.tell(|told| told.backend = backend.to_string());
-    }
-
-    fn tell(&self, what: impl FnOnce(&mut Told)) {
-        what(&mut self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-    }
-
-    /// The session's line.
+    /// Writes the session's line. `duration` is that from accept to close.
     pub fn log(&self, end: End, duration: Duration) {
-        let told = self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let count = |result: RecipientResult| {
-            self.recipients.get(result.index()).map_or(0, |n| n.load(Ordering::Relaxed))
-        };
-        tracing::info!(
+        let recipients = |result| self.recipients.get(result).load(Ordering::Relaxed);
+        info!(
+            target: TARGET,
             session = %self.session,
             listener = %self.listener,
             client = %self.client,
-            helo = %Escaped(&told.helo),
-            tls = "none",
-            from = told.from.as_deref().map(|from| tracing::field::display(Escaped(from))),
-            accepted = count(RecipientResult::Accepted),
-            unknown = count(RecipientResult::Unknown),
-            undetermined = count(RecipientResult::Undetermined),
-            relay_denied = count(RecipientResult::RelayDenied),
-            limited = count(RecipientResult::Limited),
+            helo = self.helo,
+            tls = self.tls,
+            from = self.from,
+            recipients.accepted = recipients(RecipientResult::Accepted),
+            recipients.unknown = recipients(RecipientResult::Unknown),
+            recipients.undetermined = recipients(RecipientResult::Undetermined),
+            recipients.relay_denied = recipients(RecipientResult::RelayDenied),
+            recipients.limited = recipients(RecipientResult::Limited),
+            recipients.refused = recipients(RecipientResult::Refused),
             messages = self.messages,
             bytes = self.bytes,
-            backend = told.backend,
+            backend = self.backend,
             duration = duration.as_secs_f64(),
             end = end.as_str(),
             "session"
@@ -172,41 +108,189 @@ impl SessionRecord {
     }
 }
 
-/// A recipient that was refused, for its one line in the log.
-#[derive(Debug)]
+/// Why a session ended. All of these are expected: none is an error of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The client said QUIT.
+    Quit,
+    /// The client said nothing for too long between commands.
+    Idle,
+    /// We are shutting down.
+    Drained,
+    /// The client closed or lost the connection without QUIT.
+    ClientLost,
+    /// No backend could go on where the client could not be told so in a reply.
+    BackendLost,
+    /// Too many wrong commands.
+    Errors,
+    /// Too many connections, of this client or in total.
+    Connections,
+    /// Too many unknown recipients.
+    Harvest,
+    /// Framing that no mail server sends: a bare CR or LF in a command, octets behind STARTTLS.
+    Protocol,
+    /// A web browser, or whoever made one send a form here.
+    Http,
+    /// The TLS handshake failed.
+    Tls,
+    /// The proxy header was missing, malformed or not allowed.
+    ProxyHeader,
+    /// Too slow within a command or message, or the whole session took too long.
+    Timeout,
+}
+
+impl End {
+    /// The value of the field `end`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Quit => "quit",
+            Self::Idle => "idle",
+            Self::Drained => "drained",
+            Self::ClientLost => "client_lost",
+            Self::BackendLost => "backend_lost",
+            Self::Errors => "errors",
+            Self::Connections => "connections",
+            Self::Harvest => "harvest",
+            Self::Protocol => "protocol",
+            Self::Http => "http",
+            Self::Tls => "tls",
+            Self::ProxyHeader => "proxy_header",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+/// A recipient that was not accepted, borrowed from where it was refused.
+#[derive(Debug, Clone, Copy)]
 pub struct Refusal<'r> {
-    /// In which session.
+    /// The session it happened in.
     pub session: &'r SessionId,
-    /// The route of its domain; empty for none.
+    /// The route's name; empty for a domain without one.
     pub route: &'r str,
-    /// As the client wrote it.
+    /// The recipient as written, without brackets.
     pub recipient: &'r str,
     /// What the client was told.
     pub reply: &'r Reply,
-    /// Who decided.
+    /// Where the answer came from.
     pub source: RecipientSource,
 }
 
 impl Refusal<'_> {
-    /// The refusal's line.
+    /// Writes the recipient's line.
     pub fn log(&self) {
-        tracing::info!(
+        let recipient = format!("<{}>", Escaped(self.recipient));
+        let reply = Escaped(self.reply.to_string()).to_string();
+        info!(
+            target: TARGET,
             session = %self.session,
             route = self.route,
-            recipient = %Escaped(self.recipient),
-            reply = %Escaped(&self.reply.to_string()),
+            recipient,
+            reply,
             source = self.source.as_str(),
-            "refused"
+            "recipient refused"
         );
     }
 }
 
+/// What filters call these lines, wherever this file moves.
+const TARGET: &str = "backstop::session";
+
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::captured::captured;
+    use super::super::log::Format;
     use super::*;
+    use crate::proto::replies;
+
+    fn record() -> SessionRecord {
+        SessionRecord::new("mx".into(), ([192, 0, 2, 7], 2525).into())
+    }
+
+    fn logged(told: impl FnOnce()) -> Value {
+        let line = captured(Format::Json, "info", told);
+        let mut object: Value = serde_json::from_str(&line).expect("one JSON line");
+        for common in ["timestamp", "level", "target"] {
+            object.as_object_mut().expect("an object").remove(common).expect(common);
+        }
+        object
+    }
 
     #[test]
-    fn no_two_sessions_have_one_name() {
-        assert_ne!(SessionId::new(), SessionId::new());
+    fn a_session_is_one_line_with_the_fields_of_the_contract() {
+        let mut record = record();
+        record.helo("mail\x1b.example");
+        record.tls("TLSv1.3");
+        record.from("ann@example.com");
+        record.backend(&"10.0.0.5:25");
+        record.recipient(RecipientResult::Accepted);
+        record.recipient(RecipientResult::Unknown);
+        record.recipient(RecipientResult::Unknown);
+        record.messages += 1;
+        record.bytes += 1234;
+        let expected = json!({
+            "message": "session",
+            "session": record.session.to_string(),
+            "listener": "mx",
+            "client": "192.0.2.7:2525",
+            "helo": r"mail\u{1b}.example",
+            "tls": "TLSv1.3",
+            "from": "<ann@example.com>",
+            "recipients.accepted": 1,
+            "recipients.unknown": 2,
+            "recipients.undetermined": 0,
+            "recipients.relay_denied": 0,
+            "recipients.limited": 0,
+            "recipients.refused": 0,
+            "messages": 1,
+            "bytes": 1234,
+            "backend": "10.0.0.5:25",
+            "duration": 1.5,
+            "end": "quit",
+        });
+        assert_eq!(logged(|| record.log(End::Quit, Duration::from_millis(1500))), expected);
+    }
+
+    #[test]
+    fn what_was_never_said_is_left_out() {
+        let mut record = record();
+        let object = logged(|| record.log(End::ClientLost, Duration::ZERO));
+        for absent in ["helo", "tls", "from", "backend"] {
+            assert_eq!(object.get(absent), None, "{absent}");
+        }
+        record.from("");
+        assert_eq!(logged(|| record.log(End::ClientLost, Duration::ZERO))["from"], "<>");
+    }
+
+    #[test]
+    fn a_refused_recipient_is_one_line() {
+        let session = SessionId::new();
+        let refusal = Refusal {
+            session: &session,
+            route: "exchange",
+            recipient: "no\u{202e}body@example.org",
+            reply: &replies::NO_ROUTE,
+            source: RecipientSource::Policy,
+        };
+        let expected = json!({
+            "message": "recipient refused",
+            "session": session.to_string(),
+            "route": "exchange",
+            "recipient": r"<no\u{202e}body@example.org>",
+            "reply": replies::NO_ROUTE.to_string(),
+            "source": "policy",
+        });
+        assert_eq!(logged(|| refusal.log()), expected);
+    }
+
+    #[test]
+    fn a_client_cannot_forge_a_field_of_a_text_line() {
+        let mut record = record();
+        record.helo("x\" end=\"quit");
+        let line = captured(Format::Text, "info", || record.log(End::Protocol, Duration::ZERO));
+        assert!(line.contains(r#" helo="x\" end=\"quit" "#), "{line}");
+        assert_eq!(line.matches('\n').count(), 1);
     }
 }

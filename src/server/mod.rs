@@ -54,6 +54,7 @@ pub struct Server {
     /// All listeners accept.
     serving: CancellationToken,
     bound: Vec<Bound>,
+    started: tokio::time::Instant,
 }
 
 impl Server {
@@ -85,6 +86,7 @@ impl Server {
             ended: CancellationToken::new(),
             serving: CancellationToken::new(),
             bound,
+            started: tokio::time::Instant::now(),
         })
     }
 
@@ -152,6 +154,7 @@ impl Server {
             drain: self.context.drain.clone(),
             serving: self.serving.clone(),
             token: admin.token,
+            started: self.started,
         }
     }
 }

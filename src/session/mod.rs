@@ -436,7 +436,7 @@ impl Session {
         }
     }
 
-    fn record_backend(&self, attachment: &Attachment) {
+    fn record_backend(&mut self, attachment: &Attachment) {
         self.record.backend(attachment.lease.backend().endpoint());
     }
 

@@ -159,7 +159,7 @@ impl Body {
         client.consume(consumed);
         self.octets += (out.len() - before) as u64;
         let too_large = limits.max_size.is_some_and(|max| self.octets > max + END.len() as u64);
-        stop.or(too_large.then_some(Stop::TooLarge))
+        if stop.is_none() && too_large { Some(Stop::TooLarge) } else { stop }
     }
 
     /// Swallows what is left.

@@ -171,6 +171,7 @@ fn still_well(mail: &Reply, rcpt: &Reply) -> Result<(), String> {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the form map_err wants")]
 fn lost(fault: Fault) -> String {
     fault.to_string()
 }

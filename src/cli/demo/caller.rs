@@ -48,9 +48,9 @@ impl Caller {
                 };
             }
             let read = timeout(PATIENCE, read_some(&mut self.stream, &mut self.input)).await;
-            match read.map_err(|_| "no reply in time".to_owned())?.map_err(|fault| fault.to_string())? {
-                0 => return Err("the connection was closed".to_owned()),
-                _ => {}
+            let read = read.map_err(|_| "no reply in time")?.map_err(|fault| fault.to_string())?;
+            if read == 0 {
+                return Err("the connection was closed".to_owned());
             }
         }
     }

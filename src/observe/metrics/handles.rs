@@ -1,0 +1,179 @@
+//! What one listener, route or backend counts, found by name once.
+//!
+//! Handles are cheap to clone. Guards count down when dropped, so a session that panics or is cancelled
+//! leaves no ghost in a gauge.
+
+use std::sync::Arc;
+
+use prometheus::{IntCounter, IntGauge};
+
+use super::children::Children;
+use super::families::Families;
+use super::{
+    BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult, RecipientSource,
+    SessionState,
+};
+
+/// Numbers of a listener.
+#[derive(Debug, Clone)]
+pub struct ListenerMetrics {
+    connections: Arc<Children<ConnectionResult, IntCounter>>,
+    sessions: Arc<Children<SessionState, IntGauge>>,
+}
+
+impl ListenerMetrics {
+    pub(super) fn new(families: &Families, name: &str) -> Self {
+        Self {
+            connections: Arc::new(Children::new(|result: ConnectionResult| {
+                families.connections.with_label_values(&[name, result.as_str()])
+            })),
+            sessions: Arc::new(Children::new(|state: SessionState| {
+                families.sessions.with_label_values(&[name, state.as_str()])
+            })),
+        }
+    }
+
+    /// A client connected.
+    pub fn connection(&self, result: ConnectionResult) {
+        self.connections.get(result).inc();
+    }
+
+    /// Sessions in this state now.
+    #[must_use]
+    pub fn sessions(&self, state: SessionState) -> u64 {
+        u64::try_from(self.sessions.get(state).get()).unwrap_or(0)
+    }
+
+    /// A session began; it is idle and lasts as long as what is returned.
+    pub fn session(&self) -> SessionGauge {
+        let state = SessionState::Idle;
+        self.sessions.get(state).inc();
+        SessionGauge { sessions: Arc::clone(&self.sessions), state }
+    }
+}
+
+/// A session's place in the gauge of its listener.
+#[derive(Debug)]
+#[must_use = "the session counts as long as this lives"]
+pub struct SessionGauge {
+    sessions: Arc<Children<SessionState, IntGauge>>,
+    state: SessionState,
+}
+
+impl SessionGauge {
+    /// Moves to another state, or stays.
+    pub fn is(&mut self, state: SessionState) {
+        if state != self.state {
+            self.sessions.get(self.state).dec();
+            self.sessions.get(state).inc();
+            self.state = state;
+        }
+    }
+}
+
+impl Drop for SessionGauge {
+    fn drop(&mut self) {
+        self.sessions.get(self.state).dec();
+    }
+}
+
+/// Numbers of a route.
+#[derive(Debug, Clone)]
+pub struct RouteMetrics(Arc<Route>);
+
+#[derive(Debug)]
+struct Route {
+    recipients: Children<RecipientResult, Children<RecipientSource, IntCounter>>,
+    messages: Children<MessageResult, IntCounter>,
+    message_bytes: IntCounter,
+    probes: Children<ProbeResult, IntCounter>,
+    contradicted: IntCounter,
+}
+
+impl RouteMetrics {
+    pub(super) fn new(families: &Families, name: &str) -> Self {
+        Self(Arc::new(Route {
+            recipients: Children::new(|result: RecipientResult| {
+                Children::new(|source: RecipientSource| {
+                    families.recipients.with_label_values(&[name, result.as_str(), source.as_str()])
+                })
+            }),
+            messages: Children::new(|result: MessageResult| {
+                families.messages.with_label_values(&[name, result.as_str()])
+            }),
+            message_bytes: families.message_bytes.with_label_values(&[name]),
+            probes: Children::new(|result: ProbeResult| {
+                families.probes.with_label_values(&[name, result.as_str()])
+            }),
+            contradicted: families.contradicted.with_label_values(&[name, CacheKind::Good.as_str()]),
+        }))
+    }
+
+    /// A recipient was answered.
+    pub fn recipient(&self, result: RecipientResult, source: RecipientSource) {
+        self.0.recipients.get(result).get(source).inc();
+    }
+
+    /// A message came to its end, after so many octets of data.
+    pub fn message(&self, result: MessageResult, octets: u64) {
+        self.0.messages.get(result).inc();
+        self.0.message_bytes.inc_by(octets);
+    }
+
+    /// A mail store was asked about a recipient and answered, or did not.
+    pub fn probe(&self, result: ProbeResult) {
+        self.0.probes.get(result).inc();
+    }
+
+    /// The backend refused a recipient that the cache held to be good. (What it holds to be bad is never
+    /// given to the backend.)
+    pub fn contradicted(&self) {
+        self.0.contradicted.inc();
+    }
+}
+
+/// Numbers of a backend within a route.
+#[derive(Debug, Clone)]
+pub struct BackendMetrics {
+    up: IntGauge,
+    connections: Arc<Children<BackendUse, IntGauge>>,
+}
+
+impl BackendMetrics {
+    pub(super) fn new(families: &Families, route: &str, backend: &str) -> Self {
+        Self {
+            up: families.backend_up.with_label_values(&[route, backend]),
+            connections: Arc::new(Children::new(|purpose: BackendUse| {
+                families.backend_connections.with_label_values(&[route, backend, purpose.as_str()])
+            })),
+        }
+    }
+
+    /// The backend took our connection.
+    pub fn up(&self) {
+        self.up.set(1);
+    }
+
+    /// It did not.
+    pub fn down(&self) {
+        self.up.set(0);
+    }
+
+    /// A connection is in use as long as what is returned.
+    pub fn connection(&self, purpose: BackendUse) -> BackendConnection {
+        let gauge = self.connections.get(purpose).clone();
+        gauge.inc();
+        BackendConnection(gauge)
+    }
+}
+
+/// A connection's place in the gauge of its backend.
+#[derive(Debug)]
+#[must_use = "the connection counts as long as this lives"]
+pub struct BackendConnection(IntGauge);
+
+impl Drop for BackendConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

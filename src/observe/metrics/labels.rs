@@ -1,0 +1,136 @@
+//! The closed sets of label values. Adding a value is compatible, renaming or removing one is not.
+
+use super::children::Label;
+
+/// Declares an enum whose variants each have one text.
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)+
+        }
+
+        impl $name {
+            /// The label's value, in metrics and logs alike.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+
+        impl Label for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+label! {
+    /// What became of a new connection.
+    ConnectionResult {
+        /// It became a session.
+        Accepted = "accepted",
+        /// It was over a limit, banned, or came while draining.
+        Refused = "refused",
+    }
+}
+
+label! {
+    /// What a session is doing.
+    SessionState {
+        /// Between transactions.
+        Idle = "idle",
+        /// From MAIL to the end of the transaction, but for its data.
+        Transaction = "transaction",
+        /// Message data is on its way, or its final reply.
+        Data = "data",
+    }
+}
+
+label! {
+    /// What became of a recipient.
+    RecipientResult {
+        /// The backend took it.
+        Accepted = "accepted",
+        /// The mail store does not know it.
+        Unknown = "unknown",
+        /// The mail store could not be asked or gave no clear answer.
+        Undetermined = "undetermined",
+        /// No route serves its domain, or its local part asks for relaying.
+        RelayDenied = "relay_denied",
+        /// Over a limit of recipients or of unknown ones.
+        Limited = "limited",
+        /// Refused for a reason that is not the recipient: policy, sender, size.
+        Refused = "refused",
+    }
+}
+
+label! {
+    /// Where an answer about a recipient came from.
+    RecipientSource {
+        /// The verdict cache.
+        Cache = "cache",
+        /// The cache that instances share.
+        Shared = "shared",
+        /// A probe that was made, or already under way, for this recipient.
+        Probe = "probe",
+        /// The backend, in the client's own transaction.
+        Live = "live",
+        /// The configuration: routes, lists, limits.
+        Policy = "policy",
+    }
+}
+
+label! {
+    /// What became of a message.
+    MessageResult {
+        /// The backend acknowledged it, and so did we.
+        Accepted = "accepted",
+        /// Refused for good.
+        Refused = "refused",
+        /// Refused for now.
+        Tempfailed = "tempfailed",
+        /// The client left before its end.
+        Aborted = "aborted",
+        /// The backend acknowledged it and the client left before it could be told: it will come again.
+        StoredUnacknowledged = "stored_unacknowledged",
+    }
+}
+
+label! {
+    /// What asking a mail store came to.
+    ProbeResult {
+        /// It knows the recipient.
+        Deliverable = "deliverable",
+        /// It does not.
+        Undeliverable = "undeliverable",
+        /// It did not say.
+        Unknown = "unknown",
+    }
+}
+
+label! {
+    /// What a cache entry says of its recipient.
+    CacheKind {
+        /// The mail store knows it.
+        Good = "deliverable",
+        /// The mail store does not.
+        Bad = "undeliverable",
+        /// It did not say, and is not asked again for a moment.
+        Deferred = "unknown",
+    }
+}
+
+label! {
+    /// What a connection to a backend is for.
+    BackendUse {
+        /// Asking about recipients.
+        Probe = "probe",
+        /// A client's transaction.
+        Delivery = "delivery",
+    }
+}

@@ -1,0 +1,151 @@
+//! Numbers for operators, in Prometheus' text format.
+//!
+//! Names and labels are part of the contract. Every family is made in `families.rs`; every label is an enum
+//! in `labels.rs` or a configured name (listener, route, backend): no address, no domain and no text of a
+//! peer. What a handle can count is present with 0 from the moment the handle exists, so that `rate()` and
+//! `absent()` tell the truth.
+//!
+//! Handles ([`RouteMetrics`], [`ListenerMetrics`], [`BackendMetrics`]) are found by name once and then count
+//! with atomics alone. The same name gives handles on the same numbers, so a reload continues them. Known
+//! limit: a name that a reload removed keeps its last numbers until the process ends.
+//!
+//! The registry is our own: two servers in one process do not share numbers. It has no prefix, because that
+//! would rename the `process_*` family which stock dashboards expect.
+
+mod children;
+mod families;
+mod handles;
+mod labels;
+mod process;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use prometheus::{Histogram, IntCounter, IntGauge, TextEncoder};
+
+pub(super) use children::Children;
+use families::Families;
+pub use handles::{BackendConnection, BackendMetrics, ListenerMetrics, RouteMetrics, SessionGauge};
+pub use labels::{
+    BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult, RecipientSource,
+    SessionState,
+};
+
+/// What [`Metrics::render`] returns, as a `Content-Type`; Prometheus 3 insists on one.
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// All metrics of one server; clones share them.
+#[derive(Debug, Clone)]
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    families: Families,
+    verify_duration: Children<RecipientSource, Histogram>,
+    cache_entries: Children<CacheKind, IntGauge>,
+    cache_evictions: IntCounter,
+    /// The last total told of `cache_evictions`.
+    evictions_known: AtomicU64,
+    probe_duration: Histogram,
+    session_duration: Histogram,
+    transaction_added: Histogram,
+    started: SystemTime,
+}
+
+impl Metrics {
+    /// Begins at 0, now.
+    #[must_use]
+    pub fn new() -> Self {
+        let families = Families::new();
+        families.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Self(Arc::new(Inner {
+            verify_duration: Children::new(|source: RecipientSource| {
+                families.verify_duration.with_label_values(&[source.as_str()])
+            }),
+            cache_entries: Children::new(|kind: CacheKind| {
+                families.cache_entries.with_label_values(&[kind.as_str()])
+            }),
+            cache_evictions: families.cache_evictions.clone(),
+            evictions_known: AtomicU64::new(0),
+            probe_duration: families.probe_duration.clone(),
+            session_duration: families.session_duration.clone(),
+            transaction_added: families.transaction_added.clone(),
+            started: SystemTime::now(),
+            families,
+        }))
+    }
+
+    /// The numbers of a route; "" counts what belongs to none.
+    #[must_use]
+    pub fn route(&self, name: &str) -> RouteMetrics {
+        RouteMetrics::new(&self.0.families, name)
+    }
+
+    /// The numbers of a listener.
+    #[must_use]
+    pub fn listener(&self, name: &str) -> ListenerMetrics {
+        ListenerMetrics::new(&self.0.families, name)
+    }
+
+    /// The numbers of a backend as it is written in the configuration; down until it was first reached.
+    #[must_use]
+    pub fn backend(&self, route: &str, backend: &str) -> BackendMetrics {
+        BackendMetrics::new(&self.0.families, route, backend)
+    }
+
+    /// A recipient's verdict was found, after so long.
+    pub fn verified(&self, source: RecipientSource, took: Duration) {
+        self.0.verify_duration.get(source).observe(took.as_secs_f64());
+    }
+
+    /// A session ended, after so long.
+    pub fn session_ended(&self, lasted: Duration) {
+        self.0.session_duration.observe(lasted.as_secs_f64());
+    }
+
+    /// A mail store was asked, and its answer (or giving up) took so long.
+    pub fn probed(&self, took: Duration) {
+        self.0.probe_duration.observe(took.as_secs_f64());
+    }
+
+    /// A transaction ended in which the client waited so long for us and not for its backend.
+    pub fn added(&self, took: Duration) {
+        self.0.transaction_added.observe(took.as_secs_f64());
+    }
+
+    /// The cache holds so many entries of a kind. Counting them may be costly, so this is called by whoever
+    /// is about to [`render`](Self::render).
+    pub fn cache(&self, kind: CacheKind, entries: usize) {
+        self.0.cache_entries.get(kind).set(i64::try_from(entries).unwrap_or(i64::MAX));
+    }
+
+    /// The cache gave up so many entries for want of room since the start; told before a rendering, too.
+    pub fn cache_evictions(&self, total: u64) {
+        // Two scrapes at once must not both add the difference.
+        let known = self.0.evictions_known.fetch_max(total, Ordering::Relaxed);
+        self.0.cache_evictions.inc_by(total.saturating_sub(known));
+    }
+
+    /// Everything, as [`CONTENT_TYPE`].
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut families = self.0.families.registry.gather();
+        families.extend(process::families(self.0.started));
+        let mut text = String::new();
+        // The encoder refuses only nameless and empty families, and `gather` returns neither.
+        if let Err(fault) = TextEncoder::new().encode_utf8(&families, &mut text) {
+            tracing::error!(%fault, "metrics are incomplete");
+        }
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests;
