@@ -264,11 +264,13 @@ impl Prober {
         self.endured.load(Ordering::Relaxed).clamp(1, REFUSALS_ENDURED)
     }
 
-    /// The store ended a session: after this many refusals, the next one is left in time. What is learnt so
-    /// is unlearnt one by one, with each session that goes well.
+    /// The store ended a session, after this many refusals: the next ones are left earlier. By halves, since
+    /// one end may have had another reason; what is learnt so is unlearnt one by one, with each session that
+    /// goes well.
     fn cut_off_after(&self, refusals: u32) {
         if refusals > 0 {
-            self.endured.store(refusals.min(REFUSALS_ENDURED), Ordering::Relaxed);
+            let endured = refusals.max(self.endured() / 2).min(REFUSALS_ENDURED);
+            self.endured.store(endured, Ordering::Relaxed);
         }
     }
 
