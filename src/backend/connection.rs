@@ -271,7 +271,10 @@ impl Connection {
                 self.reader.take(&self.input).map_err(|fault| Fault::Garbled(phase, fault))?;
             self.input.drain(..taken);
             if let Some(reply) = reply {
-                self.refusals += u32::from(matches!(reply.class(), Class::Transient | Class::Permanent));
+                // A 421 ends the session rather than being one more refusal in it.
+                let refusal =
+                    matches!(reply.class(), Class::Transient | Class::Permanent) && reply.code() != 421;
+                self.refusals += u32::from(refusal);
                 return Ok(reply);
             }
             let read = timeout_at(deadline, read_some(&mut self.stream, &mut self.input)).await;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Session;
 use super::attachment::{Answer, Attachment, Envelope, Given};
-use crate::backend::{LeaseFault, Use};
+use crate::backend::Use;
 use crate::config::{Mode, Route, RoutedRecipients};
 use crate::guard::Standing;
 use crate::observe::metrics::{RecipientResult, RecipientSource};
@@ -197,26 +197,14 @@ impl Session {
                 .into_iter()
                 .map(|answer| match answer {
                     Answer::Reply(reply) => Some(reply),
-                    Answer::Missing(fault) => Some(self.missing(route, fault.0)),
+                    Answer::Missing(fault) => Some(missing(route, fault.0)),
                 })
                 .collect(),
             // Class and words kept; it teaches nothing about the recipient.
             Ok(Given::SenderRefused(reply)) => same(replies::passed_on(reply)),
-            Ok(Given::SenderMissing(fault)) => same(self.missing(route, fault.0)),
+            Ok(Given::SenderMissing(fault)) => same(missing(route, fault.0)),
             Ok(Given::TakenBack | Given::Cut(_)) => vec![None; recipients],
             Err(reply) => same(reply),
-        }
-    }
-
-    /// The backend lacks an extension: final, unless we had offered it.
-    fn missing(&self, route: &Arc<Route>, keyword: Keyword) -> Reply {
-        if self.dialogue.offered().has(keyword) {
-            tracing::warn!(route = %route.name, keyword = keyword.as_str(), "a backend lost an extension");
-            replies::EXTENSION_LOST
-        } else if keyword == Keyword::SmtpUtf8 {
-            replies::NEEDS_SMTPUTF8_THERE
-        } else {
-            replies::EXTENSION_MISSING
         }
     }
 
@@ -283,8 +271,7 @@ impl Session {
             };
             match lease {
                 Ok(lease) => return Ok(Attachment::new(lease, Arc::clone(route))),
-                Err(LeaseFault::Busy) => return Err(replies::BACKEND_UNREACHABLE),
-                Err(fault @ LeaseFault::Fault(_)) => {
+                Err(fault) => {
                     tracing::debug!(session = %self.record.session, backend = %endpoint, %fault, "not attached");
                 }
             }
@@ -315,4 +302,10 @@ impl Session {
         }
         .log();
     }
+}
+
+/// The backend lacks an extension that was offered: it had it once, or another backend has it.
+fn missing(route: &Arc<Route>, keyword: Keyword) -> Reply {
+    tracing::debug!(route = %route.name, keyword = keyword.as_str(), "a backend lacks an extension that was offered");
+    replies::EXTENSION_LOST
 }

@@ -383,6 +383,10 @@ impl Dialogue {
 
     /// Checks one RCPT line.
     fn recipient(&mut self, line: &[u8]) -> Result<Recipient, Reply> {
+        if line::has_nul(line) {
+            self.errors += 1;
+            return Err(replies::NUL_IN_COMMAND);
+        }
         let Ok(Command::Rcpt(path)) = Command::parse(line) else {
             self.errors += 1;
             return Err(replies::BAD_RECIPIENT);
