@@ -10,6 +10,7 @@ use support::client::Client;
 use tokio::time::{sleep, timeout};
 
 const KNOWN: &str = "anna@example.org";
+const OTHER: &str = "bert@example.org";
 const SENDER: &str = "sender@client.test";
 const MESSAGE: &[u8] = b"Subject: hello\r\n\r\ntext\r\n";
 
@@ -17,6 +18,42 @@ const MESSAGE: &[u8] = b"Subject: hello\r\n\r\ntext\r\n";
 const SOON: Duration = Duration::from_secs(8);
 /// So long what a backend said needs to arrive; nothing shows that it did.
 const HEARD: Duration = Duration::from_millis(200);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn octets_of_a_chunk_are_never_commands_also_when_the_backend_is_lost() {
+    let script = Script::knowing([KNOWN, OTHER]).offering("CHUNKING");
+    let (backend, store) = Backend::start(script).await;
+    let (_backstop, address) = Backstop::before(store).await;
+    let mut client = Client::greeted(address).await;
+    // Both are remembered from here on.
+    client.envelope(SENDER, KNOWN).await.is("250");
+    client.command(&format!("RCPT TO:<{OTHER}>")).await.is("250");
+    client.command("RSET").await.is("250");
+    client.envelope(SENDER, KNOWN).await.is("250");
+    backend.stop().await;
+    client.command(&format!("RCPT TO:<{OTHER}>")).await.is("451");
+    client.send("BDAT 6 LAST\r\nNOOP\r\n").await;
+    client.reply().await.is("451");
+    client.command("QUIT").await.is("221");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_session_whose_client_left_before_its_data_is_not_used_again() {
+    let slow = Action::ordinary().after(Duration::from_millis(300));
+    let script = Script::knowing([KNOWN]).on(at(Phase::Data).nth(1), slow);
+    let (backend, store) = Backend::start(script).await;
+    let (backstop, address) = Backstop::before(store).await;
+    let mut client = Client::greeted(address).await;
+    client.envelope(SENDER, KNOWN).await.is("250");
+    client.send("DATA\r\n").await;
+    backend.until("DATA", |record| record.count("DATA") == 1).await;
+    client.reset();
+    backstop.logged("client_lost").await;
+    let mut next = Client::greeted(address).await;
+    let reply = timeout(SOON, next.envelope(SENDER, KNOWN)).await.expect("no wait for a session in data");
+    reply.is("250");
+    next.data(MESSAGE).await.is("250");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_begins_to_speak_early_and_stops_holds_nobody_for_ever() {
