@@ -89,6 +89,19 @@ async fn a_reply_begun_before_the_dot_is_not_the_answer_to_the_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_session_that_refuses_the_sender_is_never_a_final_refusal() {
+    let script = Script::knowing([KNOWN, OTHER])
+        .on(at(Phase::Rcpt).to(OTHER).nth(2), Action::close())
+        .on(at(Phase::Mail).to(SENDER).nth(2), Action::reply("550 5.7.1 Not any more"));
+    let (_backend, store) = Backend::start(script).await;
+    let (_backstop, address) = Backstop::before(store).await;
+    let mut client = Client::greeted(address).await;
+    client.envelope(SENDER, KNOWN).await.is("250");
+    client.command(&format!("RCPT TO:<{OTHER}>")).await.is("4");
+    client.command("DATA").await.is("451");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_empty_last_chunk_is_acknowledged_every_time() {
     let (_backend, store) = Backend::start(Script::knowing([KNOWN]).offering("CHUNKING").counting()).await;
     let (_backstop, address) = Backstop::before(store).await;

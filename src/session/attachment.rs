@@ -48,7 +48,7 @@ pub(super) enum Given {
     SenderRefused(Reply),
     /// The sender's parameters need what the backend lacks.
     SenderMissing(EnvelopeFault),
-    /// The session is lost, or took back an earlier recipient.
+    /// The session is lost, or took back what the client was told is accepted.
     Lost,
 }
 
@@ -80,16 +80,17 @@ impl Attachment {
     async fn try_give(&mut self, envelope: Envelope<'_>) -> Result<Given, Fault> {
         let announced = *self.lease.connection().announced();
         let fresh = self.stage == Stage::Clean;
+        let earlier = if fresh { envelope.earlier } else { &[] };
         let mail = if fresh {
             match mail_command(envelope.sender, &announced) {
                 Ok(line) => Some(line),
-                Err(fault) => return Ok(Given::SenderMissing(fault)),
+                Err(fault) if earlier.is_empty() => return Ok(Given::SenderMissing(fault)),
+                Err(_) => return Ok(Given::Lost),
             }
         } else {
             None
         };
         let reset = (fresh && self.lease.origin() == Origin::Kept).then(|| "RSET\r\n".to_owned());
-        let earlier = if fresh { envelope.earlier } else { &[] };
         let commands =
             earlier.iter().chain(envelope.new).map(|r| rcpt_command(r, &announced)).collect::<Vec<_>>();
         let lines: Vec<&str> = [&reset, &mail]
@@ -108,6 +109,9 @@ impl Attachment {
         }
         if mail.is_some() {
             let reply = exchange.next().await?;
+            if reply.class() != Class::Positive && !earlier.is_empty() {
+                return Ok(Given::Lost);
+            }
             if reply.class() != Class::Positive {
                 exchange.finish().await?;
                 return Ok(Given::SenderRefused(reply));
