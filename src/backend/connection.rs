@@ -222,12 +222,14 @@ impl Connection {
         if reply.class() == Class::Positive { Ok(()) } else { Err(Fault::Refused(Phase::Command, reply)) }
     }
 
-    /// Nothing was said that we did not ask for.
+    /// Nothing was said that we did not ask for, not even the beginning of a reply.
     ///
     /// # Errors
     /// [`Fault::Unsolicited`]: an early reply, an idle 421, the end of the stream.
     pub fn quiet(&mut self) -> Result<(), Fault> {
-        let silent = self.input.is_empty() && self.stream.pending() == Pending::Nothing;
+        let silent = self.input.is_empty()
+            && !self.reader.is_amid_reply()
+            && self.stream.pending(&mut self.input) == Pending::Nothing;
         if silent { Ok(()) } else { Err(Fault::Unsolicited) }
     }
 
