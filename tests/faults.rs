@@ -89,6 +89,19 @@ async fn a_reply_begun_before_the_dot_is_not_the_answer_to_the_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refused_sender_teaches_nothing_about_the_recipient() {
+    let script =
+        Script::knowing([KNOWN]).on(at(Phase::Mail).to("bad@client.test"), Action::reply("550 We know you"));
+    let (backend, store) = Backend::start(script).await;
+    let (_backstop, address) = Backstop::before(store).await;
+    Client::greeted(address).await.envelope(SENDER, KNOWN).await.is("250");
+    let probes = backend.record().count("MAIL FROM:<>");
+    Client::greeted(address).await.envelope("bad@client.test", KNOWN).await.is("550 We know you");
+    Client::greeted(address).await.envelope(SENDER, KNOWN).await.is("250");
+    assert_eq!(backend.record().count("MAIL FROM:<>"), probes, "it was asked for again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replaced_session_that_refuses_the_sender_is_never_a_final_refusal() {
     let script = Script::knowing([KNOWN, OTHER])
         .on(at(Phase::Rcpt).to(OTHER).nth(2), Action::close())
