@@ -26,7 +26,7 @@ use super::replies;
 use super::reply::{Class, Reply};
 pub use transaction::{Health, Recipient, Sender, Transaction};
 
-/// Commands that move no mail which one client may send between two accepted recipients.
+/// Commands that move no mail which one client may send between two that do: an accepted recipient, a chunk.
 const MAX_IDLE_COMMANDS: u32 = 1000;
 
 /// Whether TLS is to be had on this listener.
@@ -265,7 +265,7 @@ impl Dialogue {
             (State::Over, _) | (_, Input::ClientGone) => self.hang_up(None),
             (_, Input::Timeout) => self.hang_up(Some(replies::IDLE)),
             (State::Command, Input::Line(line)) => self.line(line),
-            (State::Command, Input::RecipientLines(lines)) => self.recipient_lines(lines),
+            (State::Command, Input::RecipientLines(lines)) => self.several(lines),
             (State::Command, Input::OverlongLine) => self.wrong(replies::LINE_TOO_LONG),
             (State::Command, Input::BareNewline) => self.hang_up(Some(replies::BARE_NEWLINE_IN_COMMAND)),
             (State::Command, Input::Drain) => self.hang_up(Some(replies::DRAINING)),
@@ -284,11 +284,23 @@ impl Dialogue {
         }
     }
 
+    /// Whether the client has used up our patience.
+    fn is_tired(&self) -> bool {
+        self.rules.max_errors.is_some_and(|max| self.errors >= max) || self.idle_commands >= MAX_IDLE_COMMANDS
+    }
+
+    /// RCPT lines that came together: held to what one is held to.
+    fn several(&mut self, lines: &[&[u8]]) -> Step {
+        if self.is_tired() {
+            return self.hang_up(Some(replies::TOO_MANY_ERRORS));
+        }
+        self.idle_commands += 1;
+        self.recipient_lines(lines)
+    }
+
     /// One command line: checked, then done.
     fn line(&mut self, line: &[u8]) -> Step {
-        if self.rules.max_errors.is_some_and(|max| self.errors >= max)
-            || self.idle_commands >= MAX_IDLE_COMMANDS
-        {
+        if self.is_tired() {
             return self.hang_up(Some(replies::TOO_MANY_ERRORS));
         }
         if line::has_nul(line) {
@@ -375,6 +387,10 @@ impl Dialogue {
 
     /// Checks one RCPT line.
     fn recipient(&mut self, line: &[u8]) -> Result<Recipient, Reply> {
+        if line::has_nul(line) {
+            self.errors += 1;
+            return Err(replies::NUL_IN_COMMAND);
+        }
         let Ok(Command::Rcpt(path)) = Command::parse(line) else {
             self.errors += 1;
             return Err(replies::BAD_RECIPIENT);
@@ -502,6 +518,7 @@ impl Dialogue {
     fn chunk_end(&mut self, chunk: Chunk, end: BodyEnd) -> Step {
         match end {
             BodyEnd::Answered(reply) if reply.class() == Class::Positive && chunk.place == Place::Middle => {
+                self.idle_commands = 0;
                 Step::Say(reply)
             }
             end => self.body_end(end),
