@@ -102,6 +102,20 @@ async fn a_refused_sender_teaches_nothing_about_the_recipient() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_backend_session_gets_the_one_that_is_given_back() {
+    let (_backend, store) = Backend::start(Script::knowing([KNOWN])).await;
+    let (_backstop, address) =
+        Backstop::before_with(store, "max_connections = 2\n[route.verify]\ntimeout = \"5s\"\n").await;
+    let mut first = Client::greeted(address).await;
+    first.envelope(SENDER, KNOWN).await.is("250");
+    let mut second = Client::greeted(address).await;
+    second.command(&format!("MAIL FROM:<{SENDER}>")).await.is("250");
+    second.send_line(&format!("RCPT TO:<{KNOWN}>")).await;
+    first.data(MESSAGE).await.is("250");
+    second.reply().await.is("250");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replaced_session_that_refuses_the_sender_is_never_a_final_refusal() {
     let script = Script::knowing([KNOWN, OTHER])
         .on(at(Phase::Rcpt).to(OTHER).nth(2), Action::close())

@@ -4,6 +4,9 @@
 //! transaction ends, so a client that idles holds none. It is reused by whoever comes next, as long as it is
 //! young, has refused nothing, and answers RSET with 2yz (RFC 5321 §4.1.1.5). Across clients that misleads
 //! nobody, for the backend is not told who the client is.
+//!
+//! A session that is kept holds no permit: who waits for one would never get it. It stands in a slot nobody
+//! needs, and leaves when a new connection needs that slot.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,7 +48,6 @@ pub struct Backend {
 #[derive(Debug)]
 struct Kept {
     connection: Connection,
-    permit: Permit,
     transactions: u32,
     since: Instant,
 }
@@ -111,12 +113,13 @@ impl Backend {
     /// # Errors
     /// [`LeaseFault`].
     pub async fn lease(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
+        let permit = self.permit(purpose, deadline).await?;
         if purpose == Use::Delivery
             && let Some(kept) = self.take_kept()
         {
-            return Ok(self.leased(kept, Origin::Kept, purpose));
+            return Ok(self.leased(kept, permit, Origin::Kept, purpose));
         }
-        self.lease_fresh(purpose, deadline).await
+        self.open(permit, purpose, deadline).await
     }
 
     /// A new session, also when one is kept.
@@ -124,8 +127,24 @@ impl Backend {
     /// # Errors
     /// [`LeaseFault`].
     pub async fn lease_fresh(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
-        let permit = timeout_at(deadline, self.budget.permit(purpose)).await.map_err(|_| LeaseFault::Busy)?;
-        let opened = Connection::open(&self.dialer, &self.endpoint, &self.identity, self.patience);
+        let permit = self.permit(purpose, deadline).await?;
+        self.open(permit, purpose, deadline).await
+    }
+
+    async fn permit(&self, purpose: Use, deadline: Instant) -> Result<Permit, LeaseFault> {
+        timeout_at(deadline, self.budget.permit(purpose)).await.map_err(|_| LeaseFault::Busy)
+    }
+
+    async fn open(
+        self: &Arc<Self>,
+        permit: Permit,
+        purpose: Use,
+        deadline: Instant,
+    ) -> Result<Lease, LeaseFault> {
+        let opened = async {
+            self.make_room().await;
+            Connection::open(&self.dialer, &self.endpoint, &self.identity, self.patience).await
+        };
         let opened =
             timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(super::Phase::Greeting)));
         match opened {
@@ -133,8 +152,8 @@ impl Backend {
                 self.metrics.up();
                 *lock(&self.announced) = Some(*connection.announced());
                 *lock(&self.last_fault) = None;
-                let kept = Kept { connection, permit, transactions: 0, since: Instant::now() };
-                Ok(self.leased(kept, Origin::Fresh, purpose))
+                let kept = Kept { connection, transactions: 0, since: Instant::now() };
+                Ok(self.leased(kept, permit, Origin::Fresh, purpose))
             }
             Err(fault) => {
                 self.metrics.down();
@@ -147,11 +166,25 @@ impl Backend {
         }
     }
 
-    fn leased(self: &Arc<Self>, kept: Kept, origin: Origin, purpose: Use) -> Lease {
+    /// Takes leave of the oldest sessions that stand in slots somebody holds a permit for by now.
+    async fn make_room(&self) {
+        loop {
+            let oldest = {
+                let mut shelf = lock(&self.kept);
+                if shelf.len() <= self.budget.free() {
+                    return;
+                }
+                shelf.remove(0)
+            };
+            oldest.leave().await;
+        }
+    }
+
+    fn leased(self: &Arc<Self>, kept: Kept, permit: Permit, origin: Origin, purpose: Use) -> Lease {
         Lease {
             backend: Arc::clone(self),
             connection: kept.connection,
-            permit: kept.permit,
+            permit,
             transactions: kept.transactions,
             origin,
             _counted: self.metrics.connection(match purpose {
@@ -195,7 +228,6 @@ impl Kept {
 
     async fn leave(self) {
         self.connection.quit().await;
-        drop(self.permit);
     }
 }
 
@@ -219,20 +251,22 @@ impl Lease {
 
     /// Gives a session back whose transaction is over. It is kept if it is worth it, else left.
     pub fn release(self) {
-        let mut kept = Kept {
-            connection: self.connection,
-            permit: self.permit,
-            transactions: self.transactions + 1,
-            since: Instant::now(),
-        };
+        let mut kept =
+            Kept { connection: self.connection, transactions: self.transactions + 1, since: Instant::now() };
         // Errors survive RSET at the backend; the next client should not pay for them.
         let worth = kept.connection.refusals() == 0 && kept.is_fit();
         let mut shelf = lock(&self.backend.kept);
+        // The permit goes back behind the session, so that who gets it finds the session.
         if worth && shelf.len() < MAX_KEPT {
             shelf.push(kept);
+            drop(shelf);
+            drop(self.permit);
         } else {
             drop(shelf);
-            tokio::spawn(kept.leave());
+            tokio::spawn(async move {
+                kept.leave().await;
+                drop(self.permit);
+            });
         }
     }
 
