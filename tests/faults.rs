@@ -116,6 +116,23 @@ async fn who_waits_for_a_backend_session_gets_the_one_that_is_given_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_first_backend_that_hangs_leaves_time_for_the_second() {
+    let (_hung, first) = Backend::start(Script::blind().on(at(Phase::Greeting), Action::freeze())).await;
+    let (_backend, second) = Backend::start(Script::knowing([KNOWN])).await;
+    let toml = format!(
+        "hostname = \"mx.example.org\"\n[[listener]]\nname = \"mx\"\naddress = [\"127.0.0.1:0\"]\n\
+         [admin]\naddress = \"127.0.0.1:0\"\n[timeouts]\nbackend_command = \"6s\"\n\
+         [[route]]\ndomains = [\"example.org\"]\nbackends = [\"{first}\", \"{second}\"]\n\
+         [route.verify]\ntimeout = \"4s\"\n"
+    );
+    let backstop = Backstop::start(&toml);
+    let address = backstop.address("mx").await;
+    backstop.admin().await.until_ready().await;
+    let mut client = Client::greeted(address).await;
+    client.envelope(SENDER, KNOWN).await.is("250");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replaced_session_that_refuses_the_sender_is_never_a_final_refusal() {
     let script = Script::knowing([KNOWN, OTHER])
         .on(at(Phase::Rcpt).to(OTHER).nth(2), Action::close())

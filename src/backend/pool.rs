@@ -284,6 +284,14 @@ impl Lease {
     }
 }
 
+/// Until when the first of so many candidates may take, of the time until `deadline`: one that hangs leaves
+/// time for the others.
+#[must_use]
+pub fn turn(deadline: Instant, candidates: usize) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / u32::try_from(candidates.max(1)).unwrap_or(u32::MAX)
+}
+
 /// All backends, by where they listen.
 #[derive(Debug)]
 pub struct Backends {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Session;
 use super::attachment::{Answer, Attachment, Envelope, Given};
-use crate::backend::{LeaseFault, Use};
+use crate::backend::{Use, turn};
 use crate::config::{Mode, Route, RoutedRecipients};
 use crate::guard::Standing;
 use crate::observe::metrics::{RecipientResult, RecipientSource};
@@ -267,7 +267,8 @@ impl Session {
     /// A session with the first backend of the route that gives one.
     async fn attach(&self, route: &Arc<Route>) -> Result<Attachment, Reply> {
         let deadline = Instant::now() + route.verify.timeout;
-        for endpoint in &route.backends {
+        for (at, endpoint) in route.backends.iter().enumerate() {
+            let deadline = turn(deadline, route.backends.len() - at);
             let Some(backend) = self.context.backends.find(endpoint) else { continue };
             let lease = if self.replaced {
                 backend.lease_fresh(Use::Delivery, deadline).await
@@ -276,8 +277,7 @@ impl Session {
             };
             match lease {
                 Ok(lease) => return Ok(Attachment::new(lease, Arc::clone(route))),
-                Err(LeaseFault::Busy) => return Err(replies::BACKEND_UNREACHABLE),
-                Err(fault @ LeaseFault::Fault(_)) => {
+                Err(fault) => {
                     tracing::debug!(session = %self.record.session, backend = %endpoint, %fault, "not attached");
                 }
             }

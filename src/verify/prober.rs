@@ -22,7 +22,7 @@ use super::cache::{Cache, Known};
 use super::conversation::Conversation;
 use super::key::{AsIs, Key};
 use super::probe::{self, Finding, Health};
-use crate::backend::{Backend, Lease, Use};
+use crate::backend::{Backend, Lease, Use, turn};
 use crate::observe::metrics::{Metrics, ProbeResult, RouteMetrics};
 use crate::proto::address::Mailbox;
 use crate::proto::verdict::{Cause, StoreAnswered, Verdict};
@@ -223,8 +223,10 @@ impl Prober {
 
     /// A session with the first backend that gives one.
     async fn lease(&self) -> Option<Lease> {
-        for backend in &self.store.backends {
-            let deadline = Instant::now() + self.store.patience;
+        let backends = &self.store.backends;
+        let deadline = Instant::now() + self.store.patience;
+        for (at, backend) in backends.iter().enumerate() {
+            let deadline = turn(deadline, backends.len() - at);
             if let Ok(lease) = backend.lease(Use::Probe, deadline).await {
                 return Some(lease);
             }
