@@ -133,6 +133,41 @@ async fn a_first_backend_that_hangs_leaves_time_for_the_second() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_takes_few_connections_answers_all_questions_on_those() {
+    let slow = Action::ordinary().after(Duration::from_millis(50));
+    // The first session is the greeting at the start, the second the first probe's.
+    let mut script = Script::knowing([KNOWN]).on(at(Phase::Rcpt), slow);
+    for session in 2..200 {
+        let full = Action::reply("421 4.3.2 Too many connections").then(Action::close());
+        script = script.on(at(Phase::Greeting).in_session(session), full);
+    }
+    let (backend, store) = Backend::start(script).await;
+    let (_backstop, address) = Backstop::before(store).await;
+    let mut clients = Vec::new();
+    for number in 0..9 {
+        let mut client = Client::greeted(address).await;
+        client.command(&format!("MAIL FROM:<{SENDER}>")).await.is("250");
+        clients.push((number, client));
+    }
+    // A probe that keeps the one session busy, then more than one batch.
+    clients[0].1.send_line("RCPT TO:<first@example.org>").await;
+    backend.until("the first is asked", |record| record.rcpts_for("first@example.org") == 1).await;
+    for (number, client) in &mut clients[1..] {
+        let lines: String = (0..4).map(|n| format!("RCPT TO:<u{number}x{n}@example.org>\r\n")).collect();
+        client.send(lines).await;
+    }
+    clients[0].1.reply().await.is("550");
+    let mut codes = Vec::new();
+    for (_, client) in &mut clients[1..] {
+        for _ in 0..4 {
+            codes.push(client.reply().await.code);
+        }
+    }
+    // One session endures ten refusals; what is behind them finds no other. None before is lost.
+    assert!(codes.iter().filter(|code| **code == 550).count() >= 8, "{codes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replaced_session_that_refuses_the_sender_is_never_a_final_refusal() {
     let script = Script::knowing([KNOWN, OTHER])
         .on(at(Phase::Rcpt).to(OTHER).nth(2), Action::close())
@@ -143,6 +178,32 @@ async fn a_replaced_session_that_refuses_the_sender_is_never_a_final_refusal() {
     client.envelope(SENDER, KNOWN).await.is("250");
     client.command(&format!("RCPT TO:<{OTHER}>")).await.is("4");
     client.command("DATA").await.is("451");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_speaks_unasked_is_not_dialled_in_a_circle() {
+    let twice = Action::bytes("250 store.test\r\n250 store.test\r\n");
+    let (backend, store) = Backend::start(Script::knowing([KNOWN]).on(at(Phase::Ehlo), twice)).await;
+    let (_backstop, address) = Backstop::before_with(store, "[route.verify]\ntimeout = \"2s\"\n").await;
+    let mut client = Client::greeted(address).await;
+    client.envelope(SENDER, KNOWN).await.is("451");
+    let connections = backend.record().connections;
+    assert!(connections < 10, "{connections} connections for one question");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_slow_recipient_does_not_hold_up_the_others() {
+    let slow = Action::ordinary().after(Duration::from_secs(20));
+    let script = Script::knowing([KNOWN]).on(at(Phase::Rcpt).to("slow@example.org"), slow);
+    let (backend, store) = Backend::start(script).await;
+    let (_backstop, address) = Backstop::before(store).await;
+    let mut waiting = Client::greeted(address).await;
+    waiting.command(&format!("MAIL FROM:<{SENDER}>")).await.is("250");
+    waiting.send_line("RCPT TO:<slow@example.org>").await;
+    backend.until("the slow one is asked", |record| record.rcpts_for("slow@example.org") == 1).await;
+    let mut client = Client::greeted(address).await;
+    let reply = timeout(SOON, client.envelope(SENDER, KNOWN)).await.expect("not behind the slow one");
+    reply.is("250");
 }
 
 #[tokio::test(flavor = "multi_thread")]
