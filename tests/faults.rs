@@ -2,11 +2,13 @@
 
 mod support;
 
+use std::net::TcpStream;
 use std::time::Duration;
 
 use support::backend::{Action, Backend, Phase, Script, at};
 use support::backstop::Backstop;
 use support::client::Client;
+use support::eventually;
 use tokio::time::{sleep, timeout};
 
 const KNOWN: &str = "anna@example.org";
@@ -181,6 +183,19 @@ async fn a_replaced_session_that_refuses_the_sender_is_never_a_final_refusal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_draining_new_clients_are_refused_and_not_left_waiting() {
+    let (_backend, store) = Backend::start(Script::knowing([KNOWN])).await;
+    let (backstop, address) = Backstop::before(store).await;
+    let mut idle = Client::greeted(address).await;
+    let mut busy = Client::greeted(address).await;
+    busy.envelope(SENDER, KNOWN).await.is("250");
+    backstop.sigterm();
+    idle.reply().await.is("421");
+    eventually("new clients are refused", || TcpStream::connect(address).is_err().then_some(())).await;
+    busy.data(MESSAGE).await.is("250");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_speaks_unasked_is_not_dialled_in_a_circle() {
     let twice = Action::bytes("250 store.test\r\n250 store.test\r\n");
     let (backend, store) = Backend::start(Script::knowing([KNOWN]).on(at(Phase::Ehlo), twice)).await;
@@ -204,6 +219,35 @@ async fn one_slow_recipient_does_not_hold_up_the_others() {
     let mut client = Client::greeted(address).await;
     let reply = timeout(SOON, client.envelope(SENDER, KNOWN)).await.expect("not behind the slow one");
     reply.is("250");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_may_have_any_number_of_chunks() {
+    let (_backend, store) = Backend::start(Script::knowing([KNOWN]).offering("CHUNKING")).await;
+    let (_backstop, address) = Backstop::before(store).await;
+    let mut client = Client::greeted(address).await;
+    client.envelope(SENDER, KNOWN).await.is("250");
+    for _ in 0..1100 {
+        client.send("BDAT 3\r\nx\r\n").await;
+        client.reply().await.is("250");
+    }
+    client.command("BDAT 0 LAST").await.is("250");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_recipients_are_counted_however_they_arrive() {
+    let (_backend, store) = Backend::start(Script::knowing([KNOWN])).await;
+    let (_backstop, address) = Backstop::before(store).await;
+    let mut client = Client::greeted(address).await;
+    client.command(&format!("MAIL FROM:<{SENDER}>")).await.is("250");
+    for _ in 0..100 {
+        client.send("RCPT TO:x\r\nRCPT TO:y\r\n").await;
+        if client.reply().await.code == 421 {
+            return;
+        }
+        let _ = client.reply().await;
+    }
+    panic!("two hundred errors are no reason to end the session");
 }
 
 #[tokio::test(flavor = "multi_thread")]
