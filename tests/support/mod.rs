@@ -1,6 +1,8 @@
 //! What the integration tests stand on: real and scripted peers, and the product as a process.
 //!
 //! - `postfix`: a real Postfix with virtual mailboxes, as the mail store.
+//! - `exim`: a real Exim with local mailboxes, where it could be fetched.
+//! - `aiosmtpd`: a server on Python's aiosmtpd that keeps messages as they came.
 //! - `backend`: a scripted SMTP server that does exactly the wrong thing on request, over TCP or in memory.
 //! - `client`: a raw SMTP client that sends what it is told, in the segments it is told.
 //! - `sender`: swaks and Python's smtplib, the clients we did not write.
@@ -20,9 +22,11 @@ use client::Reply;
 use tokio::time::{Instant, sleep};
 
 pub mod admin;
+pub mod aiosmtpd;
 pub mod backend;
 pub mod backstop;
 pub mod client;
+pub mod exim;
 pub mod machine;
 pub mod message;
 pub mod postfix;
