@@ -24,9 +24,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use super::eventually;
 use super::machine::{Directory, Target, free_address, signal};
 use super::postfix::Up;
+use super::{deserted, eventually};
 
 /// An Exim instance. Dropping it ends its processes and removes its files.
 pub struct Exim {
@@ -77,8 +77,7 @@ impl Exim {
 
     /// Waits until every session with it is over and all it took is in the mailboxes.
     pub async fn settled(&self) {
-        let pid = self.daemon.as_ref().expect("it runs").id();
-        eventually("Exim's sessions to end", || no_children(pid).then_some(())).await;
+        deserted(self.address).await;
         eventually("Exim to deliver", || is_empty(&self.path("spool/input")).then_some(())).await;
     }
 
@@ -187,13 +186,6 @@ impl Drop for Exim {
 fn host_name(root: &Path) -> String {
     let name = root.file_name().expect("a named directory").to_string_lossy();
     format!("{name}.test")
-}
-
-/// Whether no descendant of the process but its first child (the daemon under `timeout`) is left.
-fn no_children(pid: u32) -> bool {
-    let children =
-        |pid: &str| fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("the process runs");
-    children(&pid.to_string()).split_whitespace().all(|daemon| children(daemon).trim().is_empty())
 }
 
 /// Whether there is no file in the directory. One that was never made has none.

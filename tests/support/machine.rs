@@ -92,6 +92,46 @@ pub fn signal(target: Target, name: &str) {
     Command::new("sh").args(["-c", &script]).status().expect("a shell is installed");
 }
 
+/// A TCP connection over IPv4 as the kernel sees one end of it (proc(5), /proc/net/tcp).
+#[derive(Clone, Copy, Debug)]
+pub struct TcpEnd {
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+    /// Octets sent and not yet acknowledged by the other end.
+    pub unsent: u32,
+    /// Octets that arrived and that the process has not read.
+    pub unread: u32,
+}
+
+impl TcpEnd {
+    /// All ends of connections that a process has not closed yet, listening sockets left out.
+    pub fn all() -> Vec<Self> {
+        let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
+        table.lines().skip(1).filter_map(Self::parse).collect()
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        const SYN_RECEIVED: &str = "03";
+        const ESTABLISHED: &str = "01";
+        const CLOSE_WAIT: &str = "08";
+        let mut fields = line.split_whitespace().skip(1);
+        let (local, remote) = (ipv4(fields.next()?)?, ipv4(fields.next()?)?);
+        if ![ESTABLISHED, SYN_RECEIVED, CLOSE_WAIT].contains(&fields.next()?) {
+            return None;
+        }
+        let (unsent, unread) = fields.next()?.split_once(':')?;
+        let octets = |hexadecimal| u32::from_str_radix(hexadecimal, 16).ok();
+        Some(Self { local, remote, unsent: octets(unsent)?, unread: octets(unread)? })
+    }
+}
+
+/// An address as `/proc/net/tcp` writes it: the octets in the machine's order, then the port.
+fn ipv4(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let address = u32::from_str_radix(address, 16).ok()?.to_ne_bytes();
+    Some(SocketAddr::from((address, u16::from_str_radix(port, 16).ok()?)))
+}
+
 /// Resident memory of a process in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {

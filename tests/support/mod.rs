@@ -13,12 +13,14 @@
 //!
 //! Everything is on loopback, on ports and in directories of its own, so that two runs may share a machine, and only
 //! processes started here are ended. Nothing waits blindly: what must become true is awaited up to `PATIENCE`.
-#![allow(dead_code, reason = "each test binary uses its own part of the support")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of the support")]
 #![allow(unreachable_pub, reason = "a test binary exports nothing; `pub` marks what tests may use")]
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use client::Reply;
+use machine::TcpEnd;
 use tokio::time::{Instant, sleep};
 
 pub mod admin;
@@ -51,6 +53,14 @@ pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         sleep(LOOK_AGAIN).await;
     }
+}
+
+/// Waits until a server at the address has closed every connection it took.
+pub async fn deserted(address: SocketAddr) {
+    eventually("the end of all sessions", || {
+        TcpEnd::all().iter().all(|end| end.local != address).then_some(())
+    })
+    .await;
 }
 
 /// Asks again and again until the answer is no longer 451, and returns it.
