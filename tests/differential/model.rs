@@ -117,6 +117,8 @@ impl Server<'_> {
         let rest = &self.octets[self.at..];
         let end = memchr::memchr2(b'\r', b'\n', rest).expect("streams end with a whole command");
         if !rest[end..].starts_with(b"\r\n") {
+            // Whether a CR is one alone is told by the octet behind it.
+            self.at += end + if rest[end] == b'\r' { 2 } else { 1 };
             return self.hang_up("500 5.5.2");
         }
         self.at += end + 2;

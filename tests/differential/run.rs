@@ -76,7 +76,7 @@ async fn converse(address: SocketAddr, stream: &Stream, expected: &Expected) -> 
     if ended.is_ok() && as_expected {
         return Ok(());
     }
-    let mut failure = format!("stream: {}\ncuts: {:?}\n", stream.octets.escape_ascii(), stream.cuts);
+    let mut failure = format!("stream: {}\n", stream.octets.escape_ascii());
     let expected: Vec<_> = expected.replies.iter().map(|due| due.start).collect();
     let heard: Vec<_> = heard.iter().map(Reply::to_string).collect();
     let _ = write!(failure, "expected: {expected:?}\nheard: {heard:?}");

@@ -109,26 +109,25 @@ fn unix(content: &[u8]) -> Vec<u8> {
     octets
 }
 
-/// Postfix ends a line of a chunk at LF and drops the CRs before it; a CR elsewhere stays. It ends the last line.
+/// Postfix ends a line of a chunk at LF and drops the CRs before it; a CR elsewhere becomes a space. It ends the last
+/// line.
 fn postfix_chunks(content: &[u8]) -> Vec<u8> {
     let mut stored = Vec::new();
     for line in content.split_inclusive(|&octet| octet == b'\n') {
-        match line.strip_suffix(b"\n") {
-            Some(text) => {
-                let end = text.iter().rposition(|&octet| octet != b'\r').map_or(0, |last| last + 1);
-                stored.extend_from_slice(&text[..end]);
-            }
-            None => stored.extend_from_slice(line),
-        }
+        let text = line.strip_suffix(b"\n").map_or(line, |text| {
+            let end = text.iter().rposition(|&octet| octet != b'\r').map_or(0, |last| last + 1);
+            &text[..end]
+        });
+        stored.extend(text.iter().map(|&octet| if octet == b'\r' { b' ' } else { octet }));
         stored.push(b'\n');
     }
     stored
 }
 
-/// Exim takes CRLF, CR and LF in a chunk for newlines. It ends the last line.
+/// Exim takes CRLF, CR and LF in a chunk for newlines, but not a CR that is the very last octet. It ends the last line.
 fn exim_chunks(content: &[u8]) -> Vec<u8> {
     let mut stored = Vec::new();
-    let mut octets = content.iter().peekable();
+    let mut octets = content.strip_suffix(b"\r").unwrap_or(content).iter().peekable();
     while let Some(&octet) = octets.next() {
         match octet {
             b'\r' => {

@@ -179,11 +179,19 @@ fn refused_chunks(dice: &mut Dice, name: &str) -> Vec<u8> {
     [opening, &bdat(&text, ""), &bdat(&text, " LAST"), b"NOOP\r\n"].concat()
 }
 
-/// DATA in the middle of a message in chunks is refused, and what would be its message is commands.
+/// DATA in the middle of a message in chunks is refused, and what would be its message is commands. Where there are no
+/// chunks it is a message.
 fn chunks_then_data(dice: &mut Dice, name: &str) -> Vec<u8> {
     let text = [head(name), disorder(dice)].concat();
-    [transaction(CARRIER).as_slice(), &bdat(&text, ""), b"DATA\r\n", b"NOOP\r\n", &bdat(b"end\r\n", " LAST")]
-        .concat()
+    [
+        transaction(CARRIER).as_slice(),
+        &bdat(&text, ""),
+        b"DATA\r\n",
+        b"NOOP\r\n",
+        &bdat(b"end\r\n", " LAST"),
+        b".\r\n",
+    ]
+    .concat()
 }
 
 fn bdat(octets: &[u8], last: &str) -> Vec<u8> {
