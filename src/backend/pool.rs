@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::budget::{Budget, Permit, Use};
 use super::connection::{Connection, Fault, Identity, Patience};
+use super::health::Health;
 use crate::config::Endpoint;
 use crate::net::dial::Dialer;
 use crate::observe::metrics::{BackendMetrics, BackendUse};
@@ -35,6 +36,7 @@ pub struct Backend {
     identity: Identity,
     patience: Patience,
     budget: Budget,
+    health: Health,
     announced: Mutex<Option<Extensions>>,
     kept: Mutex<Vec<Kept>>,
     last_fault: Mutex<Option<String>>,
@@ -56,6 +58,9 @@ pub enum LeaseFault {
     /// All connections the backend may have are in use.
     #[error("no free connection in time")]
     Busy,
+    /// The backend failed several times in a row, and rests.
+    #[error("it failed several times in a row and is left alone for {0:?}")]
+    Resting(Duration),
     /// The backend did not take us.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -106,6 +111,12 @@ impl Backend {
         lock(&self.last_fault).clone()
     }
 
+    /// How long it is left alone yet; none when it is tried.
+    #[must_use]
+    pub fn rests_for(&self) -> Option<Duration> {
+        self.health.rests_for()
+    }
+
     /// A session for `purpose` before `deadline`: a kept one, else a new one.
     ///
     /// # Errors
@@ -125,11 +136,15 @@ impl Backend {
     /// [`LeaseFault`].
     pub async fn lease_fresh(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
         let permit = timeout_at(deadline, self.budget.permit(purpose)).await.map_err(|_| LeaseFault::Busy)?;
+        let Some(attempt) = self.health.attempt() else {
+            return Err(LeaseFault::Resting(self.rests_for().unwrap_or_default()));
+        };
         let opened = Connection::open(&self.dialer, &self.endpoint, &self.identity, self.patience);
         let opened =
             timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(super::Phase::Greeting)));
         match opened {
             Ok(connection) => {
+                attempt.succeeded();
                 self.metrics.up();
                 *lock(&self.announced) = Some(*connection.announced());
                 *lock(&self.last_fault) = None;
@@ -137,6 +152,7 @@ impl Backend {
                 Ok(self.leased(kept, Origin::Fresh, purpose))
             }
             Err(fault) => {
+                drop(attempt);
                 self.metrics.down();
                 let news = lock(&self.last_fault).replace(fault.to_string()).is_none();
                 if news {
@@ -250,6 +266,15 @@ impl Lease {
     }
 }
 
+/// How a backend is to be treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// Connections it may have, at least 2.
+    pub connections: usize,
+    /// How long it rests after several faults in a row; zero: not at all.
+    pub eject: Duration,
+}
+
 /// All backends, by where they listen.
 #[derive(Debug)]
 pub struct Backends {
@@ -257,22 +282,23 @@ pub struct Backends {
 }
 
 impl Backends {
-    /// One backend for each endpoint, with the connections it may have and its metrics.
+    /// One backend for each endpoint, the first of several quotas for it counting.
     pub fn new(
-        endpoints: impl IntoIterator<Item = (Endpoint, usize, BackendMetrics)>,
+        endpoints: impl IntoIterator<Item = (Endpoint, Quota, BackendMetrics)>,
         dialer: &Dialer,
         identity: &Identity,
         patience: Patience,
     ) -> Self {
         let mut by_endpoint = HashMap::new();
-        for (endpoint, connections, metrics) in endpoints {
+        for (endpoint, quota, metrics) in endpoints {
             by_endpoint.entry(endpoint.clone()).or_insert_with(|| {
                 Arc::new(Backend {
                     endpoint,
                     dialer: dialer.clone(),
                     identity: identity.clone(),
                     patience,
-                    budget: Budget::new(connections),
+                    budget: Budget::new(quota.connections),
+                    health: Health::new(quota.eject),
                     announced: Mutex::default(),
                     kept: Mutex::default(),
                     last_fault: Mutex::default(),

@@ -334,27 +334,11 @@ impl Session {
 
     /// Message data, and the backend's word on it.
     async fn body(&mut self, go_ahead: Option<Reply>, framing: Framing) -> Result<BodyEnd, Loss> {
-        if let Some(reply) = &go_ahead {
-            self.client.say(reply);
-        }
-        let limits = self.body_limits();
-        self.client.flush(limits.data).await.map_err(|_| Loss::Gone)?;
-        let Some(attachment) = &mut self.attachment else {
-            return Ok(BodyEnd::Stopped(Stop::BackendGone));
+        let mut body = match framing {
+            Framing::Lines => Body::lines(self.bare_newlines),
+            Framing::Chunk(chunk) => Body::counted(chunk.size),
         };
-        let backend = attachment.lease.connection();
-        let (body, end) = match framing {
-            Framing::Lines => {
-                let mut body = Body::lines(self.bare_newlines);
-                let end = body.carry(&mut self.client, backend, &limits).await;
-                (body, end)
-            }
-            Framing::Chunk(chunk) => {
-                let mut body = Body::counted(chunk.size);
-                let end = body.carry_chunk(&mut self.client, backend, chunk, &limits).await;
-                (body, end)
-            }
-        };
+        let end = self.carry(&mut body, go_ahead.as_ref(), framing).await;
         self.client.body_done();
         self.record.bytes += body.octets();
         self.count(end.as_ref(), framing, body.octets());
@@ -372,6 +356,27 @@ impl Session {
             self.stopped = Some(body);
         }
         Ok(end)
+    }
+
+    /// Carries `body` as far as it goes.
+    async fn carry(
+        &mut self,
+        body: &mut Body,
+        go_ahead: Option<&Reply>,
+        framing: Framing,
+    ) -> Result<BodyEnd, Loss> {
+        go_ahead.into_iter().for_each(|reply| self.client.say(reply));
+        let limits = self.body_limits();
+        self.client.flush(limits.data).await.map_err(|_| Loss::Gone)?;
+        // The backend may have been lost with an earlier recipient; the octets are the client's all the same.
+        let Some(attachment) = &mut self.attachment else {
+            return Ok(BodyEnd::Stopped(Stop::BackendGone));
+        };
+        let backend = attachment.lease.connection();
+        match framing {
+            Framing::Lines => body.carry(&mut self.client, backend, &limits).await,
+            Framing::Chunk(chunk) => body.carry_chunk(&mut self.client, backend, chunk, &limits).await,
+        }
     }
 
     fn body_limits(&self) -> Limits {
