@@ -72,7 +72,7 @@ async fn every_arrangement(kind: Kind, bare: Bare) {
             streams.push(std::mem::replace(&mut stream, Stream::new()).quit());
         }
     }
-    run::check(kind, bare, streams, |number| format!("connection {number}")).await;
+    nothing_is_wrong(run::findings(kind, bare, streams, |number| format!("connection {number}")).await);
 }
 
 /// Whether the server closes the connection before the end of the octets: their true end is a bare CR or LF in a command.
@@ -91,7 +91,18 @@ async fn random_streams(kind: Kind, bare: Bare) {
         let seed = seed.wrapping_add(u64::try_from(number).expect("a count"));
         format!("BACKSTOP_SEED={seed} BACKSTOP_DIFFERENTIAL=1")
     };
-    run::check(kind, bare, streams.collect(), describe).await;
+    nothing_is_wrong(run::findings(kind, bare, streams.collect(), describe).await);
+}
+
+#[track_caller]
+fn nothing_is_wrong(findings: Option<Vec<String>>) {
+    let findings = findings.unwrap_or_default();
+    assert!(findings.is_empty(), "{} findings, the first of them:\n{}", findings.len(), first(&findings));
+}
+
+/// As many findings as one can read.
+fn first(findings: &[String]) -> String {
+    findings.iter().take(3).map(String::as_str).collect::<Vec<_>>().join("\n\n")
 }
 
 fn count() -> u64 {

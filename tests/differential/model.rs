@@ -198,6 +198,11 @@ impl Server<'_> {
             self.transaction = None;
             return self.say("503 5.5.1");
         };
+        if size == 0 && last.is_empty() {
+            // RFC 3030 allows it, Postfix and Exim refuse it: Backstop says what they say.
+            self.transaction = None;
+            return self.say("5");
+        }
         transaction.chunks.get_or_insert_default().extend_from_slice(octets);
         if last == "LAST" {
             let Transaction { recipients, chunks } = self.transaction.take().unwrap_or_default();

@@ -63,16 +63,14 @@ impl Store {
         }
     }
 
-    /// The messages in a mailbox without the header fields put before them, in order of their octets.
+    /// The messages in a mailbox without the header fields put before them, in no particular order.
     pub fn messages(&self, mailbox: &str) -> Vec<Vec<u8>> {
         let stored = match self {
             Self::Postfix(postfix) => postfix.messages(mailbox),
             Self::Exim(exim) => exim.messages(mailbox),
             Self::Aiosmtpd(aiosmtpd) => aiosmtpd.messages(mailbox),
         };
-        let mut messages: Vec<_> = stored.iter().map(|message| untraced(message).to_vec()).collect();
-        messages.sort();
-        messages
+        stored.iter().map(|message| untraced(message).to_vec()).collect()
     }
 
     /// The message as this server stores it.
