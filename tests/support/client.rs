@@ -12,8 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::machine::TcpEnd;
-use super::{PATIENCE, eventually};
+use super::{PATIENCE, until_connections};
 
 /// One connection to a server.
 pub struct Client<S = TcpStream> {
@@ -70,12 +69,11 @@ impl Client {
     pub async fn until_read(&self) {
         let stream = self.stream.get_ref();
         let (Ok(ours), Ok(theirs)) = (stream.local_addr(), stream.peer_addr()) else { return };
-        eventually("the server to read", || {
-            let ends = TcpEnd::all();
+        until_connections("the server to read", |ends| {
             let end = |local, remote| ends.iter().find(|end| end.local == local && end.remote == remote);
             let arrived = end(ours, theirs).is_none_or(|end| end.unsent == 0);
             let read = end(theirs, ours).is_none_or(|end| end.unread == 0);
-            (arrived && read).then_some(())
+            arrived && read
         })
         .await;
     }

@@ -7,7 +7,11 @@ use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 /// A directory of our own, removed when dropped. Others may enter it (Postfix works under other users).
 pub struct Directory {
@@ -105,9 +109,23 @@ pub struct TcpEnd {
 
 impl TcpEnd {
     /// All ends of connections that a process has not closed yet, listening sockets left out.
-    pub fn all() -> Vec<Self> {
-        let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
-        table.lines().skip(1).filter_map(Self::parse).collect()
+    ///
+    /// The kernel walks through all of its tables for this, so those who ask at the same time are given the same look,
+    /// never one that began before they asked.
+    pub async fn all() -> Arc<[Self]> {
+        static LATEST: Mutex<Option<(Instant, Arc<[TcpEnd]>)>> = Mutex::const_new(None);
+        let asked = Instant::now();
+        let mut latest = LATEST.lock().await;
+        match &*latest {
+            Some((began, ends)) if *began >= asked => Arc::clone(ends),
+            _ => {
+                let began = Instant::now();
+                let table = fs::read_to_string("/proc/net/tcp").expect("Linux");
+                let ends: Arc<[Self]> = table.lines().skip(1).filter_map(Self::parse).collect();
+                *latest = Some((began, Arc::clone(&ends)));
+                ends
+            }
+        }
     }
 
     fn parse(line: &str) -> Option<Self> {

@@ -55,12 +55,21 @@ pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T
     }
 }
 
+/// Waits until the connections of the machine are so.
+///
+/// # Panics
+/// When they are not after [`PATIENCE`].
+pub async fn until_connections(what: &str, are: impl Fn(&[TcpEnd]) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !are(&TcpEnd::all().await) {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
 /// Waits until a server at the address has closed every connection it took.
 pub async fn deserted(address: SocketAddr) {
-    eventually("the end of all sessions", || {
-        TcpEnd::all().iter().all(|end| end.local != address).then_some(())
-    })
-    .await;
+    until_connections("the end of all sessions", |ends| ends.iter().all(|end| end.local != address)).await;
 }
 
 /// Asks again and again until the answer is no longer 451, and returns it.
