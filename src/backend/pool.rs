@@ -4,6 +4,9 @@
 //! transaction ends, so a client that idles holds none. It is reused by whoever comes next, as long as it is
 //! young, has refused nothing, and answers RSET with 2yz (RFC 5321 §4.1.1.5). Across clients that misleads
 //! nobody, for the backend is not told who the client is.
+//!
+//! A session that is kept holds no permit: who waits for one would never get it. It stands in a slot nobody
+//! needs, and leaves when a new connection needs that slot.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -47,7 +50,6 @@ pub struct Backend {
 #[derive(Debug)]
 struct Kept {
     connection: Connection,
-    permit: Permit,
     transactions: u32,
     since: Instant,
 }
@@ -122,12 +124,13 @@ impl Backend {
     /// # Errors
     /// [`LeaseFault`].
     pub async fn lease(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
+        let permit = self.permit(purpose, deadline).await?;
         if purpose == Use::Delivery
             && let Some(kept) = self.take_kept()
         {
-            return Ok(self.leased(kept, Origin::Kept, purpose));
+            return Ok(self.leased(kept, permit, Origin::Kept, purpose));
         }
-        self.lease_fresh(purpose, deadline).await
+        self.open(permit, purpose, deadline).await
     }
 
     /// A new session, also when one is kept.
@@ -135,11 +138,27 @@ impl Backend {
     /// # Errors
     /// [`LeaseFault`].
     pub async fn lease_fresh(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
-        let permit = timeout_at(deadline, self.budget.permit(purpose)).await.map_err(|_| LeaseFault::Busy)?;
+        let permit = self.permit(purpose, deadline).await?;
+        self.open(permit, purpose, deadline).await
+    }
+
+    async fn permit(&self, purpose: Use, deadline: Instant) -> Result<Permit, LeaseFault> {
+        timeout_at(deadline, self.budget.permit(purpose)).await.map_err(|_| LeaseFault::Busy)
+    }
+
+    async fn open(
+        self: &Arc<Self>,
+        permit: Permit,
+        purpose: Use,
+        deadline: Instant,
+    ) -> Result<Lease, LeaseFault> {
         let Some(attempt) = self.health.attempt() else {
             return Err(LeaseFault::Resting(self.rests_for().unwrap_or_default()));
         };
-        let opened = Connection::open(&self.dialer, &self.endpoint, &self.identity, self.patience);
+        let opened = async {
+            self.make_room().await;
+            Connection::open(&self.dialer, &self.endpoint, &self.identity, self.patience).await
+        };
         let opened =
             timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(super::Phase::Greeting)));
         match opened {
@@ -148,8 +167,8 @@ impl Backend {
                 self.metrics.up();
                 *lock(&self.announced) = Some(*connection.announced());
                 *lock(&self.last_fault) = None;
-                let kept = Kept { connection, permit, transactions: 0, since: Instant::now() };
-                Ok(self.leased(kept, Origin::Fresh, purpose))
+                let kept = Kept { connection, transactions: 0, since: Instant::now() };
+                Ok(self.leased(kept, permit, Origin::Fresh, purpose))
             }
             Err(fault) => {
                 drop(attempt);
@@ -163,11 +182,25 @@ impl Backend {
         }
     }
 
-    fn leased(self: &Arc<Self>, kept: Kept, origin: Origin, purpose: Use) -> Lease {
+    /// Takes leave of the oldest sessions that stand in slots somebody holds a permit for by now.
+    async fn make_room(&self) {
+        loop {
+            let oldest = {
+                let mut shelf = lock(&self.kept);
+                if shelf.len() <= self.budget.free() {
+                    return;
+                }
+                shelf.remove(0)
+            };
+            oldest.leave().await;
+        }
+    }
+
+    fn leased(self: &Arc<Self>, kept: Kept, permit: Permit, origin: Origin, purpose: Use) -> Lease {
         Lease {
             backend: Arc::clone(self),
             connection: kept.connection,
-            permit: kept.permit,
+            permit,
             transactions: kept.transactions,
             origin,
             _counted: self.metrics.connection(match purpose {
@@ -211,7 +244,6 @@ impl Kept {
 
     async fn leave(self) {
         self.connection.quit().await;
-        drop(self.permit);
     }
 }
 
@@ -235,20 +267,22 @@ impl Lease {
 
     /// Gives a session back whose transaction is over. It is kept if it is worth it, else left.
     pub fn release(self) {
-        let mut kept = Kept {
-            connection: self.connection,
-            permit: self.permit,
-            transactions: self.transactions + 1,
-            since: Instant::now(),
-        };
+        let mut kept =
+            Kept { connection: self.connection, transactions: self.transactions + 1, since: Instant::now() };
         // Errors survive RSET at the backend; the next client should not pay for them.
         let worth = kept.connection.refusals() == 0 && kept.is_fit();
         let mut shelf = lock(&self.backend.kept);
+        // The permit goes back behind the session, so that who gets it finds the session.
         if worth && shelf.len() < MAX_KEPT {
             shelf.push(kept);
+            drop(shelf);
+            drop(self.permit);
         } else {
             drop(shelf);
-            tokio::spawn(kept.leave());
+            tokio::spawn(async move {
+                kept.leave().await;
+                drop(self.permit);
+            });
         }
     }
 
@@ -273,6 +307,14 @@ pub struct Quota {
     pub connections: usize,
     /// How long it rests after several faults in a row; zero: not at all.
     pub eject: Duration,
+}
+
+/// Until when the first of so many candidates may take, of the time until `deadline`: one that hangs leaves
+/// time for the others.
+#[must_use]
+pub fn turn(deadline: Instant, candidates: usize) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / u32::try_from(candidates.max(1)).unwrap_or(u32::MAX)
 }
 
 /// All backends, by where they listen.
