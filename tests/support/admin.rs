@@ -49,6 +49,10 @@ impl Admin {
         self.request("GET", path).await
     }
 
+    pub async fn post(&self, path: &str) -> Response {
+        self.request("POST", path).await
+    }
+
     pub async fn delete(&self, path: &str) -> Response {
         self.request("DELETE", path).await
     }

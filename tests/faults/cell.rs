@@ -1,0 +1,206 @@
+//! One cell: a domain with two mailboxes and a backend of its own, behind a Backstop that all cells share.
+//!
+//! Every message carries the number of its delivery in its sender, so that what is stored can be told apart.
+
+use std::fmt::Debug;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::support::admin::Admin;
+use crate::support::backend::{Backend, Script};
+use crate::support::backstop::Backstop;
+use crate::support::client::{Client, Reply};
+use crate::support::machine::free_address;
+
+/// Octets of a tenth of the message that is delivered in a cell.
+pub const TENTH: u64 = 8 * 1024;
+
+/// Who sends the message that meets the fault, and the messages before and after it.
+pub const SENDER: &str = "observed@client.test";
+const OTHER: &str = "other@client.test";
+
+/// Cells that run at the same time: as many sockets as any machine allows a process.
+const AT_ONCE: usize = 48;
+
+/// A domain, its backend, and the Backstop before it.
+#[derive(Clone)]
+pub struct Cell {
+    pub anna: String,
+    pub bert: String,
+    pub domain: String,
+    pub backend: Arc<Backend>,
+    /// Where the backend listens.
+    pub store: SocketAddr,
+    /// Where clients connect.
+    pub address: SocketAddr,
+    pub admin: Admin,
+}
+
+/// What is remembered of a recipient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    Nothing,
+    Good,
+    /// Something that would be held against it: no cell expects this.
+    Blame,
+}
+
+/// What a cell came to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Code and, where the reply is no 2yz or 3yz, its enhanced code.
+    pub replies: Vec<String>,
+    /// The recipients of each stored copy of the message.
+    pub stored: Vec<String>,
+    /// Of anna and bert.
+    pub cache: [Holds; 2],
+}
+
+impl Cell {
+    /// Asks the store about both recipients, so that no probe is needed later.
+    pub async fn verify(&self) {
+        for recipient in [&self.anna, &self.bert] {
+            self.admin.post(&format!("/api/v1/recipients/{recipient}/probe")).await.is(200);
+            assert_eq!(self.holds(recipient).await, Holds::Good);
+        }
+    }
+
+    /// Delivers a message to both: they are known then, and the session that carried it is kept.
+    pub async fn deliver(&self) {
+        let mut client = Client::greeted(self.address).await;
+        client.envelope(OTHER, &self.anna).await.is("250");
+        client.command(&format!("RCPT TO:<{}>", self.bert)).await.is("250");
+        client.data("Subject: before\r\n\r\n").await.is("250");
+        client.quit().await;
+    }
+
+    /// The same in a session that is open already, for anna: this must succeed.
+    pub async fn deliver_in(&self, client: &mut Client) {
+        let before = self.backend.record().messages.len();
+        client.command("RSET").await.is("250");
+        client.envelope(OTHER, &self.anna).await.is("250");
+        client.data("Subject: after\r\n\r\n").await.is("250");
+        assert_eq!(self.backend.record().messages.len(), before + 1, "what was acknowledged is stored");
+    }
+
+    /// What is stored of the observed message, and remembered of its recipients.
+    pub async fn seen(&self, replies: Vec<String>) -> Seen {
+        let messages = self.backend.record().messages;
+        let observed = messages.iter().filter(|message| message.sender == SENDER);
+        let end = format!("@{}", self.domain);
+        let names = |to: &String| to.trim_end_matches(end.as_str()).to_owned();
+        let stored = observed
+            .map(|message| message.recipients.iter().map(names).collect::<Vec<_>>().join("+"))
+            .collect();
+        Seen { replies, stored, cache: [self.holds(&self.anna).await, self.holds(&self.bert).await] }
+    }
+
+    async fn holds(&self, recipient: &str) -> Holds {
+        let explained = self.admin.get(&format!("/api/v1/recipients/{recipient}")).await.is(200).json();
+        let entry = explained.get("entry").expect("an entry or null");
+        match entry.pointer("/verdict/is").and_then(|verdict| verdict.as_str()) {
+            Some("deliverable") => Holds::Good,
+            None if entry.is_null() => Holds::Nothing,
+            _ => Holds::Blame,
+        }
+    }
+}
+
+/// A tenth of the observed message. All but the first are alike.
+pub fn tenth(number: u64) -> Vec<u8> {
+    let head: &[u8] = if number == 0 { b"Subject: observed\r\n\r\n" } else { b"" };
+    let line = b"The quick brown fox jumps over the lazy dog, again and again.\r\n";
+    let mut octets = [head, &line.repeat(200)].concat();
+    octets.truncate(usize::try_from(TENTH).expect("small") - 2);
+    octets.extend_from_slice(b"\r\n");
+    octets
+}
+
+/// The code, and the enhanced code of what is no success.
+pub fn class(reply: &Reply) -> String {
+    match reply.code {
+        200..400 => reply.code.to_string(),
+        code => format!("{code} {}", reply.text().split(' ').next().unwrap_or_default()),
+    }
+}
+
+/// Plays a cell for each row before one Backstop with these settings, `prepare`d before it starts.
+///
+/// # Panics
+/// When a cell came to something else than was expected of it; all that did are named.
+pub async fn play_all<R, P, F>(rows: Vec<R>, settings: &str, prepare: impl Fn(&Cell, &R), play: P)
+where
+    R: Debug + Clone,
+    P: Fn(Cell, R) -> F,
+    F: Future<Output = (Seen, Seen)> + Send + 'static,
+{
+    let mut stores = Vec::new();
+    for number in 0..rows.len() {
+        let domain = format!("cell{number}.test");
+        let backend = Backend::new(Script::knowing([
+            format!("anna@{domain}").as_str(),
+            format!("bert@{domain}").as_str(),
+        ]));
+        stores.push((listen(&backend).await, domain, Arc::new(backend)));
+    }
+    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let cell = |(store, domain, backend): &(SocketAddr, String, Arc<Backend>), address, admin| Cell {
+        anna: format!("anna@{domain}"),
+        bert: format!("bert@{domain}"),
+        domain: domain.clone(),
+        backend: Arc::clone(backend),
+        store: *store,
+        address,
+        admin,
+    };
+    for (store, row) in stores.iter().zip(&rows) {
+        prepare(&cell(store, nowhere, Admin::at(nowhere)), row);
+    }
+    let routes: Vec<_> = stores.iter().map(|(store, domain, _)| (domain.clone(), *store)).collect();
+    let limits = "[limits]\nmax_connections_per_client = 10000\n";
+    let configuration = Backstop::configuration_of(&routes) + limits + settings;
+    let (backstop, address) = Backstop::ready(&configuration).await;
+    let admin = backstop.admin().await;
+
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let mut playing = JoinSet::new();
+    let mut names = Vec::new();
+    for (store, row) in stores.iter().zip(rows) {
+        let name = format!("{}: {row:?}", store.1);
+        let played = play(cell(store, address, admin), row);
+        let room = Arc::clone(&room);
+        let task = playing.spawn(async move {
+            let _place = room.acquire_owned().await;
+            played.await
+        });
+        names.push((task.id(), name));
+    }
+    let name = |id| &names.iter().find(|(task, _)| *task == id).expect("our own task").1;
+    let mut wrong = Vec::new();
+    while let Some(played) = playing.join_next_with_id().await {
+        match played {
+            Ok((_, (expected, seen))) if expected == seen => {}
+            Ok((id, (expected, seen))) => {
+                wrong.push(format!("{}\n  expected {expected:?}\n  seen     {seen:?}", name(id)));
+            }
+            Err(fault) => wrong.push(format!("{}\n  {fault}", name(fault.id()))),
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} cells:\n{}", wrong.len(), names.len(), wrong.join("\n"));
+    for verdict in ["undeliverable", "unknown"] {
+        let series = format!("backstop_cache_entries{{verdict=\"{verdict}\"}}");
+        assert_eq!(admin.metric(&series).await, Some(0.0), "{series}");
+    }
+}
+
+/// Listens below the ports that outgoing connections take: a backend that goes finds its port free when it comes back.
+async fn listen(backend: &Backend) -> SocketAddr {
+    loop {
+        if let Ok(address) = backend.listen(free_address()).await {
+            return address;
+        }
+    }
+}
