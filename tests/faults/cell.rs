@@ -16,10 +16,10 @@ use crate::support::client::{Client, Reply};
 use crate::support::machine::free_address;
 
 /// Octets of a tenth of the message that is delivered in a cell.
-pub const TENTH: u64 = 8 * 1024;
+pub(crate) const TENTH: u64 = 8 * 1024;
 
 /// Who sends the message that meets the fault, and the messages before and after it.
-pub const SENDER: &str = "observed@client.test";
+pub(crate) const SENDER: &str = "observed@client.test";
 const OTHER: &str = "other@client.test";
 
 /// Cells that run at the same time: as many sockets as any machine allows a process.
@@ -27,7 +27,7 @@ const AT_ONCE: usize = 48;
 
 /// A domain, its backend, and the Backstop before it.
 #[derive(Clone)]
-pub struct Cell {
+pub(crate) struct Cell {
     pub anna: String,
     pub bert: String,
     pub domain: String,
@@ -41,7 +41,7 @@ pub struct Cell {
 
 /// What is remembered of a recipient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holds {
+pub(crate) enum Holds {
     Nothing,
     Good,
     /// Something that would be held against it: no cell expects this.
@@ -50,7 +50,7 @@ pub enum Holds {
 
 /// What a cell came to.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Code and, where the reply is no 2yz or 3yz, its enhanced code.
     pub replies: Vec<String>,
     /// The recipients of each stored copy of the message.
@@ -61,7 +61,7 @@ pub struct Seen {
 
 impl Cell {
     /// Asks the store about both recipients, so that no probe is needed later.
-    pub async fn verify(&self) {
+    pub(crate) async fn verify(&self) {
         for recipient in [&self.anna, &self.bert] {
             self.admin.post(&format!("/api/v1/recipients/{recipient}/probe")).await.is(200);
             assert_eq!(self.holds(recipient).await, Holds::Good);
@@ -69,7 +69,7 @@ impl Cell {
     }
 
     /// Delivers a message to both: they are known then, and the session that carried it is kept.
-    pub async fn deliver(&self) {
+    pub(crate) async fn deliver(&self) {
         let mut client = Client::greeted(self.address).await;
         client.envelope(OTHER, &self.anna).await.is("250");
         client.command(&format!("RCPT TO:<{}>", self.bert)).await.is("250");
@@ -78,7 +78,7 @@ impl Cell {
     }
 
     /// The same in a session that is open already, for anna: this must succeed.
-    pub async fn deliver_in(&self, client: &mut Client) {
+    pub(crate) async fn deliver_in(&self, client: &mut Client) {
         let before = self.backend.record().messages.len();
         client.command("RSET").await.is("250");
         client.envelope(OTHER, &self.anna).await.is("250");
@@ -87,7 +87,7 @@ impl Cell {
     }
 
     /// What is stored of the observed message, and remembered of its recipients.
-    pub async fn seen(&self, replies: Vec<String>) -> Seen {
+    pub(crate) async fn seen(&self, replies: Vec<String>) -> Seen {
         let messages = self.backend.record().messages;
         let observed = messages.iter().filter(|message| message.sender == SENDER);
         let end = format!("@{}", self.domain);
@@ -110,7 +110,7 @@ impl Cell {
 }
 
 /// A tenth of the observed message. All but the first are alike.
-pub fn tenth(number: u64) -> Vec<u8> {
+pub(crate) fn tenth(number: u64) -> Vec<u8> {
     let head: &[u8] = if number == 0 { b"Subject: observed\r\n\r\n" } else { b"" };
     let line = b"The quick brown fox jumps over the lazy dog, again and again.\r\n";
     let mut octets = [head, &line.repeat(200)].concat();
@@ -120,7 +120,7 @@ pub fn tenth(number: u64) -> Vec<u8> {
 }
 
 /// The code, and the enhanced code of what is no success.
-pub fn class(reply: &Reply) -> String {
+pub(crate) fn class(reply: &Reply) -> String {
     match reply.code {
         200..400 => reply.code.to_string(),
         code => format!("{code} {}", reply.text().split(' ').next().unwrap_or_default()),
@@ -131,7 +131,7 @@ pub fn class(reply: &Reply) -> String {
 ///
 /// # Panics
 /// When a cell came to something else than was expected of it; all that did are named.
-pub async fn play_all<R, P, F>(rows: Vec<R>, settings: &str, prepare: impl Fn(&Cell, &R), play: P)
+pub(crate) async fn play_all<R, P, F>(rows: Vec<R>, settings: &str, prepare: impl Fn(&Cell, &R), play: P)
 where
     R: Debug + Clone,
     P: Fn(Cell, R) -> F,
@@ -160,7 +160,7 @@ where
         prepare(&cell(store, nowhere, Admin::at(nowhere)), row);
     }
     let routes: Vec<_> = stores.iter().map(|(store, domain, _)| (domain.clone(), *store)).collect();
-    let limits = "[limits]\nmax_connections_per_client = 10000\n";
+    let limits = "[limits]\nmax_connections_per_client = 10000\n[log]\nlevel = \"warn\"\n";
     let configuration = Backstop::configuration_of(&routes) + limits + settings;
     let (backstop, address) = Backstop::ready(&configuration).await;
     let admin = backstop.admin().await;
