@@ -148,38 +148,21 @@ impl Extensions {
         if both.has(Keyword::Chunking) { both } else { both.without(Keyword::BinaryMime) }
     }
 
-    /// The keywords, in the order they are offered.
-    fn keywords(&self) -> impl Iterator<Item = (Keyword, &'static str)> {
-        ALL.into_iter().filter(|(keyword, _)| self.has(*keyword))
+    /// Each extension as EHLO spells it, with its argument.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let all = ALL.iter().filter(|(keyword, _)| self.has(*keyword));
+        all.map(|(keyword, name)| match (keyword, self.max_size, self.max_recipients) {
+            (Keyword::Size, Some(size), _) => format!("{name} {size}"),
+            (Keyword::Limits, _, Some(max)) => format!("{name} RCPTMAX={max}"),
+            _ => (*name).to_owned(),
+        })
     }
 
     /// Our answer to EHLO: our name, then one line each.
     #[must_use]
     pub fn offer(&self, hostname: &str) -> Reply {
-        let mut text = hostname.to_owned();
-        for (keyword, name) in self.keywords() {
-            text.push('\n');
-            text.push_str(name);
-            match (keyword, self.max_size, self.max_recipients) {
-                (Keyword::Size, Some(size), _) => text.push_str(&format!(" {size}")),
-                (Keyword::Limits, _, Some(max)) => text.push_str(&format!(" RCPTMAX={max}")),
-                _ => {}
-            }
-        }
-        Reply::new(250, text)
-    }
-}
-
-/// For people: the keywords, parted by spaces.
-impl std::fmt::Display for Extensions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (place, (_, name)) in self.keywords().enumerate() {
-            if place > 0 {
-                f.write_str(" ")?;
-            }
-            f.write_str(name)?;
-        }
-        Ok(())
+        let lines: Vec<String> = std::iter::once(hostname.to_owned()).chain(self.lines()).collect();
+        Reply::new(250, lines.join("\n"))
     }
 }
 

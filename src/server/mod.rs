@@ -180,7 +180,7 @@ fn bind(address: SocketAddr, name: &Arc<str>, bound: &mut Vec<Bound>) -> Result<
 
 /// Greets every backend once, so that the first client is offered what they all can do. Bounded by
 /// `backend_connect` and `backend_command`; serving does not depend on its success.
-async fn greet_backends(context: &Context) {
+pub async fn greet_backends(context: &Context) {
     let timeouts = &context.config.timeouts;
     let deadline = tokio::time::Instant::now() + timeouts.backend_connect + timeouts.backend_command;
     let greetings = context.backends.iter().map(|backend| async move {

@@ -203,7 +203,7 @@ impl Session {
             // Class and words kept; it teaches nothing about the recipient.
             Ok(Given::SenderRefused(reply)) => same(replies::passed_on(reply)),
             Ok(Given::SenderMissing(fault)) => same(self.missing(route, fault.0)),
-            Ok(Given::Lost) => vec![None; recipients],
+            Ok(Given::TakenBack | Given::Cut(_)) => vec![None; recipients],
             Err(reply) => same(reply),
         }
     }
@@ -221,7 +221,8 @@ impl Session {
     }
 
     /// Gives the envelope on the attached session, attaching one first where there is none. A session that
-    /// turns out dead before any message data is replaced once, silently, and the envelope given again.
+    /// turns out dead before any message data is replaced once, silently: what it had accepted is given again,
+    /// and what it had not answered.
     pub(super) async fn give(
         &mut self,
         route: &Arc<Route>,
@@ -229,29 +230,45 @@ impl Session {
         earlier: &[Recipient],
         new: &[Recipient],
     ) -> Result<Given, Reply> {
+        let mut earlier = earlier.to_vec();
+        let mut answered: Vec<Answer> = Vec::new();
         loop {
             let mut attachment = match self.attachment.take() {
                 Some(attachment) => attachment,
                 None => self.attach(route).await?,
             };
-            let given = attachment.give(Envelope { sender, earlier, new }).await;
+            let left = new.get(answered.len()..).unwrap_or_default();
+            let given = attachment.give(Envelope { sender, earlier: &earlier, new: left }).await;
             match given {
-                Given::Lost if !self.replaced => {
+                Given::Cut(answers) if !self.replaced => {
                     self.replaced = true;
                     attachment.lease.abort();
+                    let accepted = left.iter().zip(&answers).filter(|(_, answer)| answer.is_acceptance());
+                    earlier.extend(accepted.map(|(recipient, _)| recipient.clone()));
+                    answered.extend(answers);
                 }
-                Given::Lost => {
+                Given::Cut(_) | Given::TakenBack => {
                     attachment.lease.abort();
-                    return Ok(Given::Lost);
+                    return Ok(Given::TakenBack);
                 }
-                given => {
-                    self.record_backend(&attachment);
-                    self.route = Some(Arc::clone(route));
-                    self.attachment = Some(attachment);
-                    return Ok(given);
+                Given::Answered(answers) => {
+                    answered.extend(answers);
+                    self.keep(attachment, route);
+                    return Ok(Given::Answered(answered));
+                }
+                refused @ (Given::SenderRefused(_) | Given::SenderMissing(_)) => {
+                    self.keep(attachment, route);
+                    // Recipients the session before had accepted are lost with it.
+                    return Ok(if earlier.is_empty() { refused } else { Given::TakenBack });
                 }
             }
         }
+    }
+
+    fn keep(&mut self, attachment: Attachment, route: &Arc<Route>) {
+        self.record_backend(&attachment);
+        self.route = Some(Arc::clone(route));
+        self.attachment = Some(attachment);
     }
 
     /// A session with the first backend of the route that gives one.

@@ -9,7 +9,7 @@
 //! the answer in the cache, and looks there while holding the entry's place.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ const MAX_WAITING: usize = 20_000;
 const MAX_BATCH: usize = 16;
 /// Sessions a question may see end before it is given up.
 const MAX_TRIES: u8 = 3;
-/// Refusals after which a session is left: Postfix slows down after 10.
+/// Refusals after which a session is left at the latest: Postfix slows down after 10.
 const REFUSALS_ENDURED: u32 = 10;
 /// RSETs without mail after which a session is left: Postfix counts 100.
 const RESETS_ENDURED: usize = 90;
@@ -88,6 +88,7 @@ pub struct Prober {
     /// The null sender was refused; forgotten when the fallback is refused too.
     use_fallback: AtomicBool,
     rechecks: Arc<Semaphore>,
+    endured: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -126,6 +127,7 @@ impl Prober {
             pending: DashMap::with_hasher(AsIs),
             work: Mutex::default(),
             use_fallback: AtomicBool::new(false),
+            endured: AtomicU32::new(REFUSALS_ENDURED),
         })
     }
 
@@ -235,8 +237,8 @@ impl Prober {
     /// Works on one session until it is spent, lost, or idle for too long.
     async fn serve_with(self: &Arc<Self>, mut lease: Lease) {
         let mut asked = 0;
-        while is_fit(&mut lease, asked) {
-            let room = REFUSALS_ENDURED.saturating_sub(lease.connection().refusals()) as usize;
+        while is_fit(&mut lease, asked, self.endured()) {
+            let room = self.endured().saturating_sub(lease.connection().refusals()) as usize;
             let batch = self.next_batch(room.min(MAX_BATCH));
             if batch.is_empty() {
                 if !self.idle().await {
@@ -247,10 +249,29 @@ impl Prober {
             asked += batch.len();
             if let Health::Lost(why) = self.ask_batch(&mut lease, batch).await {
                 tracing::debug!(backend = %lease.backend().endpoint(), why, "probe session lost");
+                self.cut_off_after(lease.connection().refusals());
                 return;
             }
         }
+        if lease.connection().refusals() >= self.endured() {
+            self.endured.fetch_add(1, Ordering::Relaxed);
+        }
         lease.quit();
+    }
+
+    /// Refusals this store endures in one session, as far as is known.
+    fn endured(&self) -> u32 {
+        self.endured.load(Ordering::Relaxed).clamp(1, REFUSALS_ENDURED)
+    }
+
+    /// The store ended a session, after this many refusals: the next ones are left earlier. By halves, since
+    /// one end may have had another reason; what is learnt so is unlearnt one by one, with each session that
+    /// goes well.
+    fn cut_off_after(&self, refusals: u32) {
+        if refusals > 0 {
+            let endured = refusals.max(self.endured() / 2).min(REFUSALS_ENDURED);
+            self.endured.store(endured, Ordering::Relaxed);
+        }
     }
 
     /// Waits for a question; false when none came in time.
@@ -287,12 +308,20 @@ impl Prober {
         let sender = if fallback { &self.store.fallback_sender } else { &self.store.sender };
         let recipients: Vec<_> = questions.iter().map(|q| q.mailbox.clone()).collect();
         let batch = probe::ask(lease, sender.as_ref(), &recipients).await;
-        // What a lost session left unanswered goes to the next one.
-        let unanswered = std::iter::repeat_with(|| (Finding::Again, Conversation::default()));
+        let mut findings = batch.findings.into_iter();
         let mut again = Vec::new();
-        for (mut question, (finding, said)) in
-            questions.into_iter().zip(batch.findings.into_iter().chain(unanswered))
-        {
+        let mut unanswered = 0;
+        for mut question in questions {
+            let (finding, said) = findings.next().unwrap_or_else(|| {
+                unanswered += 1;
+                (Finding::Again, Conversation::default())
+            });
+            // The session was lost over the first question it left unanswered: those behind it were in no
+            // way at fault, and go to the next session with as many tries as they had.
+            if unanswered > 1 {
+                again.push(question);
+                continue;
+            }
             let finding = match finding {
                 Finding::OtherSender(reply) if fallback || self.store.fallback_sender.is_none() => {
                     self.use_fallback.store(false, Ordering::Relaxed);
@@ -381,10 +410,10 @@ fn most_sessions(store: &Store) -> usize {
 }
 
 /// Whether another batch may be asked on this session.
-fn is_fit(lease: &mut Lease, asked: usize) -> bool {
+fn is_fit(lease: &mut Lease, asked: usize, endured: u32) -> bool {
     let connection = lease.connection();
     connection.age() < MAX_AGE
-        && connection.refusals() < REFUSALS_ENDURED
+        && connection.refusals() < endured
         && asked + MAX_BATCH <= RESETS_ENDURED
         && connection.quiet().is_ok()
 }

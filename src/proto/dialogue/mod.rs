@@ -264,8 +264,16 @@ impl Dialogue {
         match (state, input) {
             (State::Over, _) | (_, Input::ClientGone) => self.hang_up(None),
             (_, Input::Timeout) => self.hang_up(Some(replies::IDLE)),
+            (State::Command, Input::Line(_) | Input::RecipientLines(_) | Input::OverlongLine)
+                if self.out_of_patience() =>
+            {
+                self.hang_up(Some(replies::TOO_MANY_ERRORS))
+            }
             (State::Command, Input::Line(line)) => self.line(line),
-            (State::Command, Input::RecipientLines(lines)) => self.recipient_lines(lines),
+            (State::Command, Input::RecipientLines(lines)) => {
+                self.idle_commands += u32::try_from(lines.len()).unwrap_or(MAX_IDLE_COMMANDS);
+                self.recipient_lines(lines)
+            }
             (State::Command, Input::OverlongLine) => self.wrong(replies::LINE_TOO_LONG),
             (State::Command, Input::BareNewline) => self.hang_up(Some(replies::BARE_NEWLINE_IN_COMMAND)),
             (State::Command, Input::Drain) => self.hang_up(Some(replies::DRAINING)),
@@ -284,13 +292,13 @@ impl Dialogue {
         }
     }
 
+    /// Whether the client has had its share of errors, or of commands that move no mail.
+    fn out_of_patience(&self) -> bool {
+        self.rules.max_errors.is_some_and(|max| self.errors >= max) || self.idle_commands >= MAX_IDLE_COMMANDS
+    }
+
     /// One command line: checked, then done.
     fn line(&mut self, line: &[u8]) -> Step {
-        if self.rules.max_errors.is_some_and(|max| self.errors >= max)
-            || self.idle_commands >= MAX_IDLE_COMMANDS
-        {
-            return self.hang_up(Some(replies::TOO_MANY_ERRORS));
-        }
         if line::has_nul(line) {
             return self.wrong(replies::NUL_IN_COMMAND);
         }
