@@ -225,9 +225,10 @@ impl Connection {
     /// Nothing was said that we did not ask for.
     ///
     /// # Errors
-    /// [`Fault::Unsolicited`]: an early reply, an idle 421, the end of the stream.
+    /// [`Fault::Unsolicited`]: an early reply or the beginning of one, an idle 421, the end of the stream.
     pub fn quiet(&mut self) -> Result<(), Fault> {
-        let silent = self.input.is_empty() && self.stream.pending() == Pending::Nothing;
+        let unread = !self.input.is_empty() || self.stream.pending() != Pending::Nothing;
+        let silent = !unread && self.reader.is_at_rest();
         if silent { Ok(()) } else { Err(Fault::Unsolicited) }
     }
 

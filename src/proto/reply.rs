@@ -212,6 +212,12 @@ impl ReplyReader {
         Ok((taken, None))
     }
 
+    /// No line of an unfinished reply has been taken.
+    #[must_use]
+    pub const fn is_at_rest(&self) -> bool {
+        self.code.is_none()
+    }
+
     /// One line without CRLF; the reply when it was the last one.
     fn line(&mut self, line: &[u8]) -> Result<Option<Reply>, ReplyFault> {
         let (code, parting, text) = split(line).ok_or(ReplyFault::Grammar)?;

@@ -243,8 +243,9 @@ async fn finish(backend: &mut Connection, out: &mut Vec<u8>) -> BodyEnd {
 async fn interrupted(backend: &mut Connection) -> Stop {
     match backend.answer_to_message().await {
         Ok(reply) => Stop::EarlyReply(reply),
-        // Silence for as long as a whole message may take is not for the body to judge.
-        Err(Fault::Timeout(_)) => std::future::pending().await,
+        // Silence for as long as a whole message may take is not for the body to judge; a reply that was begun
+        // and goes no further is.
+        Err(Fault::Timeout(_)) if backend.quiet().is_ok() => std::future::pending().await,
         Err(_) => Stop::BackendGone,
     }
 }

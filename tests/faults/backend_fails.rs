@@ -7,7 +7,8 @@
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::cell::{Cell, Holds, SENDER, Seen, TENTH, class, play_all, tenth};
-use crate::support::backend::{Action, Phase, at};
+use crate::support::backend::{Action, Backend, Phase, Script, at};
+use crate::support::backstop::Backstop;
 use crate::support::client::Client;
 
 /// What the backend does instead of its reply.
@@ -82,6 +83,10 @@ use Point::{
     SecondRcpt,
 };
 use Whose::{Fresh, Kept, Probe, Start};
+
+/// So that silence is found out soon, and yet no backend that is well is taken for silent on a busy machine.
+const IMPATIENT: &str =
+    "[timeouts]\nbackend_connect = \"2s\"\nbackend_command = \"2s\"\nbackend_end_of_data = \"2s\"\n";
 
 const OK: &str = "250";
 const GO: &str = "354";
@@ -189,8 +194,27 @@ async fn a_backend_that_goes_is_a_451_at_most() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_is_silent_is_a_451_at_most() {
-    let impatient = "[timeouts]\nbackend_connect = \"2s\"\nbackend_command = \"2s\"\nbackend_end_of_data = \"2s\"\n";
-    play_all(rows(&[Fault::Hangs, Fault::Falters]), impatient, prepare, play).await;
+    play_all(rows(&[Fault::Hangs, Fault::Falters]), IMPATIENT, prepare, play).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_begun_within_a_message_does_not_become_its_acknowledgement() {
+    // A second mail server behind this one might have lost the message by the time the reply is whole.
+    let script = Script::blind()
+        .on(at(Phase::Body).beyond(5 * TENTH), Action::reply("250-2.0.0 Early"))
+        .on(at(Phase::EndOfData), Action::reply("250 2.0.0 Late"));
+    let (backend, store) = Backend::start(script).await;
+    let (_backstop, address) = Backstop::before_with(store, IMPATIENT).await;
+    let mut client = Client::greeted(address).await;
+    client.envelope(SENDER, "anna@example.org").await.is("250");
+    client.command("DATA").await.is("354");
+    for number in 0..10 {
+        let read = number * TENTH;
+        backend.until("its part of the message", |record| record.body_octets >= read).await;
+        client.send(tenth(number)).await;
+    }
+    client.command(".").await.is(LOST);
+    assert!(backend.record().messages.is_empty(), "the final dot was withheld");
 }
 
 fn rows(faults: &[Fault]) -> Vec<(Row, Fault)> {
