@@ -100,8 +100,8 @@ impl Cell {
 
     async fn holds(&self, recipient: &str) -> Holds {
         let explained = self.admin.get(&format!("/api/v1/recipients/{recipient}")).await.is(200).json();
-        let entry = explained.get("entry").expect("an entry or null");
-        match entry.pointer("/verdict/is").and_then(|verdict| verdict.as_str()) {
+        let entry = explained.get("cache").expect("an entry or null");
+        match entry.get("verdict").and_then(|verdict| verdict.as_str()) {
             Some("deliverable") => Holds::Good,
             None if entry.is_null() => Holds::Nothing,
             _ => Holds::Blame,
