@@ -308,7 +308,14 @@ impl Session {
         loop {
             let Some(attachment) = &mut self.attachment else { return Input::BackendGone };
             match attachment.lease.connection().exchange(b"DATA\r\n").await {
-                Ok(reply) if reply.code() != 421 => return Input::BackendReply(reply),
+                Ok(reply) if reply.code() != 421 => {
+                    let refused = matches!(reply.class(), Class::Transient | Class::Permanent);
+                    if reply.code() != 354 && !refused {
+                        // Whether it now takes commands or a message, nobody knows.
+                        self.tear();
+                    }
+                    return Input::BackendReply(reply);
+                }
                 _ => {}
             }
             if let Some(dead) = self.attachment.take() {
@@ -338,7 +345,11 @@ impl Session {
             self.client.say(reply);
         }
         let limits = self.body_limits();
-        self.client.flush(limits.data).await.map_err(|_| Loss::Gone)?;
+        if self.client.flush(limits.data).await.is_err() {
+            // The backend waits for a message: what the next client says must not become it.
+            self.tear();
+            return Err(Loss::Gone);
+        }
         let Some(attachment) = &mut self.attachment else {
             return Ok(BodyEnd::Stopped(Stop::BackendGone));
         };
@@ -360,18 +371,21 @@ impl Session {
         self.count(end.as_ref(), framing, body.octets());
         match &end {
             Ok(BodyEnd::Answered(_)) => {}
-            // Torn: the backend must not take what it has for a message.
-            Ok(BodyEnd::Unanswered | BodyEnd::Stopped(_)) | Err(_) => {
-                if let Some(torn) = self.attachment.take() {
-                    torn.lease.abort();
-                }
-            }
+            // The backend must not take what it has for a message.
+            Ok(BodyEnd::Unanswered | BodyEnd::Stopped(_)) | Err(_) => self.tear(),
         }
         let end = end?;
         if matches!(end, BodyEnd::Stopped(_)) {
             self.stopped = Some(body);
         }
         Ok(end)
+    }
+
+    /// Closes the backend session in the middle of what it was.
+    fn tear(&mut self) {
+        if let Some(torn) = self.attachment.take() {
+            torn.lease.abort();
+        }
     }
 
     fn body_limits(&self) -> Limits {

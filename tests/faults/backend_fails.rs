@@ -266,7 +266,12 @@ async fn play(cell: Cell, (row, fault): (Row, Fault)) -> (Seen, Seen) {
     cell.deliver_in(&mut client).await;
     client.quit().await;
     let expected = Seen {
-        replies: row.replies.iter().filter(|&&reply| reply != UNSAID).map(|&reply| reply.to_owned()).collect(),
+        replies: row
+            .replies
+            .iter()
+            .filter(|&&reply| reply != UNSAID)
+            .map(|&reply| reply.to_owned())
+            .collect(),
         stored: row.stored.iter().map(|&recipients| recipients.to_owned()).collect(),
         cache: row.cache,
     };
@@ -361,5 +366,22 @@ impl Clogged {
         let listener = socket.listen(0).expect("its own address");
         let queued = TcpStream::connect(cell.store).await.expect("the queue takes one");
         Self { _listener: listener, _queued: queued }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_answered_data_with_nonsense_is_not_used_again() {
+    for nonsense in ["334 VXNlcm5hbWU6", "250 2.0.0 Ok", "221 2.0.0 Bye"] {
+        let script = Script::blind().on(at(Phase::Data).nth(1), Action::reply(nonsense));
+        let (backend, store) = Backend::start(script).await;
+        let (_backstop, address) = Backstop::before(store).await;
+        let mut client = Client::greeted(address).await;
+        client.envelope(SENDER, "anna@example.org").await.is("250");
+        client.command("DATA").await.is("451 4.3.0");
+        backend.until("no session but the probe's", |record| record.open == 1).await;
+        client.envelope(SENDER, "anna@example.org").await.is("250");
+        client.data("Subject: again\r\n\r\n").await.is("250");
+        assert_eq!(backend.record().messages.len(), 1);
+        client.quit().await;
     }
 }

@@ -194,6 +194,9 @@ where
         let series = format!("backstop_cache_entries{{verdict=\"{verdict}\"}}");
         assert_eq!(admin.metric(&series).await, Some(0.0), "{series}");
     }
+    for state in ["idle", "transaction", "data"] {
+        admin.until_metric(&format!("backstop_sessions{{listener=\"mx\",state=\"{state}\"}}"), 0.0).await;
+    }
 }
 
 /// Listens below the ports that outgoing connections take: a backend that goes finds its port free when it comes back.

@@ -76,6 +76,19 @@ impl Admin {
         metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
     }
 
+    /// Waits until the series has this value.
+    ///
+    /// # Panics
+    /// When it has not after [`PATIENCE`].
+    pub async fn until_metric(&self, series: &str, value: f64) {
+        let asking = async {
+            while self.metric(series).await != Some(value) {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{series} is not {value} in time"));
+    }
+
     async fn request(&self, method: &str, path: &str) -> Response {
         let exchange = async {
             let mut stream = TcpStream::connect(self.address).await?;
