@@ -11,7 +11,7 @@
 //!
 //! Everything is on loopback, on ports and in directories of its own, so that two runs may share a machine, and only
 //! processes started here are ended. Nothing waits blindly: what must become true is awaited up to `PATIENCE`.
-#![allow(dead_code, reason = "each test binary uses its own part of the support")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of the support")]
 #![allow(unreachable_pub, reason = "a test binary exports nothing; `pub` marks what tests may use")]
 
 use std::time::Duration;
