@@ -53,6 +53,12 @@ impl Budget {
         self.most_probes
     }
 
+    /// Slots nobody holds.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.all.available_permits()
+    }
+
     /// Waits for a slot.
     pub async fn permit(&self, purpose: Use) -> Permit {
         let share = match purpose {

@@ -4,6 +4,9 @@
 //! transaction ends, so a client that idles holds none. It is reused by whoever comes next, as long as it is
 //! young, has refused nothing, and answers RSET with 2yz (RFC 5321 §4.1.1.5). Across clients that misleads
 //! nobody, for the backend is not told who the client is.
+//!
+//! A session that is kept holds no permit: who waits for one would never get it. It stands in a slot nobody
+//! needs, and leaves when a new connection needs that slot.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::budget::{Budget, Permit, Use};
 use super::connection::{Connection, Fault, Identity, Patience};
+use super::health::Health;
 use crate::config::Endpoint;
 use crate::net::dial::Dialer;
 use crate::observe::metrics::{BackendMetrics, BackendUse};
@@ -35,6 +39,7 @@ pub struct Backend {
     identity: Identity,
     patience: Patience,
     budget: Budget,
+    health: Health,
     announced: Mutex<Option<Extensions>>,
     kept: Mutex<Vec<Kept>>,
     last_fault: Mutex<Option<String>>,
@@ -45,7 +50,6 @@ pub struct Backend {
 #[derive(Debug)]
 struct Kept {
     connection: Connection,
-    permit: Permit,
     transactions: u32,
     since: Instant,
 }
@@ -56,6 +60,9 @@ pub enum LeaseFault {
     /// All connections the backend may have are in use.
     #[error("no free connection in time")]
     Busy,
+    /// The backend failed several times in a row, and rests.
+    #[error("it failed several times in a row and is left alone for {0:?}")]
+    Resting(Duration),
     /// The backend did not take us.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -106,17 +113,24 @@ impl Backend {
         lock(&self.last_fault).clone()
     }
 
+    /// How long it is left alone yet; none when it is tried.
+    #[must_use]
+    pub fn rests_for(&self) -> Option<Duration> {
+        self.health.rests_for()
+    }
+
     /// A session for `purpose` before `deadline`: a kept one, else a new one.
     ///
     /// # Errors
     /// [`LeaseFault`].
     pub async fn lease(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
+        let permit = self.permit(purpose, deadline).await?;
         if purpose == Use::Delivery
             && let Some(kept) = self.take_kept()
         {
-            return Ok(self.leased(kept, Origin::Kept, purpose));
+            return Ok(self.leased(kept, permit, Origin::Kept, purpose));
         }
-        self.lease_fresh(purpose, deadline).await
+        self.open(permit, purpose, deadline).await
     }
 
     /// A new session, also when one is kept.
@@ -124,19 +138,40 @@ impl Backend {
     /// # Errors
     /// [`LeaseFault`].
     pub async fn lease_fresh(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
-        let permit = timeout_at(deadline, self.budget.permit(purpose)).await.map_err(|_| LeaseFault::Busy)?;
-        let opened = Connection::open(&self.dialer, &self.endpoint, &self.identity, self.patience);
+        let permit = self.permit(purpose, deadline).await?;
+        self.open(permit, purpose, deadline).await
+    }
+
+    async fn permit(&self, purpose: Use, deadline: Instant) -> Result<Permit, LeaseFault> {
+        timeout_at(deadline, self.budget.permit(purpose)).await.map_err(|_| LeaseFault::Busy)
+    }
+
+    async fn open(
+        self: &Arc<Self>,
+        permit: Permit,
+        purpose: Use,
+        deadline: Instant,
+    ) -> Result<Lease, LeaseFault> {
+        let Some(attempt) = self.health.attempt() else {
+            return Err(LeaseFault::Resting(self.rests_for().unwrap_or_default()));
+        };
+        let opened = async {
+            self.make_room().await;
+            Connection::open(&self.dialer, &self.endpoint, &self.identity, self.patience).await
+        };
         let opened =
             timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(super::Phase::Greeting)));
         match opened {
             Ok(connection) => {
+                attempt.succeeded();
                 self.metrics.up();
                 *lock(&self.announced) = Some(*connection.announced());
                 *lock(&self.last_fault) = None;
-                let kept = Kept { connection, permit, transactions: 0, since: Instant::now() };
-                Ok(self.leased(kept, Origin::Fresh, purpose))
+                let kept = Kept { connection, transactions: 0, since: Instant::now() };
+                Ok(self.leased(kept, permit, Origin::Fresh, purpose))
             }
             Err(fault) => {
+                drop(attempt);
                 self.metrics.down();
                 let news = lock(&self.last_fault).replace(fault.to_string()).is_none();
                 if news {
@@ -147,11 +182,25 @@ impl Backend {
         }
     }
 
-    fn leased(self: &Arc<Self>, kept: Kept, origin: Origin, purpose: Use) -> Lease {
+    /// Takes leave of the oldest sessions that stand in slots somebody holds a permit for by now.
+    async fn make_room(&self) {
+        loop {
+            let oldest = {
+                let mut shelf = lock(&self.kept);
+                if shelf.len() <= self.budget.free() {
+                    return;
+                }
+                shelf.remove(0)
+            };
+            oldest.leave().await;
+        }
+    }
+
+    fn leased(self: &Arc<Self>, kept: Kept, permit: Permit, origin: Origin, purpose: Use) -> Lease {
         Lease {
             backend: Arc::clone(self),
             connection: kept.connection,
-            permit: kept.permit,
+            permit,
             transactions: kept.transactions,
             origin,
             _counted: self.metrics.connection(match purpose {
@@ -195,7 +244,6 @@ impl Kept {
 
     async fn leave(self) {
         self.connection.quit().await;
-        drop(self.permit);
     }
 }
 
@@ -219,20 +267,22 @@ impl Lease {
 
     /// Gives a session back whose transaction is over. It is kept if it is worth it, else left.
     pub fn release(self) {
-        let mut kept = Kept {
-            connection: self.connection,
-            permit: self.permit,
-            transactions: self.transactions + 1,
-            since: Instant::now(),
-        };
+        let mut kept =
+            Kept { connection: self.connection, transactions: self.transactions + 1, since: Instant::now() };
         // Errors survive RSET at the backend; the next client should not pay for them.
         let worth = kept.connection.refusals() == 0 && kept.is_fit();
         let mut shelf = lock(&self.backend.kept);
+        // The permit goes back behind the session, so that who gets it finds the session.
         if worth && shelf.len() < MAX_KEPT {
             shelf.push(kept);
+            drop(shelf);
+            drop(self.permit);
         } else {
             drop(shelf);
-            tokio::spawn(kept.leave());
+            tokio::spawn(async move {
+                kept.leave().await;
+                drop(self.permit);
+            });
         }
     }
 
@@ -250,6 +300,23 @@ impl Lease {
     }
 }
 
+/// How a backend is to be treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// Connections it may have, at least 2.
+    pub connections: usize,
+    /// How long it rests after several faults in a row; zero: not at all.
+    pub eject: Duration,
+}
+
+/// Until when the first of so many candidates may take, of the time until `deadline`: one that hangs leaves
+/// time for the others.
+#[must_use]
+pub fn turn(deadline: Instant, candidates: usize) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / u32::try_from(candidates.max(1)).unwrap_or(u32::MAX)
+}
+
 /// All backends, by where they listen.
 #[derive(Debug)]
 pub struct Backends {
@@ -257,22 +324,23 @@ pub struct Backends {
 }
 
 impl Backends {
-    /// One backend for each endpoint, with the connections it may have and its metrics.
+    /// One backend for each endpoint, the first of several quotas for it counting.
     pub fn new(
-        endpoints: impl IntoIterator<Item = (Endpoint, usize, BackendMetrics)>,
+        endpoints: impl IntoIterator<Item = (Endpoint, Quota, BackendMetrics)>,
         dialer: &Dialer,
         identity: &Identity,
         patience: Patience,
     ) -> Self {
         let mut by_endpoint = HashMap::new();
-        for (endpoint, connections, metrics) in endpoints {
+        for (endpoint, quota, metrics) in endpoints {
             by_endpoint.entry(endpoint.clone()).or_insert_with(|| {
                 Arc::new(Backend {
                     endpoint,
                     dialer: dialer.clone(),
                     identity: identity.clone(),
                     patience,
-                    budget: Budget::new(connections),
+                    budget: Budget::new(quota.connections),
+                    health: Health::new(quota.eject),
                     announced: Mutex::default(),
                     kept: Mutex::default(),
                     last_fault: Mutex::default(),

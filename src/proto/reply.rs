@@ -189,6 +189,12 @@ pub struct ReplyReader {
 }
 
 impl ReplyReader {
+    /// Whether lines of a reply were taken whose last line is still to come.
+    #[must_use]
+    pub const fn is_amid_reply(&self) -> bool {
+        self.code.is_some()
+    }
+
     /// Takes whole lines from the front of `input` until one ends a reply. Gives the octets taken, and
     /// the reply when it is whole. Call again with what is left plus what arrives.
     ///
@@ -210,12 +216,6 @@ impl ReplyReader {
             }
         }
         Ok((taken, None))
-    }
-
-    /// No line of an unfinished reply has been taken.
-    #[must_use]
-    pub const fn is_at_rest(&self) -> bool {
-        self.code.is_none()
     }
 
     /// One line without CRLF; the reply when it was the last one.

@@ -102,12 +102,11 @@ impl Server {
             let door = listen::Door {
                 series: self.context.metrics.listener(&listener.name),
                 listener,
-                socket,
                 context: Arc::clone(&self.context),
                 connections: Arc::clone(&connections),
                 sessions: self.sessions.clone(),
             };
-            tokio::spawn(door.serve());
+            tokio::spawn(door.serve(socket));
         }
         tokio::spawn(tidy(Arc::clone(&self.context), self.ended.clone()));
         self.serving.cancel();

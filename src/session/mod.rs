@@ -308,14 +308,7 @@ impl Session {
         loop {
             let Some(attachment) = &mut self.attachment else { return Input::BackendGone };
             match attachment.lease.connection().exchange(b"DATA\r\n").await {
-                Ok(reply) if reply.code() != 421 => {
-                    let refused = matches!(reply.class(), Class::Transient | Class::Permanent);
-                    if reply.code() != 354 && !refused {
-                        // Whether it now takes commands or a message, nobody knows.
-                        self.tear();
-                    }
-                    return Input::BackendReply(reply);
-                }
+                Ok(reply) if reply.code() != 421 => return Input::BackendReply(reply),
                 _ => {}
             }
             if let Some(dead) = self.attachment.take() {
@@ -341,38 +334,22 @@ impl Session {
 
     /// Message data, and the backend's word on it.
     async fn body(&mut self, go_ahead: Option<Reply>, framing: Framing) -> Result<BodyEnd, Loss> {
-        if let Some(reply) = &go_ahead {
-            self.client.say(reply);
-        }
-        let limits = self.body_limits();
-        if self.client.flush(limits.data).await.is_err() {
-            // The backend waits for a message: what the next client says must not become it.
-            self.tear();
-            return Err(Loss::Gone);
-        }
-        let Some(attachment) = &mut self.attachment else {
-            return Ok(BodyEnd::Stopped(Stop::BackendGone));
+        let mut body = match framing {
+            Framing::Lines => Body::lines(self.bare_newlines),
+            Framing::Chunk(chunk) => Body::counted(chunk.size),
         };
-        let backend = attachment.lease.connection();
-        let (body, end) = match framing {
-            Framing::Lines => {
-                let mut body = Body::lines(self.bare_newlines);
-                let end = body.carry(&mut self.client, backend, &limits).await;
-                (body, end)
-            }
-            Framing::Chunk(chunk) => {
-                let mut body = Body::counted(chunk.size);
-                let end = body.carry_chunk(&mut self.client, backend, chunk, &limits).await;
-                (body, end)
-            }
-        };
+        let end = self.carry(&mut body, go_ahead.as_ref(), framing).await;
         self.client.body_done();
         self.record.bytes += body.octets();
         self.count(end.as_ref(), framing, body.octets());
         match &end {
             Ok(BodyEnd::Answered(_)) => {}
-            // The backend must not take what it has for a message.
-            Ok(BodyEnd::Unanswered | BodyEnd::Stopped(_)) | Err(_) => self.tear(),
+            // Torn: the backend must not take what it has for a message.
+            Ok(BodyEnd::Unanswered | BodyEnd::Stopped(_)) | Err(_) => {
+                if let Some(torn) = self.attachment.take() {
+                    torn.lease.abort();
+                }
+            }
         }
         let end = end?;
         if matches!(end, BodyEnd::Stopped(_)) {
@@ -381,10 +358,24 @@ impl Session {
         Ok(end)
     }
 
-    /// Closes the backend session in the middle of what it was.
-    fn tear(&mut self) {
-        if let Some(torn) = self.attachment.take() {
-            torn.lease.abort();
+    /// Carries `body` as far as it goes.
+    async fn carry(
+        &mut self,
+        body: &mut Body,
+        go_ahead: Option<&Reply>,
+        framing: Framing,
+    ) -> Result<BodyEnd, Loss> {
+        go_ahead.into_iter().for_each(|reply| self.client.say(reply));
+        let limits = self.body_limits();
+        self.client.flush(limits.data).await.map_err(|_| Loss::Gone)?;
+        // The backend may have been lost with an earlier recipient; the octets are the client's all the same.
+        let Some(attachment) = &mut self.attachment else {
+            return Ok(BodyEnd::Stopped(Stop::BackendGone));
+        };
+        let backend = attachment.lease.connection();
+        match framing {
+            Framing::Lines => body.carry(&mut self.client, backend, &limits).await,
+            Framing::Chunk(chunk) => body.carry_chunk(&mut self.client, backend, chunk, &limits).await,
         }
     }
 

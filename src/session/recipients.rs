@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Session;
 use super::attachment::{Answer, Attachment, Envelope, Given};
-use crate::backend::{LeaseFault, Use};
+use crate::backend::{Use, turn};
 use crate::config::{Mode, Route, RoutedRecipients};
 use crate::guard::Standing;
 use crate::observe::metrics::{RecipientResult, RecipientSource};
@@ -33,6 +33,16 @@ enum Fate {
     Forward(RecipientSource),
     /// Decided.
     Settled(Outcome),
+}
+
+/// What the backend's side comes to for one recipient.
+enum Word {
+    /// The delivery port, on the recipient itself.
+    Own(Reply),
+    /// A refusal of the sender, an extension that is missing, no session: nothing about the recipient.
+    Shared(Reply),
+    /// The backend is lost.
+    Lost,
 }
 
 impl Candidate {
@@ -137,19 +147,23 @@ impl Session {
         };
         let new: Vec<Recipient> = chosen.iter().map(|c| c.recipient.clone()).collect();
         let given = self.give(&route, &sender, &earlier, &new).await;
-        let outcomes = self.outcomes(&route, given, new.len());
-        for (candidate, reply) in chosen.iter_mut().zip(outcomes) {
+        let words = self.words(&route, given, new.len());
+        for (candidate, word) in chosen.iter_mut().zip(words) {
             let Fate::Forward(source) = candidate.fate else { continue };
-            candidate.fate = Fate::Settled(match reply {
-                Some(reply) => self.answered(&route, candidate.recipient.clone(), reply, source),
-                None => {
-                    self.refused(
-                        Some(&route),
-                        &candidate.recipient,
-                        &replies::BACKEND_LOST,
-                        RecipientResult::Undetermined,
-                        RecipientSource::Live,
-                    );
+            let recipient = &candidate.recipient;
+            candidate.fate = Fate::Settled(match word {
+                Word::Own(reply) => self.answered(&route, recipient.clone(), reply, source),
+                Word::Shared(reply) => {
+                    let result = match reply.class() {
+                        Class::Permanent => RecipientResult::Refused,
+                        _ => RecipientResult::Undetermined,
+                    };
+                    self.refused(Some(&route), recipient, &reply, result, RecipientSource::Live);
+                    Outcome::Refused(reply)
+                }
+                Word::Lost => {
+                    let (reply, result) = (&replies::BACKEND_LOST, RecipientResult::Undetermined);
+                    self.refused(Some(&route), recipient, reply, result, RecipientSource::Live);
                     Outcome::Lost
                 }
             });
@@ -177,46 +191,30 @@ impl Session {
                 RecipientResult::Unknown
             }
             (Meaning::SessionLimit, _) => RecipientResult::Limited,
-            (_, Class::Permanent) => RecipientResult::Unknown,
+            // Policy, a full mailbox: nothing says that the recipient does not exist.
+            (_, Class::Permanent) => RecipientResult::Refused,
             _ => RecipientResult::Undetermined,
         };
         self.refused(Some(route), &recipient, &reply, result, RecipientSource::Live);
         Outcome::Refused(reply)
     }
 
-    /// A reply for each recipient; none where the backend is lost.
-    fn outcomes(
-        &self,
-        route: &Arc<Route>,
-        given: Result<Given, Reply>,
-        recipients: usize,
-    ) -> Vec<Option<Reply>> {
-        let same = |reply: Reply| vec![Some(reply); recipients];
+    /// A word for each recipient.
+    fn words(&self, route: &Arc<Route>, given: Result<Given, Reply>, recipients: usize) -> Vec<Word> {
+        let same = |reply: Reply| (0..recipients).map(|_| Word::Shared(reply.clone())).collect();
         match given {
             Ok(Given::Answered(answers)) => answers
                 .into_iter()
                 .map(|answer| match answer {
-                    Answer::Reply(reply) => Some(reply),
-                    Answer::Missing(fault) => Some(self.missing(route, fault.0)),
+                    Answer::Reply(reply) => Word::Own(reply),
+                    Answer::Missing(fault) => Word::Shared(missing(route, fault.0)),
                 })
                 .collect(),
-            // Class and words kept; it teaches nothing about the recipient.
+            // Class and words kept.
             Ok(Given::SenderRefused(reply)) => same(replies::passed_on(reply)),
-            Ok(Given::SenderMissing(fault)) => same(self.missing(route, fault.0)),
-            Ok(Given::TakenBack | Given::Cut(_)) => vec![None; recipients],
+            Ok(Given::SenderMissing(fault)) => same(missing(route, fault.0)),
+            Ok(Given::TakenBack | Given::Cut(_)) => (0..recipients).map(|_| Word::Lost).collect(),
             Err(reply) => same(reply),
-        }
-    }
-
-    /// The backend lacks an extension: final, unless we had offered it.
-    fn missing(&self, route: &Arc<Route>, keyword: Keyword) -> Reply {
-        if self.dialogue.offered().has(keyword) {
-            tracing::warn!(route = %route.name, keyword = keyword.as_str(), "a backend lost an extension");
-            replies::EXTENSION_LOST
-        } else if keyword == Keyword::SmtpUtf8 {
-            replies::NEEDS_SMTPUTF8_THERE
-        } else {
-            replies::EXTENSION_MISSING
         }
     }
 
@@ -274,7 +272,8 @@ impl Session {
     /// A session with the first backend of the route that gives one.
     async fn attach(&self, route: &Arc<Route>) -> Result<Attachment, Reply> {
         let deadline = Instant::now() + route.verify.timeout;
-        for endpoint in &route.backends {
+        for (at, endpoint) in route.backends.iter().enumerate() {
+            let deadline = turn(deadline, route.backends.len() - at);
             let Some(backend) = self.context.backends.find(endpoint) else { continue };
             let lease = if self.replaced {
                 backend.lease_fresh(Use::Delivery, deadline).await
@@ -283,8 +282,7 @@ impl Session {
             };
             match lease {
                 Ok(lease) => return Ok(Attachment::new(lease, Arc::clone(route))),
-                Err(LeaseFault::Busy) => return Err(replies::BACKEND_UNREACHABLE),
-                Err(fault @ LeaseFault::Fault(_)) => {
+                Err(fault) => {
                     tracing::debug!(session = %self.record.session, backend = %endpoint, %fault, "not attached");
                 }
             }
@@ -315,4 +313,10 @@ impl Session {
         }
         .log();
     }
+}
+
+/// The backend lacks an extension that was offered: it had it once, or another backend has it.
+fn missing(route: &Arc<Route>, keyword: Keyword) -> Reply {
+    tracing::debug!(route = %route.name, keyword = keyword.as_str(), "a backend lacks an extension that was offered");
+    replies::EXTENSION_LOST
 }

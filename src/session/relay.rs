@@ -1,8 +1,8 @@
 //! Message data on its way from the client to the backend, while it arrives.
 //!
 //! One buffer in, one out, whatever the size of the message. Both directions are watched: a backend that
-//! refuses early is heard at once. The final dot goes out only while the backend has said nothing since its
-//! 354, so that no reply can be taken for the answer to the message but the answer to the message.
+//! refuses early is heard at once. Before each write the backend must have said nothing since its 354 (or its
+//! last answer to a chunk), so that no reply can be taken for the answer to the message but that answer.
 
 use std::pin::Pin;
 use std::task::Poll;
@@ -93,7 +93,17 @@ impl Body {
         backend: &mut Connection,
         limits: &Limits,
     ) -> Result<BodyEnd, Loss> {
-        let mut out = Vec::new();
+        self.carry_behind(Vec::new(), client, backend, limits).await
+    }
+
+    /// The same behind what is in `out` already.
+    async fn carry_behind(
+        &mut self,
+        mut out: Vec<u8>,
+        client: &mut Client,
+        backend: &mut Connection,
+        limits: &Limits,
+    ) -> Result<BodyEnd, Loss> {
         loop {
             if let Some(stop) = self.take(client, &mut out, limits) {
                 return Ok(BodyEnd::Stopped(stop));
@@ -125,10 +135,9 @@ impl Body {
             return Ok(BodyEnd::Stopped(Stop::EarlyReply(replies::EXTENSION_LOST)));
         }
         let last = if chunk.place == Place::Last { " LAST" } else { "" };
-        if backend.send(format!("BDAT {}{last}\r\n", chunk.size).as_bytes()).await.is_err() {
-            return Ok(BodyEnd::Stopped(Stop::BackendGone));
-        }
-        self.carry(client, backend, limits).await
+        // In one write with its octets: a backend may answer an empty chunk as soon as it has the command.
+        let command = format!("BDAT {}{last}\r\n", chunk.size).into_bytes();
+        self.carry_behind(command, client, backend, limits).await
     }
 
     /// Moves what is unread from the client into `out`, as far as it belongs to the body.
@@ -227,9 +236,6 @@ impl Pace {
 
 /// The last octets, and the backend's answer to them.
 async fn finish(backend: &mut Connection, out: &mut Vec<u8>) -> BodyEnd {
-    if backend.quiet().is_err() {
-        return BodyEnd::Stopped(interrupted(backend).await);
-    }
     if let Err(stop) = write_listening(backend, out).await {
         return BodyEnd::Stopped(stop);
     }
@@ -239,24 +245,31 @@ async fn finish(backend: &mut Connection, out: &mut Vec<u8>) -> BodyEnd {
     }
 }
 
-/// Waits for the backend to say what it was not asked for.
+/// Waits for the backend to say what it was not asked for, however long it is silent: that is not for the body
+/// to judge. Only beside another wait, which has a deadline.
 async fn interrupted(backend: &mut Connection) -> Stop {
     match backend.answer_to_message().await {
         Ok(reply) => Stop::EarlyReply(reply),
-        // Silence for as long as a whole message may take is not for the body to judge; a reply that was begun
-        // and goes no further is.
-        Err(Fault::Timeout(_)) if backend.quiet().is_ok() => std::future::pending().await,
+        Err(Fault::Timeout(_)) => std::future::pending().await,
         Err(_) => Stop::BackendGone,
     }
+}
+
+/// What the backend has begun to say without being asked.
+async fn outburst(backend: &mut Connection) -> Stop {
+    backend.answer_to_message().await.map_or(Stop::BackendGone, Stop::EarlyReply)
 }
 
 /// Writes all of `out`, unless the backend speaks up or takes nothing for too long.
 async fn write_listening(backend: &mut Connection, out: &mut Vec<u8>) -> Result<(), Stop> {
     let mut written = 0;
     while let Some(rest) = out.get(written..).filter(|rest| !rest.is_empty()) {
+        if backend.quiet().is_err() {
+            return Err(outburst(backend).await);
+        }
         match timeout(BACKEND_STALL, write_or_hear(backend, rest)).await {
             Ok(Progress::Wrote(octets)) => written += octets,
-            Ok(Progress::Heard) => return Err(interrupted(backend).await),
+            Ok(Progress::Heard) => return Err(outburst(backend).await),
             Ok(Progress::Broken) => return Err(last_words(backend).await),
             Err(_) => return Err(Stop::BackendGone),
         }
@@ -268,7 +281,7 @@ async fn write_listening(backend: &mut Connection, out: &mut Vec<u8>) -> Result<
 /// A backend that closed in the middle may have said why before.
 async fn last_words(backend: &mut Connection) -> Stop {
     let moment = Duration::from_secs(1);
-    timeout(moment, interrupted(backend)).await.unwrap_or(Stop::BackendGone)
+    timeout(moment, outburst(backend)).await.unwrap_or(Stop::BackendGone)
 }
 
 enum Progress {

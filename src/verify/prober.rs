@@ -22,7 +22,7 @@ use super::cache::{Cache, Known};
 use super::conversation::Conversation;
 use super::key::{AsIs, Key};
 use super::probe::{self, Finding, Health};
-use crate::backend::{Backend, Lease, Use};
+use crate::backend::{Backend, Lease, Use, turn};
 use crate::observe::metrics::{Metrics, ProbeResult, RouteMetrics};
 use crate::proto::address::Mailbox;
 use crate::proto::verdict::{Cause, StoreAnswered, Verdict};
@@ -41,10 +41,10 @@ const RESETS_ENDURED: usize = 90;
 const MAX_AGE: Duration = Duration::from_secs(8 * 60);
 /// How long the last session waits for another question: Exchange closes after 5 idle minutes.
 const IDLE: Duration = Duration::from_secs(4 * 60);
-/// A question that waits for longer has sessions that are stuck before it.
-const OVERDUE: Duration = Duration::from_secs(1);
 /// How long the others do.
 const IDLE_SPARE: Duration = Duration::from_secs(5);
+/// A question that waits for longer has sessions that are stuck before it.
+const OVERDUE: Duration = Duration::from_secs(1);
 
 /// An answer, with what was said for it.
 #[derive(Debug, Clone)]
@@ -114,6 +114,18 @@ struct Work {
     idle: Vec<oneshot::Sender<()>>,
 }
 
+impl Work {
+    /// Wakes the session that became idle last. Gives whether there was one.
+    fn wake(&mut self) -> bool {
+        while let Some(idle) = self.idle.pop() {
+            if idle.send(()).is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
 impl Prober {
     /// A prober without any session yet.
     #[must_use]
@@ -159,7 +171,9 @@ impl Prober {
 
     /// Asks about `mailbox` so that the cache may know; nobody waits.
     pub fn refresh(self: &Arc<Self>, key: Key, mailbox: &Mailbox) {
-        drop(self.ask(key, mailbox, Why::Confirm));
+        if !self.pending.contains_key(&key) {
+            drop(self.ask(key, mailbox, Why::Confirm));
+        }
     }
 
     /// Leave to ask once more about what is known, within a twentieth of what can be asked at once.
@@ -191,10 +205,8 @@ impl Prober {
 
     /// Wakes an idle session, or opens another while there are fewer than the budget has room for.
     fn man(self: &Arc<Self>, work: &mut Work) {
-        while let Some(idle) = work.idle.pop() {
-            if idle.send(()).is_ok() {
-                return;
-            }
+        if work.waiting.is_empty() || work.wake() {
+            return;
         }
         let most = most_sessions(&self.store);
         // A session takes a batch at a time; another is worth opening for what one batch leaves, or when a
@@ -213,6 +225,7 @@ impl Prober {
         loop {
             match self.lease().await {
                 Some(lease) => self.serve_with(lease).await,
+                None if self.leave_to_others() => return,
                 None => self.fail_all(),
             }
             let mut work = self.work();
@@ -223,11 +236,30 @@ impl Prober {
         }
     }
 
+    /// A backend that takes no more sessions still answers on those it has. Gives whether there are others.
+    fn leave_to_others(&self) -> bool {
+        let mut work = self.work();
+        let others = work.sessions > 1;
+        if others {
+            work.sessions -= 1;
+            // The question this session was to take may have found the others idle.
+            if !work.waiting.is_empty() {
+                work.wake();
+            }
+        }
+        others
+    }
+
     /// A session with the first backend that gives one.
     async fn lease(&self) -> Option<Lease> {
-        for backend in &self.store.backends {
-            let deadline = Instant::now() + self.store.patience;
-            if let Ok(lease) = backend.lease(Use::Probe, deadline).await {
+        let backends = &self.store.backends;
+        let deadline = Instant::now() + self.store.patience;
+        for (at, backend) in backends.iter().enumerate() {
+            let deadline = turn(deadline, backends.len() - at);
+            // One that speaks unasked from the start would be left before anything was asked, and opened again.
+            if let Ok(mut lease) = backend.lease(Use::Probe, deadline).await
+                && is_fit(&mut lease, 0, self.endured())
+            {
                 return Some(lease);
             }
         }
@@ -247,7 +279,7 @@ impl Prober {
                 continue;
             }
             asked += batch.len();
-            if let Health::Lost(why) = self.ask_batch(&mut lease, batch).await {
+            if let Health::Lost(why) = self.ask_overseen(&mut lease, batch).await {
                 tracing::debug!(backend = %lease.backend().endpoint(), why, "probe session lost");
                 self.cut_off_after(lease.connection().refusals());
                 return;
@@ -274,6 +306,17 @@ impl Prober {
         }
     }
 
+    /// Asks, and calls for another session when what waits meanwhile waits for too long.
+    async fn ask_overseen(self: &Arc<Self>, lease: &mut Lease, batch: Vec<Question>) -> Health {
+        let mut asking = std::pin::pin!(self.ask_batch(lease, batch));
+        loop {
+            match timeout(OVERDUE, &mut asking).await {
+                Ok(health) => return health,
+                Err(_) => self.man(&mut self.work()),
+            }
+        }
+    }
+
     /// Waits for a question; false when none came in time.
     async fn idle(&self) -> bool {
         let (wake, woken) = oneshot::channel();
@@ -282,6 +325,7 @@ impl Prober {
             if !work.waiting.is_empty() {
                 return true;
             }
+            work.idle.retain(|gone| !gone.is_closed());
             work.idle.push(wake);
             if work.sessions > 1 { IDLE_SPARE } else { IDLE }
         };

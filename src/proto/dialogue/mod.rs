@@ -26,7 +26,7 @@ use super::replies;
 use super::reply::{Class, Reply};
 pub use transaction::{Health, Recipient, Sender, Transaction};
 
-/// Commands that move no mail which one client may send between two accepted recipients.
+/// Commands that move no mail which one client may send between two that do: an accepted recipient, a chunk.
 const MAX_IDLE_COMMANDS: u32 = 1000;
 
 /// Whether TLS is to be had on this listener.
@@ -383,6 +383,10 @@ impl Dialogue {
 
     /// Checks one RCPT line.
     fn recipient(&mut self, line: &[u8]) -> Result<Recipient, Reply> {
+        if line::has_nul(line) {
+            self.errors += 1;
+            return Err(replies::NUL_IN_COMMAND);
+        }
         let Ok(Command::Rcpt(path)) = Command::parse(line) else {
             self.errors += 1;
             return Err(replies::BAD_RECIPIENT);
@@ -510,6 +514,7 @@ impl Dialogue {
     fn chunk_end(&mut self, chunk: Chunk, end: BodyEnd) -> Step {
         match end {
             BodyEnd::Answered(reply) if reply.class() == Class::Positive && chunk.place == Place::Middle => {
+                self.idle_commands = 0;
                 Step::Say(reply)
             }
             end => self.body_end(end),
