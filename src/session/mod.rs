@@ -308,7 +308,14 @@ impl Session {
         loop {
             let Some(attachment) = &mut self.attachment else { return Input::BackendGone };
             match attachment.lease.connection().exchange(b"DATA\r\n").await {
-                Ok(reply) if reply.code() != 421 => return Input::BackendReply(reply),
+                Ok(reply) if reply.code() != 421 => {
+                    let refused = matches!(reply.class(), Class::Transient | Class::Permanent);
+                    if reply.code() != 354 && !refused {
+                        // Whether it reads commands now, or a message, nobody knows.
+                        self.tear();
+                    }
+                    return Input::BackendReply(reply);
+                }
                 _ => {}
             }
             if let Some(dead) = self.attachment.take() {
@@ -344,12 +351,8 @@ impl Session {
         self.count(end.as_ref(), framing, body.octets());
         match &end {
             Ok(BodyEnd::Answered(_)) => {}
-            // Torn: the backend must not take what it has for a message.
-            Ok(BodyEnd::Unanswered | BodyEnd::Stopped(_)) | Err(_) => {
-                if let Some(torn) = self.attachment.take() {
-                    torn.lease.abort();
-                }
-            }
+            // The backend must not take what it has for a message.
+            Ok(BodyEnd::Unanswered | BodyEnd::Stopped(_)) | Err(_) => self.tear(),
         }
         let end = end?;
         if matches!(end, BodyEnd::Stopped(_)) {
@@ -376,6 +379,13 @@ impl Session {
         match framing {
             Framing::Lines => body.carry(&mut self.client, backend, &limits).await,
             Framing::Chunk(chunk) => body.carry_chunk(&mut self.client, backend, chunk, &limits).await,
+        }
+    }
+
+    /// Closes the backend session in the middle of what it was.
+    fn tear(&mut self) {
+        if let Some(torn) = self.attachment.take() {
+            torn.lease.abort();
         }
     }
 
