@@ -2,6 +2,7 @@
 //!
 //! Every message carries the number of its delivery in its sender, so that what is stored can be told apart.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,23 +21,29 @@ pub(crate) const TENTH: u64 = 8 * 1024;
 
 /// Who sends the message that meets the fault, and the messages before and after it.
 pub(crate) const SENDER: &str = "observed@client.test";
-const OTHER: &str = "other@client.test";
+pub(crate) const OTHER: &str = "other@client.test";
 
 /// Cells that run at the same time: as many sockets as any machine allows a process.
 const AT_ONCE: usize = 48;
 
-/// A domain, its backend, and the Backstop before it.
+/// A domain and its backend.
+#[derive(Clone)]
+pub(crate) struct Store {
+    pub(crate) domain: String,
+    pub(crate) anna: String,
+    pub(crate) bert: String,
+    pub(crate) backend: Arc<Backend>,
+    /// Where the backend listens.
+    pub(crate) address: SocketAddr,
+}
+
+/// A store, and the Backstop before it.
 #[derive(Clone)]
 pub(crate) struct Cell {
-    pub anna: String,
-    pub bert: String,
-    pub domain: String,
-    pub backend: Arc<Backend>,
-    /// Where the backend listens.
-    pub store: SocketAddr,
+    pub(crate) store: Store,
     /// Where clients connect.
-    pub address: SocketAddr,
-    pub admin: Admin,
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: Admin,
 }
 
 /// What is remembered of a recipient.
@@ -62,7 +69,7 @@ pub(crate) struct Seen {
 impl Cell {
     /// Asks the store about both recipients, so that no probe is needed later.
     pub(crate) async fn verify(&self) {
-        for recipient in [&self.anna, &self.bert] {
+        for recipient in [&self.store.anna, &self.store.bert] {
             self.admin.post(&format!("/api/v1/recipients/{recipient}/probe")).await.is(200);
             assert_eq!(self.holds(recipient).await, Holds::Good);
         }
@@ -71,31 +78,35 @@ impl Cell {
     /// Delivers a message to both: they are known then, and the session that carried it is kept.
     pub(crate) async fn deliver(&self) {
         let mut client = Client::greeted(self.address).await;
-        client.envelope(OTHER, &self.anna).await.is("250");
-        client.command(&format!("RCPT TO:<{}>", self.bert)).await.is("250");
+        client.envelope(OTHER, &self.store.anna).await.is("250");
+        client.command(&format!("RCPT TO:<{}>", self.store.bert)).await.is("250");
         client.data("Subject: before\r\n\r\n").await.is("250");
         client.quit().await;
     }
 
     /// The same in a session that is open already, for anna: this must succeed.
     pub(crate) async fn deliver_in(&self, client: &mut Client) {
-        let before = self.backend.record().messages.len();
+        let before = self.store.backend.record().messages.len();
         client.command("RSET").await.is("250");
-        client.envelope(OTHER, &self.anna).await.is("250");
+        client.envelope(OTHER, &self.store.anna).await.is("250");
         client.data("Subject: after\r\n\r\n").await.is("250");
-        assert_eq!(self.backend.record().messages.len(), before + 1, "what was acknowledged is stored");
+        assert_eq!(self.store.backend.record().messages.len(), before + 1, "what was acknowledged is stored");
     }
 
     /// What is stored of the observed message, and remembered of its recipients.
     pub(crate) async fn seen(&self, replies: Vec<String>) -> Seen {
-        let messages = self.backend.record().messages;
+        let messages = self.store.backend.record().messages;
         let observed = messages.iter().filter(|message| message.sender == SENDER);
-        let end = format!("@{}", self.domain);
+        let end = format!("@{}", self.store.domain);
         let names = |to: &String| to.trim_end_matches(end.as_str()).to_owned();
         let stored = observed
             .map(|message| message.recipients.iter().map(names).collect::<Vec<_>>().join("+"))
             .collect();
-        Seen { replies, stored, cache: [self.holds(&self.anna).await, self.holds(&self.bert).await] }
+        Seen {
+            replies,
+            stored,
+            cache: [self.holds(&self.store.anna).await, self.holds(&self.store.bert).await],
+        }
     }
 
     async fn holds(&self, recipient: &str) -> Holds {
@@ -127,69 +138,46 @@ pub(crate) fn class(reply: &Reply) -> String {
     }
 }
 
-/// Plays a cell for each row before one Backstop with these settings, `prepare`d before it starts.
+impl Store {
+    async fn open(number: usize) -> Self {
+        let domain = format!("cell{number}.test");
+        let (anna, bert) = (format!("anna@{domain}"), format!("bert@{domain}"));
+        let backend = Arc::new(Backend::new(Script::knowing([anna.as_str(), bert.as_str()])));
+        // Below the ports that outgoing connections take: a backend that goes finds its own free when it comes back.
+        let address = loop {
+            if let Ok(address) = backend.listen(free_address()).await {
+                break address;
+            }
+        };
+        Self { domain, anna, bert, backend, address }
+    }
+}
+
+/// Plays a cell for each row before one Backstop with these settings; each store is `prepare`d before it starts.
 ///
 /// # Panics
 /// When a cell came to something else than was expected of it; all that did are named.
-pub(crate) async fn play_all<R, P, F>(rows: Vec<R>, settings: &str, prepare: impl Fn(&Cell, &R), play: P)
+pub(crate) async fn play_all<R, P, F>(rows: Vec<R>, settings: &str, prepare: impl Fn(&Store, &R), play: P)
 where
     R: Debug + Clone,
     P: Fn(Cell, R) -> F,
     F: Future<Output = (Seen, Seen)> + Send + 'static,
 {
     let mut stores = Vec::new();
-    for number in 0..rows.len() {
-        let domain = format!("cell{number}.test");
-        let backend = Backend::new(Script::knowing([
-            format!("anna@{domain}").as_str(),
-            format!("bert@{domain}").as_str(),
-        ]));
-        stores.push((listen(&backend).await, domain, Arc::new(backend)));
+    for (number, row) in rows.iter().enumerate() {
+        let store = Store::open(number).await;
+        prepare(&store, row);
+        stores.push(store);
     }
-    let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-    let cell = |(store, domain, backend): &(SocketAddr, String, Arc<Backend>), address, admin| Cell {
-        anna: format!("anna@{domain}"),
-        bert: format!("bert@{domain}"),
-        domain: domain.clone(),
-        backend: Arc::clone(backend),
-        store: *store,
-        address,
-        admin,
-    };
-    for (store, row) in stores.iter().zip(&rows) {
-        prepare(&cell(store, nowhere, Admin::at(nowhere)), row);
-    }
-    let routes: Vec<_> = stores.iter().map(|(store, domain, _)| (domain.clone(), *store)).collect();
-    let limits = "[limits]\nmax_connections_per_client = 10000\n[log]\nlevel = \"warn\"\n";
-    let configuration = Backstop::configuration_of(&routes) + limits + settings;
-    let (backstop, address) = Backstop::ready(&configuration).await;
+    let (backstop, address) = Backstop::ready(&configuration(&stores, settings)).await;
     let admin = backstop.admin().await;
-
-    let room = Arc::new(Semaphore::new(AT_ONCE));
-    let mut playing = JoinSet::new();
-    let mut names = Vec::new();
-    for (store, row) in stores.iter().zip(rows) {
-        let name = format!("{}: {row:?}", store.1);
-        let played = play(cell(store, address, admin), row);
-        let room = Arc::clone(&room);
-        let task = playing.spawn(async move {
-            let _place = room.acquire_owned().await;
-            played.await
-        });
-        names.push((task.id(), name));
-    }
-    let name = |id| &names.iter().find(|(task, _)| *task == id).expect("our own task").1;
-    let mut wrong = Vec::new();
-    while let Some(played) = playing.join_next_with_id().await {
-        match played {
-            Ok((_, (expected, seen))) if expected == seen => {}
-            Ok((id, (expected, seen))) => {
-                wrong.push(format!("{}\n  expected {expected:?}\n  seen     {seen:?}", name(id)));
-            }
-            Err(fault) => wrong.push(format!("{}\n  {fault}", name(fault.id()))),
-        }
-    }
-    assert!(wrong.is_empty(), "{} of {} cells:\n{}", wrong.len(), names.len(), wrong.join("\n"));
+    let played = stores.into_iter().zip(rows).map(|(store, row)| {
+        let name = format!("{}: {row:?}", store.domain);
+        (name, play(Cell { store, address, admin }, row))
+    });
+    let cells = played.len();
+    let wrong = judge(played).await;
+    assert!(wrong.is_empty(), "{} of {cells} cells:\n{}", wrong.len(), wrong.join("\n"));
     for verdict in ["undeliverable", "unknown"] {
         let series = format!("backstop_cache_entries{{verdict=\"{verdict}\"}}");
         assert_eq!(admin.metric(&series).await, Some(0.0), "{series}");
@@ -199,11 +187,38 @@ where
     }
 }
 
-/// Listens below the ports that outgoing connections take: a backend that goes finds its port free when it comes back.
-async fn listen(backend: &Backend) -> SocketAddr {
-    loop {
-        if let Ok(address) = backend.listen(free_address()).await {
-            return address;
+/// Runs the cells, and names those that came to something unexpected.
+async fn judge<F>(cells: impl Iterator<Item = (String, F)>) -> Vec<String>
+where
+    F: Future<Output = (Seen, Seen)> + Send + 'static,
+{
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let mut playing = JoinSet::new();
+    let mut names = HashMap::new();
+    for (name, played) in cells {
+        let room = Arc::clone(&room);
+        let task = playing.spawn(async move {
+            let _place = room.acquire_owned().await;
+            played.await
+        });
+        names.insert(task.id(), name);
+    }
+    let mut wrong = Vec::new();
+    while let Some(played) = playing.join_next_with_id().await {
+        match played {
+            Ok((_, (expected, seen))) if expected == seen => {}
+            Ok((id, (expected, seen))) => {
+                wrong.push(format!("{}\n  expected {expected:?}\n  seen     {seen:?}", names[&id]));
+            }
+            Err(fault) => wrong.push(format!("{}\n  {fault}", names[&fault.id()])),
         }
     }
+    wrong
+}
+
+fn configuration(stores: &[Store], settings: &str) -> String {
+    let routes: Vec<_> = stores.iter().map(|store| (store.domain.clone(), store.address)).collect();
+    // A backend that rested would hide what its next session meets.
+    let configuration = Backstop::configuration_of(&routes, "eject = \"0s\"\n");
+    configuration + "[limits]\nmax_connections_per_client = 10000\n[log]\nlevel = \"warn\"\n" + settings
 }

@@ -7,7 +7,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::cell::{Cell, Holds, SENDER, Seen, TENTH, class, play_all, tenth};
-use crate::support::backend::{Action, Phase, at};
+use crate::support::backend::{Action, Phase, Script, at};
 use crate::support::client::Client;
 
 /// How it goes.
@@ -95,7 +95,7 @@ async fn play(cell: Cell, (row, way): (Row, Way)) -> (Seen, Seen) {
         _ => None,
     };
     if let Some(phase) = held {
-        cell.backend.rescript(|script| script.on(at(phase), Action::ordinary().held_by(&gone)));
+        cell.store.backend.rescript(|script| script.on(at(phase), Action::ordinary().held_by(&gone)));
     }
     let mut client = Client::connect(cell.address).await;
     say(&cell, &mut client, row.at).await;
@@ -117,9 +117,9 @@ async fn play(cell: Cell, (row, way): (Row, Way)) -> (Seen, Seen) {
 
     if row.at == Dot && way == Way::Resets {
         let series = "backstop_messages_total{result=\"stored_unacknowledged\",route=";
-        cell.admin.until_metric(&format!("{series}\"{}\"}}", cell.domain), 1.0).await;
+        cell.admin.until_metric(&format!("{series}\"{}\"}}", cell.store.domain), 1.0).await;
     }
-    cell.backend.rescript(|script| script.ordinary());
+    cell.store.backend.rescript(Script::ordinary);
     let mut other = Client::greeted(cell.address).await;
     cell.deliver_in(&mut other).await;
     other.quit().await;
@@ -137,7 +137,7 @@ async fn say(cell: &Cell, client: &mut Client, last: Point) {
     let commands = [
         (Ehlo, "EHLO client.test".to_owned(), "220"),
         (Mail, format!("MAIL FROM:<{SENDER}>"), "250"),
-        (Rcpt, format!("RCPT TO:<{}>", cell.anna), "250"),
+        (Rcpt, format!("RCPT TO:<{}>", cell.store.anna), "250"),
         (Data, "DATA".to_owned(), "250"),
     ];
     if last == Connect {
@@ -168,24 +168,27 @@ async fn say(cell: &Cell, client: &mut Client, last: Point) {
 /// Waits until the backend has what the client said last, as far as it gets any of it.
 async fn reached(cell: &Cell, last: Point) {
     let what = "the client's last word";
+    let backend = &cell.store.backend;
     match last {
         Connect | Ehlo | Mail | Quit => {}
-        Rcpt => cell.backend.until(what, |record| record.rcpts_for(&cell.anna) > 0).await,
-        Data => cell.backend.until(what, |record| record.count("DATA") > 0).await,
-        Body(tenths) => cell.backend.until(what, |record| record.body_octets >= tenths * TENTH).await,
-        Dot => cell.backend.until(what, |record| record.body_octets > 10 * TENTH).await,
+        Rcpt => backend.until(what, |record| record.rcpts_for(&cell.store.anna) > 0).await,
+        Data => backend.until(what, |record| record.count("DATA") > 0).await,
+        Body(tenths) => backend.until(what, |record| record.body_octets >= tenths * TENTH).await,
+        Dot => backend.until(what, |record| record.body_octets > 10 * TENTH).await,
     }
 }
 
 /// Waits until Backstop has drawn its conclusions, where the backend can see them.
 async fn settle(cell: &Cell, last: Point) {
     let what = "what follows the client's end";
+    let mail = format!("MAIL FROM:<{SENDER}>");
+    let backend = &cell.store.backend;
     match last {
         Connect | Ehlo | Mail => {}
         // The verdict is there, and the delivery has begun.
-        Rcpt => cell.backend.until(what, |record| record.count(&format!("MAIL FROM:<{SENDER}>")) > 0).await,
+        Rcpt => backend.until(what, |record| record.count(&mail) > 0).await,
         // The torn session is closed; that of the probe stays.
-        Data | Body(_) => cell.backend.until(what, |record| record.open == 1).await,
-        Dot | Quit => cell.backend.until(what, |record| !record.messages.is_empty()).await,
+        Data | Body(_) => backend.until(what, |record| record.open == 1).await,
+        Dot | Quit => backend.until(what, |record| !record.messages.is_empty()).await,
     }
 }

@@ -53,16 +53,16 @@ impl Backstop {
 
     /// A configuration with one listener ("mx"), the admin endpoint, and one route for `example.org` to the backend.
     pub fn configuration(backend: SocketAddr) -> String {
-        Self::configuration_of(&[("example.org".to_owned(), backend)])
+        Self::configuration_of(&[("example.org".to_owned(), backend)], "")
     }
 
-    /// The same with a route to a backend for each domain.
-    pub fn configuration_of(routes: &[(String, SocketAddr)]) -> String {
+    /// The same with a route to a backend for each domain, and more keys in each of these routes.
+    pub fn configuration_of(routes: &[(String, SocketAddr)], more: &str) -> String {
         let mut toml = String::from("hostname = \"mx.example.org\"\n");
         toml.push_str("[[listener]]\nname = \"mx\"\naddress = [\"127.0.0.1:0\"]\n");
         toml.push_str("[admin]\naddress = \"127.0.0.1:0\"\n");
         for (domain, backend) in routes {
-            let _ = writeln!(toml, "[[route]]\ndomains = [\"{domain}\"]\nbackends = [\"{backend}\"]");
+            let _ = writeln!(toml, "[[route]]\ndomains = [\"{domain}\"]\nbackends = [\"{backend}\"]\n{more}");
         }
         toml
     }
