@@ -58,6 +58,23 @@ async fn a_backend_session_whose_client_left_before_its_data_is_not_used_again()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_answered_data_with_nonsense_is_not_used_again() {
+    for nonsense in ["334 VXNlcm5hbWU6", "250 2.0.0 Ok", "221 2.0.0 Bye"] {
+        let script = Script::blind().on(at(Phase::Data).nth(1), Action::reply(nonsense));
+        let (backend, store) = Backend::start(script).await;
+        let (_backstop, address) = Backstop::before(store).await;
+        let mut client = Client::greeted(address).await;
+        client.envelope(SENDER, KNOWN).await.is("250");
+        client.command("DATA").await.is("451 4.3.0");
+        backend.until("no session but the probe's", |record| record.open == 1).await;
+        client.envelope(SENDER, KNOWN).await.is("250");
+        client.data(MESSAGE).await.is("250");
+        assert_eq!(backend.record().messages.len(), 1);
+        client.quit().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_begins_to_speak_early_and_stops_holds_nobody_for_ever() {
     let script = Script::knowing([KNOWN]).on(at(Phase::Body), Action::bytes("55").then(Action::freeze()));
     let (_backend, store) = Backend::start(script).await;
