@@ -82,12 +82,7 @@ async fn one(context: &Context, address: &str) -> Outcome {
         Ok(mailbox) => mailbox,
         Err(fault) => return Outcome::Refused(format!("not an address: {fault}")),
     };
-    let routes = &context.config.routes;
-    let route = match mailbox.domain() {
-        Some(domain) => routes.find(domain),
-        None => Some(routes.first()),
-    };
-    match route {
+    match context.config.routes.of(&mailbox) {
         Some(route) => Outcome::Verified(context.verifier.probe(route, &mailbox).await),
         None => Outcome::Refused("no route for its domain: it would be refused with 550 5.7.1".to_owned()),
     }

@@ -80,11 +80,7 @@ impl Session {
     /// Everything that can be said of a recipient without the delivery port.
     async fn judge(&self, recipient: Recipient) -> Candidate {
         let config = &self.context.config;
-        let route = match recipient.mailbox.domain() {
-            Some(domain) => config.routes.find(domain),
-            None => Some(config.routes.first()),
-        };
-        let Some(route) = route.map(Arc::clone) else {
+        let Some(route) = config.routes.of(&recipient.mailbox).map(Arc::clone) else {
             self.refused(
                 None,
                 &recipient,

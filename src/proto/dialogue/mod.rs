@@ -249,13 +249,10 @@ impl Dialogue {
     #[must_use]
     pub fn offered(&self) -> Extensions {
         match &self.hello {
-            Some(Hello { kind: HelloKind::Ehlo, .. }) if self.rules.tls == Tls::Offered => {
-                self.rules.offer.with(Keyword::StartTls)
-            }
-            Some(Hello { kind: HelloKind::Ehlo, .. }) if self.rules.tls == Tls::Required => {
-                self.rules.offer.with(Keyword::StartTls)
-            }
-            Some(Hello { kind: HelloKind::Ehlo, .. }) => self.rules.offer,
+            Some(Hello { kind: HelloKind::Ehlo, .. }) => match self.rules.tls {
+                Tls::Offered | Tls::Required => self.rules.offer.with(Keyword::StartTls),
+                Tls::Off | Tls::Active => self.rules.offer,
+            },
             _ => Extensions::default(),
         }
     }
