@@ -9,4 +9,4 @@ mod pool;
 pub use budget::{Budget, Permit, Use};
 pub use connection::{Connection, Fault, Identity, Patience, Phase};
 pub use envelope::{EnvelopeFault, mail_command, rcpt_command};
-pub use pool::{Backend, Backends, Lease, LeaseFault, Origin, Quota, turn};
+pub use pool::{Backend, Backends, Lease, LeaseFault, Origin, Quota};

@@ -19,7 +19,7 @@ use super::connection::{Connection, Fault, Identity, Patience};
 use super::health::Health;
 use crate::config::Endpoint;
 use crate::net::dial::Dialer;
-use crate::observe::metrics::{BackendMetrics, BackendUse};
+use crate::observe::metrics::{BackendConnection, BackendMetrics, BackendUse};
 use crate::proto::ehlo::Extensions;
 
 /// Exchange closes after 10 minutes even in use: be gone before.
@@ -43,7 +43,8 @@ pub struct Backend {
     announced: Mutex<Option<Extensions>>,
     kept: Mutex<Vec<Kept>>,
     last_fault: Mutex<Option<String>>,
-    metrics: BackendMetrics,
+    /// One for each route that names it.
+    metrics: Vec<BackendMetrics>,
 }
 
 /// A session between two transactions.
@@ -85,7 +86,7 @@ pub struct Lease {
     permit: Permit,
     transactions: u32,
     origin: Origin,
-    _counted: crate::observe::metrics::BackendConnection,
+    _counted: Vec<BackendConnection>,
 }
 
 impl Backend {
@@ -164,7 +165,7 @@ impl Backend {
         match opened {
             Ok(connection) => {
                 attempt.succeeded();
-                self.metrics.up();
+                self.metrics.iter().for_each(BackendMetrics::up);
                 *lock(&self.announced) = Some(*connection.announced());
                 *lock(&self.last_fault) = None;
                 let kept = Kept { connection, transactions: 0, since: Instant::now() };
@@ -172,7 +173,7 @@ impl Backend {
             }
             Err(fault) => {
                 drop(attempt);
-                self.metrics.down();
+                self.metrics.iter().for_each(BackendMetrics::down);
                 let news = lock(&self.last_fault).replace(fault.to_string()).is_none();
                 if news {
                     tracing::warn!(backend = %self.endpoint, %fault, "backend does not serve us");
@@ -197,16 +198,17 @@ impl Backend {
     }
 
     fn leased(self: &Arc<Self>, kept: Kept, permit: Permit, origin: Origin, purpose: Use) -> Lease {
+        let counted = match purpose {
+            Use::Probe => BackendUse::Probe,
+            Use::Delivery => BackendUse::Delivery,
+        };
         Lease {
             backend: Arc::clone(self),
             connection: kept.connection,
             permit,
             transactions: kept.transactions,
             origin,
-            _counted: self.metrics.connection(match purpose {
-                Use::Probe => BackendUse::Probe,
-                Use::Delivery => BackendUse::Delivery,
-            }),
+            _counted: self.metrics.iter().map(|series| series.connection(counted)).collect(),
         }
     }
 
@@ -309,14 +311,6 @@ pub struct Quota {
     pub eject: Duration,
 }
 
-/// Until when the first of so many candidates may take, of the time until `deadline`: one that hangs leaves
-/// time for the others.
-#[must_use]
-pub fn turn(deadline: Instant, candidates: usize) -> Instant {
-    let now = Instant::now();
-    now + deadline.saturating_duration_since(now) / u32::try_from(candidates.max(1)).unwrap_or(u32::MAX)
-}
-
 /// All backends, by where they listen.
 #[derive(Debug)]
 pub struct Backends {
@@ -324,30 +318,38 @@ pub struct Backends {
 }
 
 impl Backends {
-    /// One backend for each endpoint, the first of several quotas for it counting.
+    /// One backend for each endpoint; of several quotas for it the smaller of each part counts.
     pub fn new(
         endpoints: impl IntoIterator<Item = (Endpoint, Quota, BackendMetrics)>,
         dialer: &Dialer,
         identity: &Identity,
         patience: Patience,
     ) -> Self {
-        let mut by_endpoint = HashMap::new();
-        for (endpoint, quota, metrics) in endpoints {
-            by_endpoint.entry(endpoint.clone()).or_insert_with(|| {
-                Arc::new(Backend {
-                    endpoint,
-                    dialer: dialer.clone(),
-                    identity: identity.clone(),
-                    patience,
-                    budget: Budget::new(quota.connections),
-                    health: Health::new(quota.eject),
-                    announced: Mutex::default(),
-                    kept: Mutex::default(),
-                    last_fault: Mutex::default(),
-                    metrics,
-                })
-            });
+        let mut named: HashMap<Endpoint, (Quota, Vec<BackendMetrics>)> = HashMap::new();
+        for (endpoint, quota, series) in endpoints {
+            let (least, metrics) = named.entry(endpoint).or_insert_with(|| (quota, Vec::new()));
+            least.connections = least.connections.min(quota.connections);
+            least.eject = least.eject.min(quota.eject);
+            metrics.push(series);
         }
+        let backend = |endpoint: Endpoint, quota: Quota, metrics| Backend {
+            endpoint,
+            dialer: dialer.clone(),
+            identity: identity.clone(),
+            patience,
+            budget: Budget::new(quota.connections),
+            health: Health::new(quota.eject),
+            announced: Mutex::default(),
+            kept: Mutex::default(),
+            last_fault: Mutex::default(),
+            metrics,
+        };
+        let by_endpoint = named
+            .into_iter()
+            .map(|(endpoint, (quota, metrics))| {
+                (endpoint.clone(), Arc::new(backend(endpoint, quota, metrics)))
+            })
+            .collect();
         Self { by_endpoint }
     }
 
@@ -360,6 +362,16 @@ impl Backends {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Backend>> {
         self.by_endpoint.values()
+    }
+
+    /// Takes leave of every session that is kept, and waits for those in use to end, for so long at most.
+    pub async fn leave(&self, patience: Duration) {
+        let leaving = self.iter().map(|backend| async move {
+            let kept = std::mem::take(&mut *lock(&backend.kept));
+            futures_util::future::join_all(kept.into_iter().map(Kept::leave)).await;
+            backend.budget.unused().await;
+        });
+        let _ = tokio::time::timeout(patience, futures_util::future::join_all(leaving)).await;
     }
 
     /// What all of `endpoints` that were ever reached announced; none when none was.

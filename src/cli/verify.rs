@@ -28,6 +28,9 @@ pub(super) struct Arguments {
     verbose: bool,
 }
 
+/// How long taking leave of the mail store may take.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// Asks about each address in turn; the worst answer decides the exit status.
 pub(super) async fn verify(arguments: Arguments) -> Exit {
     let loaded = match load(&arguments.file.source()) {
@@ -51,6 +54,8 @@ pub(super) async fn verify(arguments: Arguments) -> Exit {
             (exit, _) => exit,
         };
     }
+    context.verifier.leave();
+    context.backends.leave(FAREWELL).await;
     exit
 }
 

@@ -71,6 +71,8 @@ pub struct Extensions {
     pub max_size: Option<u64>,
     /// RCPTMAX of LIMITS (RFC 9422 §4.2).
     pub max_recipients: Option<u32>,
+    /// RCPTDOMAINMAX of LIMITS (RFC 9422 §4.3).
+    pub max_domains: Option<u32>,
 }
 
 impl Extensions {
@@ -101,8 +103,14 @@ impl Extensions {
                     set.max_size = words.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
                 }
                 Keyword::Limits => {
-                    let limit = words.find_map(|word| word.strip_prefix("RCPTMAX="));
-                    set.max_recipients = limit.and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+                    for (name, limit) in words.filter_map(|word| word.split_once('=')) {
+                        let limit = limit.parse().ok().filter(|n| *n > 0);
+                        match name {
+                            "RCPTMAX" => set.max_recipients = limit,
+                            "RCPTDOMAINMAX" => set.max_domains = limit,
+                            _ => {}
+                        }
+                    }
                 }
                 _ => {}
             }
@@ -129,7 +137,7 @@ impl Extensions {
         self.keywords &= !(keyword as u16);
         match keyword {
             Keyword::Size => self.max_size = None,
-            Keyword::Limits => self.max_recipients = None,
+            Keyword::Limits => (self.max_recipients, self.max_domains) = (None, None),
             Keyword::Chunking => self.keywords &= !(Keyword::BinaryMime as u16),
             _ => {}
         }
@@ -144,6 +152,7 @@ impl Extensions {
             keywords: self.keywords & other.keywords,
             max_size: smaller(self.max_size, other.max_size),
             max_recipients: self.max_recipients.into_iter().chain(other.max_recipients).min(),
+            max_domains: self.max_domains.into_iter().chain(other.max_domains).min(),
         };
         if both.has(Keyword::Chunking) { both } else { both.without(Keyword::BinaryMime) }
     }
@@ -151,9 +160,13 @@ impl Extensions {
     /// Each extension as EHLO spells it, with its argument.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         let all = ALL.iter().filter(|(keyword, _)| self.has(*keyword));
-        all.map(|(keyword, name)| match (keyword, self.max_size, self.max_recipients) {
-            (Keyword::Size, Some(size), _) => format!("{name} {size}"),
-            (Keyword::Limits, _, Some(max)) => format!("{name} RCPTMAX={max}"),
+        all.map(|(keyword, name)| match (keyword, self.max_size) {
+            (Keyword::Size, Some(size)) => format!("{name} {size}"),
+            (Keyword::Limits, _) => {
+                let limits = [("RCPTMAX", self.max_recipients), ("RCPTDOMAINMAX", self.max_domains)];
+                let limits = limits.into_iter().filter_map(|(limit, max)| Some(format!(" {limit}={}", max?)));
+                std::iter::once((*name).to_owned()).chain(limits).collect()
+            }
             _ => (*name).to_owned(),
         })
     }

@@ -104,6 +104,12 @@ impl Reply {
         Enhanced::parse(self.lines().next()?).filter(|e| u16::from(e.class) == self.code / 100)
     }
 
+    /// Whether the words are our own and not a backend's.
+    #[must_use]
+    pub const fn is_ours(&self) -> bool {
+        matches!(self.text, Cow::Borrowed(_))
+    }
+
     /// The lines of text, without code and CRLF.
     pub fn lines(&self) -> impl Iterator<Item = &[u8]> {
         self.text.split(|b| *b == b'\n')

@@ -140,6 +140,8 @@ impl Server {
             let patience = timeouts.backend_end_of_data + FAREWELL;
             let _ = timeout(patience, self.sessions.wait()).await;
         }
+        self.context.verifier.leave();
+        self.context.backends.leave(FAREWELL).await;
         self.ended.cancel();
         if drained.is_ok() { Drained::Completely } else { Drained::Late }
     }
@@ -167,7 +169,7 @@ pub enum Drained {
     Late,
 }
 
-/// What the last words to a client may take.
+/// What the last words to clients, and to backends, may take.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 fn bind(address: SocketAddr, name: &Arc<str>, bound: &mut Vec<Bound>) -> Result<TcpListener, StartFault> {

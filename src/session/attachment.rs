@@ -110,7 +110,8 @@ impl Attachment {
         if mail.is_some() {
             let reply = exchange.next().await?;
             if reply.class() != Class::Positive {
-                exchange.finish().await?;
+                // Should the session end over it, the next use finds that out; the refusal stands.
+                let _ = exchange.finish().await;
                 return Ok(Some(Given::SenderRefused(reply)));
             }
         }

@@ -110,6 +110,10 @@ impl Context {
         }
         let most = u32::try_from(self.config.limits.max_recipients).unwrap_or(u32::MAX);
         offer.max_recipients = Some(offer.max_recipients.map_or(most, |max| max.min(most)));
+        if self.config.routes.iter().nth(1).is_some() {
+            // A transaction has one route, and which domains share one the client cannot know.
+            offer.max_domains = Some(1);
+        }
         self.hidden.iter().fold(offer, |offer, keyword| offer.without(*keyword))
     }
 }
@@ -153,6 +157,7 @@ pub async fn run(
     let rules = Rules {
         hostname: context.config.hostname.as_str().into(),
         offer: context.offer(),
+        max_size: limits.max_message_size,
         tls: Tls::Off,
         max_recipients: limits.max_recipients,
         max_errors: limits.max_errors.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
@@ -245,7 +250,8 @@ impl Session {
                     return Some(end);
                 }
                 Step::Recipients(batch) => {
-                    self.gauge.is(SessionState::Transaction);
+                    // A client that is gone is found out when it is listened to.
+                    let _ = self.client.flush_overdue(self.context.config.timeouts.command).await;
                     let outcomes = Box::pin(self.recipients(batch)).await;
                     self.dialogue.step(Input::Recipients(outcomes))
                 }
@@ -273,6 +279,9 @@ impl Session {
         let told = self.client.flush(self.context.config.timeouts.command).await;
         let result = if told.is_ok() { MessageResult::Accepted } else { MessageResult::StoredUnacknowledged };
         self.record.messages += u32::from(told.is_ok());
+        if told.is_err() {
+            tracing::info!(session = %self.record.session, route = %route.name, "stored_unacknowledged");
+        }
         self.context.route(&route).message(result, octets);
     }
 
@@ -298,6 +307,7 @@ impl Session {
             self.record.helo(&hello.name);
         }
         if let Some(transaction) = dialogue.transaction() {
+            self.gauge.is(SessionState::Transaction);
             self.record.from(transaction.sender().written());
         }
         step
@@ -308,15 +318,16 @@ impl Session {
         loop {
             let Some(attachment) = &mut self.attachment else { return Input::BackendGone };
             match attachment.lease.connection().exchange(b"DATA\r\n").await {
-                Ok(reply) if reply.code() != 421 => {
-                    let refused = matches!(reply.class(), Class::Transient | Class::Permanent);
-                    if reply.code() != 354 && !refused {
-                        // Whether it reads commands now, or a message, nobody knows.
-                        self.tear();
+                Ok(reply) if reply.code() == 421 => {}
+                Ok(reply) => {
+                    // An acceptance of nothing: what else it will say is anybody's guess.
+                    let senseless = reply.code() != 354 && reply.code() < 400;
+                    if let Some(confused) = self.attachment.take_if(|_| senseless) {
+                        confused.lease.abort();
                     }
                     return Input::BackendReply(reply);
                 }
-                _ => {}
+                Err(_) => {}
             }
             if let Some(dead) = self.attachment.take() {
                 dead.lease.abort();
@@ -351,8 +362,12 @@ impl Session {
         self.count(end.as_ref(), framing, body.octets());
         match &end {
             Ok(BodyEnd::Answered(_)) => {}
-            // The backend must not take what it has for a message.
-            Ok(BodyEnd::Unanswered | BodyEnd::Stopped(_)) | Err(_) => self.tear(),
+            // Torn: the backend must not take what it has for a message.
+            Ok(BodyEnd::Unanswered | BodyEnd::Stopped(_)) | Err(_) => {
+                if let Some(torn) = self.attachment.take() {
+                    torn.lease.abort();
+                }
+            }
         }
         let end = end?;
         if matches!(end, BodyEnd::Stopped(_)) {
@@ -382,17 +397,11 @@ impl Session {
         }
     }
 
-    /// Closes the backend session in the middle of what it was.
-    fn tear(&mut self) {
-        if let Some(torn) = self.attachment.take() {
-            torn.lease.abort();
-        }
-    }
-
     fn body_limits(&self) -> Limits {
         let config = &self.context.config;
         Limits {
             data: config.timeouts.data,
+            session_end: config.timeouts.session.map(|whole| self.began + whole),
             min_rate: config.timeouts.data_min_rate,
             max_size: config.limits.max_message_size,
             drain: self.context.drain.clone(),

@@ -4,14 +4,17 @@
 //! delivery port say. The last word is always the delivery port's; it also corrects the cache.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::Session;
 use super::attachment::{Answer, Attachment, Envelope, Given};
-use crate::backend::{Use, turn};
+use crate::backend::Use;
 use crate::config::{Mode, Route, RoutedRecipients};
 use crate::guard::Standing;
+use crate::net::dial::turn;
+use crate::observe::Escaped;
 use crate::observe::metrics::{RecipientResult, RecipientSource};
 use crate::observe::record::Refusal;
 use crate::proto::dialogue::{Outcome, Recipient, Sender};
@@ -20,6 +23,9 @@ use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
 use crate::proto::verdict::{Meaning, Stage, meaning};
 use crate::verify::{Decision, Judgement, Trust};
+
+/// How long a backend may take for an envelope: clients wait 5 minutes (RFC 5321 §4.5.3.2.3).
+const ENVELOPE: Duration = Duration::from_secs(240);
 
 /// One recipient on its way through the batch.
 struct Candidate {
@@ -61,6 +67,10 @@ impl Session {
         candidates
             .into_iter()
             .map(|candidate| match candidate.fate {
+                // So that whoever is asked about a refusal finds the session in the log.
+                Fate::Settled(Outcome::Refused(reply)) if reply.is_ours() => {
+                    Outcome::Refused(reply.with_note(&self.record.session))
+                }
                 Fate::Settled(outcome) => outcome,
                 Fate::Forward(_) => Outcome::Lost,
             })
@@ -82,7 +92,7 @@ impl Session {
                 RecipientResult::RelayDenied,
                 RecipientSource::Policy,
             );
-            return Candidate::refused(recipient, None, replies::NO_ROUTE.with_note(&self.record.session));
+            return Candidate::refused(recipient, None, replies::NO_ROUTE);
         };
         let routed =
             config.limits.routed_recipients == RoutedRecipients::Refuse && recipient.mailbox.is_routed();
@@ -90,7 +100,7 @@ impl Session {
             let reply = replies::ROUTED_RECIPIENT;
             let result = RecipientResult::RelayDenied;
             self.refused(Some(&route), &recipient, &reply, result, RecipientSource::Policy);
-            return Candidate::refused(recipient, Some(route), reply.with_note(&self.record.session));
+            return Candidate::refused(recipient, Some(route), reply);
         }
         if self.bypass || route.verify.mode == Mode::Off {
             return Candidate { recipient, route: Some(route), fate: Fate::Forward(RecipientSource::Policy) };
@@ -101,7 +111,10 @@ impl Session {
             Decision::Forward => Candidate { recipient, route: Some(route), fate: Fate::Forward(source) },
             Decision::Refuse(reply) if route.verify.mode == Mode::Shadow => {
                 tracing::info!(
-                    session = %self.record.session, route = %route.name, %reply,
+                    session = %self.record.session,
+                    route = %route.name,
+                    recipient = %Escaped(recipient.mailbox.written()),
+                    reply = %Escaped(&reply.to_string()),
                     "shadow: this recipient would be refused"
                 );
                 Candidate { recipient, route: Some(route), fate: Fate::Forward(source) }
@@ -236,7 +249,8 @@ impl Session {
                 None => self.attach(route).await?,
             };
             let left = new.get(answered.len()..).unwrap_or_default();
-            let given = attachment.give(Envelope { sender, earlier: &earlier, new: left }).await;
+            let giving = attachment.give(Envelope { sender, earlier: &earlier, new: left });
+            let given = timeout(ENVELOPE, giving).await.unwrap_or_else(|_| Given::Cut(Vec::new()));
             match given {
                 Given::Cut(answers) if !self.replaced => {
                     self.replaced = true;

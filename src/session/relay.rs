@@ -9,9 +9,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::client::Client;
+use super::client::{Client, earlier};
 use crate::backend::{Connection, Fault};
 use crate::guard::Drain;
 use crate::proto::body::{BareNewlines, BodyReader, END, Found};
@@ -30,6 +30,8 @@ const JUDGED_AFTER: Duration = Duration::from_secs(60);
 pub(super) struct Limits {
     /// Between two reads.
     pub(super) data: Duration,
+    /// For anything at all.
+    pub(super) session_end: Option<Instant>,
     /// Octets per second.
     pub(super) min_rate: Option<u64>,
     /// Octets in all.
@@ -219,8 +221,9 @@ struct Pace {
 impl Pace {
     async fn read(&mut self, client: &mut Client, limits: &Limits) -> Result<(), Loss> {
         let began = Instant::now();
+        let deadline = earlier(began + limits.data, limits.session_end);
         let read = tokio::select! {
-            read = timeout(limits.data, client.read_body()) => read,
+            read = timeout_at(deadline, client.read_body()) => read,
             () = limits.drain.all_end() => return Err(Loss::Drained),
         };
         let octets = read.map_err(|_| Loss::Timeout)?.map_err(|_| Loss::Gone)?;

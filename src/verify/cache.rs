@@ -199,7 +199,12 @@ impl Cache {
         if self.lifetimes.negative_ttl.is_zero() {
             return;
         }
-        let confirmed = self.bad.get(&key).map_or(0, |before| before.confirmed.saturating_add(1));
+        // An answer of long ago says nothing about how steady this one is.
+        let confirmed = self
+            .bad
+            .get(&key)
+            .filter(|before| since(self.now(), before.learnt) < self.lifetime_of(*before).saturating_mul(2));
+        let confirmed = confirmed.map_or(0, |before| before.confirmed.saturating_add(1));
         let text = self.texts.keep(reply, address);
         self.bad.insert(key, Bad { learnt: self.now(), text, confirmed });
     }

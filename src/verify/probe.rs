@@ -88,10 +88,10 @@ impl Commands {
 
 const RSET: &str = "RSET\r\n";
 
-/// No SMTPUTF8 there: the address cannot exist there either, as far as can be told.
+/// No SMTPUTF8 there: whether the address exists only the delivery port can tell, if it has SMTPUTF8.
 fn cannot_be_asked() -> (Finding, Conversation) {
     let reply = Reply::fixed(554, "5.6.7 The mail server does not support non-ASCII addresses");
-    (Finding::Refused(reply), Conversation::default())
+    (Finding::Unknown(Cause::Policy(reply)), Conversation::default())
 }
 
 /// All questions in one write, the answers in order.

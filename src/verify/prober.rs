@@ -22,7 +22,8 @@ use super::cache::{Cache, Known};
 use super::conversation::Conversation;
 use super::key::{AsIs, Key};
 use super::probe::{self, Finding, Health};
-use crate::backend::{Backend, Lease, Use, turn};
+use crate::backend::{Backend, Lease, Use};
+use crate::net::dial::turn;
 use crate::observe::metrics::{Metrics, ProbeResult, RouteMetrics};
 use crate::proto::address::Mailbox;
 use crate::proto::verdict::{Cause, StoreAnswered, Verdict};
@@ -112,6 +113,8 @@ struct Work {
     sessions: usize,
     /// Sessions that wait for a question, the longest idle first.
     idle: Vec<oneshot::Sender<()>>,
+    /// No session waits for a question any more.
+    leaving: bool,
 }
 
 impl Work {
@@ -181,6 +184,13 @@ impl Prober {
         Arc::clone(&self.rechecks).try_acquire_owned().ok()
     }
 
+    /// Sessions end as soon as nothing waits; each says QUIT.
+    pub fn leave(&self) {
+        let mut work = self.work();
+        work.leaving = true;
+        work.idle.clear();
+    }
+
     /// What came into the cache between somebody's look there and now.
     fn meanwhile(&self, key: Key, mailbox: &Mailbox) -> Option<Verdict> {
         match self.cache.known(key, mailbox.written()) {
@@ -216,8 +226,23 @@ impl Prober {
         if work.sessions < wanted.min(most) {
             work.sessions += 1;
             let prober = Arc::clone(self);
-            tokio::spawn(async move { prober.serve().await });
+            tokio::spawn(async move {
+                let serving = tokio::spawn(Arc::clone(&prober).serve());
+                if serving.await.is_err() {
+                    prober.recover();
+                }
+            });
         }
+    }
+
+    /// A session panicked. Nobody is to wait for what it had taken: all questions are given up.
+    fn recover(&self) {
+        tracing::error!("a probe session failed unexpectedly; all questions are asked anew");
+        let mut work = self.work();
+        work.sessions = work.sessions.saturating_sub(1);
+        work.waiting.clear();
+        drop(work);
+        self.pending.clear();
     }
 
     /// One session after another, as long as there is something to ask.
@@ -325,12 +350,16 @@ impl Prober {
             if !work.waiting.is_empty() {
                 return true;
             }
+            if work.leaving {
+                return false;
+            }
             work.idle.retain(|gone| !gone.is_closed());
             work.idle.push(wake);
-            if work.sessions > 1 { IDLE_SPARE } else { IDLE }
+            // The only slot for probes is not sat upon: another group may need it.
+            if work.sessions > 1 || most_sessions(&self.store) == 1 { IDLE_SPARE } else { IDLE }
         };
         // A wake-up that comes as we give up is not lost: `serve` looks at the queue once more.
-        timeout(patience, woken).await.is_ok()
+        matches!(timeout(patience, woken).await, Ok(Ok(())))
     }
 
     /// The next questions that somebody still waits for.
@@ -371,8 +400,9 @@ impl Prober {
                     self.use_fallback.store(false, Ordering::Relaxed);
                     Finding::Unknown(Cause::RouteFault(reply))
                 }
-                Finding::OtherSender(_) => {
+                Finding::OtherSender(_) if question.tries + 1 < MAX_TRIES => {
                     self.use_fallback.store(true, Ordering::Relaxed);
+                    question.tries += 1;
                     again.push(question);
                     continue;
                 }
@@ -382,6 +412,7 @@ impl Prober {
                     continue;
                 }
                 Finding::Again => Finding::Unknown(Cause::Unreachable),
+                Finding::OtherSender(reply) => Finding::Unknown(Cause::SenderRefused(reply)),
                 finding => finding,
             };
             self.settle(&question, finding, said);

@@ -47,8 +47,10 @@ pub enum Tls {
 pub struct Rules {
     /// Our name in greeting and EHLO.
     pub hostname: Arc<str>,
-    /// What EHLO offers, STARTTLS apart. `max_size` is also what MAIL's SIZE is held against.
+    /// What EHLO offers, STARTTLS apart. Its `max_size` is also what MAIL's SIZE is held against.
     pub offer: Extensions,
+    /// Octets of one message; none: the backend's alone decides.
+    pub max_size: Option<u64>,
     /// STARTTLS.
     pub tls: Tls,
     /// Per transaction, refused ones counted.
@@ -492,7 +494,7 @@ impl Dialogue {
         let Some(transaction) = &mut self.transaction else {
             return self.refuse_chunk(chunk, replies::SENDER_FIRST);
         };
-        match transaction.check_chunk(chunk, self.rules.offer.max_size) {
+        match transaction.check_chunk(chunk, self.rules.max_size) {
             Ok(()) => {
                 self.state = State::Chunk(chunk);
                 Step::Body(None, Framing::Chunk(chunk))

@@ -6,6 +6,7 @@ fn dialogue() -> Dialogue {
     Dialogue::new(Rules {
         hostname: "mx.example".into(),
         offer,
+        max_size: Some(1000),
         tls: Tls::Offered,
         max_recipients: 3,
         max_errors: Some(4),

@@ -81,6 +81,7 @@ fn rules(rules: u8, limits: u8) -> Rules {
         hostname: "mx.example.org".into(),
         offer,
         tls: [Tls::Off, Tls::Offered, Tls::Required, Tls::Active][usize::from(rules >> 2 & 3)],
+        max_size: (rules & 2 == 0).then_some(1000),
         max_recipients: usize::from(limits & 7) + 1,
         max_errors: (limits & 8 == 0).then_some(u32::from(limits >> 4)),
     }
