@@ -320,10 +320,9 @@ impl Session {
             match attachment.lease.connection().exchange(b"DATA\r\n").await {
                 Ok(reply) if reply.code() == 421 => {}
                 Ok(reply) => {
-                    // An acceptance of nothing: what else it will say is anybody's guess.
-                    let senseless = reply.code() != 354 && reply.code() < 400;
-                    if let Some(confused) = self.attachment.take_if(|_| senseless) {
-                        confused.lease.abort();
+                    // Whether it reads commands now, or a message, nobody knows.
+                    if reply.code() != 354 && matches!(reply.class(), Class::Positive | Class::Intermediate) {
+                        self.tear();
                     }
                     return Input::BackendReply(reply);
                 }
@@ -362,12 +361,8 @@ impl Session {
         self.count(end.as_ref(), framing, body.octets());
         match &end {
             Ok(BodyEnd::Answered(_)) => {}
-            // Torn: the backend must not take what it has for a message.
-            Ok(BodyEnd::Unanswered | BodyEnd::Stopped(_)) | Err(_) => {
-                if let Some(torn) = self.attachment.take() {
-                    torn.lease.abort();
-                }
-            }
+            // The backend must not take what it has for a message.
+            Ok(BodyEnd::Unanswered | BodyEnd::Stopped(_)) | Err(_) => self.tear(),
         }
         let end = end?;
         if matches!(end, BodyEnd::Stopped(_)) {
@@ -394,6 +389,13 @@ impl Session {
         match framing {
             Framing::Lines => body.carry(&mut self.client, backend, &limits).await,
             Framing::Chunk(chunk) => body.carry_chunk(&mut self.client, backend, chunk, &limits).await,
+        }
+    }
+
+    /// Closes the backend session in the middle of what it was.
+    fn tear(&mut self) {
+        if let Some(torn) = self.attachment.take() {
+            torn.lease.abort();
         }
     }
 
