@@ -217,6 +217,18 @@ impl Connection {
         if silent { Ok(()) } else { Err(Fault::Unsolicited) }
     }
 
+    /// No reply came that answers nothing. Once the answers to several commands are in, this says whether
+    /// each was read for the command it followed.
+    ///
+    /// # Errors
+    /// [`Fault::Unsolicited`]. A connection that was closed behind the last answer is none.
+    pub fn in_step(&mut self) -> Result<(), Fault> {
+        let spoke = !self.input.is_empty()
+            || self.reader.is_amid_reply()
+            || self.stream.pending(&mut self.input) == Pending::Octets;
+        if spoke { Err(Fault::Unsolicited) } else { Ok(()) }
+    }
+
     /// Says QUIT and closes, without waiting longer than a moment for the farewell.
     pub async fn quit(mut self) {
         self.farewell().await;

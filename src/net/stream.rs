@@ -25,8 +25,10 @@ pub enum Stream {
 pub enum Pending {
     /// Nothing has arrived.
     Nothing,
-    /// Octets, the end of the stream, or an error.
-    Something,
+    /// Octets.
+    Octets,
+    /// The end of the stream, or an error.
+    End,
 }
 
 impl Stream {
@@ -38,7 +40,8 @@ impl Stream {
                 let mut octet = [MaybeUninit::uninit()];
                 match socket2::SockRef::from(&*stream).peek(&mut octet) {
                     Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => Pending::Nothing,
-                    _ => Pending::Something,
+                    Ok(1..) => Pending::Octets,
+                    _ => Pending::End,
                 }
             }
             Self::Memory(stream) => {
@@ -48,9 +51,10 @@ impl Stream {
                 let mut context = Context::from_waker(std::task::Waker::noop());
                 match Pin::new(stream).poll_read(&mut context, &mut taken) {
                     Poll::Pending => Pending::Nothing,
+                    Poll::Ready(_) if taken.filled().is_empty() => Pending::End,
                     Poll::Ready(_) => {
                         buffer.extend_from_slice(taken.filled());
-                        Pending::Something
+                        Pending::Octets
                     }
                 }
             }
@@ -130,7 +134,7 @@ mod tests {
         let mut buffer = Vec::new();
         assert_eq!(near.pending(&mut buffer), Pending::Nothing);
         far.write_all(b"x").await.unwrap();
-        assert_eq!(near.pending(&mut buffer), Pending::Something);
+        assert_eq!(near.pending(&mut buffer), Pending::Octets);
         assert_eq!(buffer, b"x", "what was taken is not lost");
 
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -142,6 +146,6 @@ mod tests {
         assert!(read_some(&mut near, &mut buffer).await.unwrap() > 0);
         drop(far);
         assert_eq!(read_some(&mut near, &mut Vec::new()).await.unwrap(), 0);
-        assert_eq!(near.pending(&mut buffer), Pending::Something);
+        assert_eq!(near.pending(&mut buffer), Pending::End);
     }
 }

@@ -127,6 +127,8 @@ impl Attachment {
                 answers.push(answer);
             }
         }
+        // A reply too many: any of them may have been read for the wrong command.
+        self.lease.connection().in_step().inspect_err(|_| answers.clear())?;
         self.stage = Stage::Sender;
         Ok((!intact).then_some(Given::TakenBack))
     }
