@@ -96,6 +96,8 @@ struct World {
     stored: usize,
     /// Messages the client was told are accepted.
     acknowledged: usize,
+    /// The client has sent the end of its message: what a backend says from here on may have been said behind it.
+    ended: bool,
 }
 
 impl World {
@@ -203,6 +205,8 @@ impl Backend {
         world: &RefCell<World>,
     ) -> Option<()> {
         if world.borrow_mut().choose() > 220 {
+            let on_its_way = world.borrow().ended;
+            world.borrow_mut().stored += usize::from(on_its_way);
             stream.write_all(b"250 2.0.0 Early\r\n").await.ok()?;
         }
         loop {
@@ -341,11 +345,13 @@ impl Client {
             }
             let Some(code) = self.reply().await else { return };
             if line == "DATA" && code == 354 {
+                world.borrow_mut().ended = true;
                 let body = BODIES[usize::from(choice >> 4) % BODIES.len()];
                 if self.say(format!("{body}.\r\n").as_bytes()).await.is_none() {
                     return;
                 }
                 let Some(code) = self.reply().await else { return };
+                world.borrow_mut().ended = false;
                 if code / 100 == 2 {
                     let mut world = world.borrow_mut();
                     world.acknowledged += 1;
