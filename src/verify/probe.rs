@@ -111,7 +111,7 @@ async fn ask_together(
     }
     let before = batch.findings.len();
     let heard = hear_all(connection, questions, batch).await;
-    if connection.in_step().is_err() {
+    if heard.is_ok() && connection.in_step().is_err() {
         // A reply too many: any of them may have been read for the wrong command.
         batch.findings.truncate(before);
         return Err("it said more than it was asked".to_owned());
@@ -140,12 +140,10 @@ async fn hear_all(
         };
         match well {
             Reset::Done => batch.findings.push((found, said)),
-            // Servers end a session over a recipient they refuse: that answer stands. An acceptance may have been
-            // one reply too many to MAIL, which only the answer to RSET tells; it is asked again.
+            // Servers end a session over a recipient they refuse, and some at RSET: the answer was whole and stands.
+            // Should an acceptance have been one reply too many to MAIL, the delivery port will say so.
             Reset::Lost(why) => {
-                if found != Finding::Good {
-                    batch.findings.push((found, said));
-                }
+                batch.findings.push((found, said));
                 return Err(why);
             }
             Reset::Refused(why) => return Err(why),

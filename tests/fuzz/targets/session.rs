@@ -92,6 +92,8 @@ struct World {
     choices: std::vec::IntoIter<u8>,
     /// Recipients a probe found good.
     good: HashSet<String>,
+    /// A backend said something twice: what answered what is anybody's guess, and the delivery port decides.
+    out_of_step: bool,
     /// Messages whose end was followed by a whole 2yz.
     stored: usize,
     /// Messages the client was told are accepted.
@@ -189,7 +191,8 @@ impl Backend {
             // The null sender, or the one used where that is refused.
             self.probe = path.starts_with("<>") || path.starts_with("<postmaster@mx.example.org>");
         } else if line.starts_with("RCPT") && !self.probe {
-            assert!(world.borrow().good.contains(line), "{line} was given unasked");
+            let world = world.borrow();
+            assert!(world.good.contains(line) || world.out_of_step, "{line} was given unasked");
         } else if line == "DATA" {
             assert!(self.accepted > 0 && !self.probe, "DATA without a recipient that was taken");
             return "354 Go ahead".to_owned();
@@ -268,7 +271,10 @@ impl Backend {
                 sleep(Duration::from_secs(20)).await;
                 stream.write_all(whole.as_bytes()).await.ok()?;
             }
-            Mood::Twice => stream.write_all(whole.repeat(2).as_bytes()).await.ok()?,
+            Mood::Twice => {
+                world.borrow_mut().out_of_step = true;
+                stream.write_all(whole.repeat(2).as_bytes()).await.ok()?;
+            }
             Mood::Half => {
                 let half = whole.as_bytes().get(..whole.len() / 2)?;
                 stream.write_all(half).await.ok()?;
