@@ -296,18 +296,20 @@ enum Progress {
 async fn write_or_hear(backend: &mut Connection, octets: &[u8]) -> Progress {
     let (stream, input) = backend.parts();
     std::future::poll_fn(|cx| {
-        match Pin::new(&mut *stream).poll_write(cx, octets) {
-            Poll::Ready(Ok(written @ 1..)) => return Poll::Ready(Progress::Wrote(written)),
-            Poll::Ready(_) => return Poll::Ready(Progress::Broken),
-            Poll::Pending => {}
-        }
+        // Heard before more is written, also when there was no room at first: the end of a message must not
+        // go out behind a reply.
         let mut space = [0; 512];
         let mut heard = ReadBuf::new(&mut space);
         match Pin::new(&mut *stream).poll_read(cx, &mut heard) {
             Poll::Ready(Ok(())) if !heard.filled().is_empty() => {
                 input.extend_from_slice(heard.filled());
-                Poll::Ready(Progress::Heard)
+                return Poll::Ready(Progress::Heard);
             }
+            Poll::Ready(_) => return Poll::Ready(Progress::Broken),
+            Poll::Pending => {}
+        }
+        match Pin::new(&mut *stream).poll_write(cx, octets) {
+            Poll::Ready(Ok(written @ 1..)) => Poll::Ready(Progress::Wrote(written)),
             Poll::Ready(_) => Poll::Ready(Progress::Broken),
             Poll::Pending => Poll::Pending,
         }

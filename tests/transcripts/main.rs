@@ -138,6 +138,7 @@ transcripts! {
     routed_recipients_pass_where_that_is_wanted
     rset_gives_the_backend_session_back
     the_bare_postmaster_goes_to_the_first_route
+    the_end_is_not_written_behind_an_early_reply
     the_end_of_a_message_may_come_in_pieces
     the_end_of_input_within_a_message_is_an_abort
     the_final_word_reaches_a_half_closed_client
