@@ -1,3 +1,5 @@
+//! The dialogue, step by step.
+
 use super::*;
 
 fn dialogue() -> Dialogue {
