@@ -4,8 +4,10 @@ mod support;
 
 use std::time::Duration;
 
+use support::aiosmtpd::{Aiosmtpd, Stored};
 use support::backend::{Action, Backend, Phase, Script, at};
 use support::client::Client;
+use support::exim::Exim;
 use support::message;
 use support::postfix::{self, Postfix};
 use support::sender;
@@ -84,6 +86,43 @@ async fn postfix_goes_and_comes_back_at_its_address() {
     assert!(tokio::net::TcpStream::connect(postfix.address()).await.is_err());
     assert_eq!(postfix.resume().await, postfix::Up::Ready);
     Client::greeted(postfix.address()).await.quit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exim_stores_for_a_known_mailbox_and_refuses_an_unknown_one() {
+    let Some(exim) = Exim::start(&["anna@example.org"]).await else { return };
+    sender::smtplib(exim.address(), &["anna@example.org"], MESSAGE).await.is_accepted();
+    sender::swaks(exim.address(), "anna@example.org", MESSAGE).await.is_accepted();
+    sender::smtplib(exim.address(), &["nobody@example.org"], MESSAGE).await.is_refused_with("550");
+    sender::swaks(exim.address(), "someone@elsewhere.test", MESSAGE).await.is_refused_with("550");
+    let mut client = Client::greeted(exim.address()).await;
+    client.envelope("", "anna@example.org").await.is("250");
+    client.send("BDAT 12\r\nSubject: a\r\n").await;
+    client.reply().await.is("250");
+    client.send("BDAT 8 LAST\r\n\r\n.\r\n.\r\n").await;
+    client.reply().await.is("250");
+    client.quit().await;
+    exim.settled().await;
+    let stored = exim.messages("anna@example.org");
+    let mut bodies: Vec<_> = stored.iter().map(|stored| postfix::body(stored)).collect();
+    bodies.sort();
+    assert_eq!(bodies, [&b".\n.\n"[..], b".dot\n..\nend\n", b".dot\n..\nend\n"]);
+    assert!(exim.messages("nobody@example.org").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aiosmtpd_stores_what_came_with_its_envelope() {
+    let mut server = Aiosmtpd::start(&["anna@example.org", "bert@example.org"]);
+    let recipients = ["anna@example.org", "bert@example.org"];
+    sender::smtplib(server.address(), &recipients, MESSAGE).await.is_accepted();
+    sender::smtplib(server.address(), &["nobody@example.org"], MESSAGE).await.is_refused_with("550");
+    server.settled().await;
+    let stored = Stored {
+        sender: "sender@client.test".to_owned(),
+        recipients: recipients.map(str::to_owned).to_vec(),
+        content: MESSAGE.to_vec(),
+    };
+    assert_eq!(server.stored(), [stored]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,70 +1,87 @@
-//! Who may ask for what.
+//! Who may ask what.
+//!
+//! Health and metrics are for everybody who can connect. The rest tells which recipients exist, and can make
+//! the proxy forget, so a caller off loopback needs the token for all of it, and one on loopback for what
+//! changes something. Where no token is set, loopback is trusted and everybody else turned away.
+//!
+//! A browser on this machine is on loopback too, whoever wrote the page it shows. A page that had its own
+//! name resolve to us (DNS rebinding) gives that name as Host; one that sends requests across sites gives
+//! its Origin (RFC 6454). Both are refused.
 
+use std::hint::black_box;
 use std::net::IpAddr;
 
-use hyper::header::{self, HeaderName};
-use hyper::{HeaderMap, Method, StatusCode};
+use hyper::Method;
+use hyper::header::{self, HeaderMap};
+use hyper::http::request::Parts;
 
 use super::Panel;
-use super::answer::{Answer, error};
+use super::answer::Refusal;
 
-/// Refuses a call that may not be made; `path` is one of the API's.
-pub(super) fn refuse(panel: &Panel, peer: IpAddr, method: &Method, headers: &HeaderMap) -> Option<Answer> {
-    if let Some(answer) = refuse_lured_browser(panel, headers) {
-        return Some(answer);
+/// Lets `caller` in, for what only operators may.
+pub(super) fn admit(panel: &Panel, caller: IpAddr, request: &Parts) -> Result<(), Refusal> {
+    // Whoever has the token is no page from elsewhere, whatever name it knows us by (a Kubernetes Service).
+    let token = panel.token.as_ref().map(|token| token.reveal().as_bytes());
+    let presented =
+        bearer(&request.headers).filter(|given| token.is_some_and(|t| are_equal(given.as_bytes(), t)));
+    if presented.is_some() {
+        return Ok(());
     }
-    let local = peer.to_canonical().is_loopback();
-    let changing = *method != Method::GET && *method != Method::HEAD;
+    let host = host(&request.headers).filter(|host| is_ours(host, &panel.config.hostname));
+    let host = host.ok_or_else(|| Refusal::Host(shown(&request.headers, header::HOST)))?;
+    if !request.headers.get_all(header::ORIGIN).iter().all(|origin| is_origin(origin.as_bytes(), host)) {
+        return Err(Refusal::Origin(shown(&request.headers, header::ORIGIN)));
+    }
+    let reads = matches!(request.method, Method::GET | Method::HEAD);
     match &panel.token {
-        Some(token) if !local || changing => {
-            let given = value(headers, &header::AUTHORIZATION).and_then(|v| v.strip_prefix("Bearer "));
-            let fits = given.is_some_and(|given| alike(given.as_bytes(), token.reveal().as_bytes()));
-            (!fits)
-                .then(|| error(StatusCode::UNAUTHORIZED, "this needs the header Authorization: Bearer TOKEN"))
-        }
-        None if !local => {
-            let remedy = "only loopback may ask this while admin.token is not set";
-            Some(error(StatusCode::FORBIDDEN, remedy))
-        }
-        _ => None,
+        None if caller.is_loopback() => Ok(()),
+        None => Err(Refusal::Remote),
+        Some(_) if caller.is_loopback() && reads => Ok(()),
+        Some(_) => Err(Refusal::Token),
     }
 }
 
-/// A page from elsewhere can make a browser ask us, but not under our name (DNS rebinding), nor without
-/// saying where it comes from.
-fn refuse_lured_browser(panel: &Panel, headers: &HeaderMap) -> Option<Answer> {
-    let host = value(headers, &header::HOST).unwrap_or_default();
-    let name = host_name(host);
-    let ours = name.parse::<IpAddr>().is_ok()
-        || name.eq_ignore_ascii_case("localhost")
-        || name.eq_ignore_ascii_case(&panel.config.hostname);
-    if !ours {
-        return Some(error(
-            StatusCode::FORBIDDEN,
-            "the Host header must be an address, localhost or our hostname",
-        ));
+/// The one Host of a request (RFC 9112 §3.2).
+fn host(headers: &HeaderMap) -> Option<&str> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next()?.to_str().ok()?;
+    hosts.next().is_none().then_some(host)
+}
+
+/// Whether `host`, with or without a port, can only mean us.
+fn is_ours(host: &str, hostname: &str) -> bool {
+    if let Some(literal) = host.strip_prefix('[') {
+        let address = literal.split_once(']').filter(|(_, port)| port.is_empty() || port.starts_with(':'));
+        return address.is_some_and(|(address, _)| address.parse::<std::net::Ipv6Addr>().is_ok());
     }
-    let origin = value(headers, &header::ORIGIN)?;
-    let same = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")) == Some(host);
-    (!same).then(|| error(StatusCode::FORBIDDEN, "calls from other sites are refused"))
+    let name = host.split_once(':').map_or(host, |(name, _)| name);
+    let is = |ours: &str| name.eq_ignore_ascii_case(ours);
+    is("localhost") || is(hostname) || name.parse::<std::net::Ipv4Addr>().is_ok()
 }
 
-/// The host of `host`, `host:port` or `[v6]:port`.
-fn host_name(host: &str) -> &str {
-    if let Some((v6, _)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        return v6;
-    }
-    host.rsplit_once(':').map_or(host, |(name, _)| name)
+/// Whether a page from `origin` is a page from `host`.
+fn is_origin(origin: &[u8], host: &str) -> bool {
+    let site = [b"http://".as_slice(), b"https://"].iter().find_map(|scheme| origin.strip_prefix(*scheme));
+    site.is_some_and(|site| site.eq_ignore_ascii_case(host.as_bytes()))
 }
 
-fn value<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
-    headers.get(name)?.to_str().ok()
+/// The token a caller presents (RFC 6750 §2.1).
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
-/// Takes as long wherever the first difference stands.
-fn alike(given: &[u8], token: &[u8]) -> bool {
-    let differences = given.iter().zip(token).fold(0, |all, (a, b)| all | (a ^ b));
-    given.len() == token.len() && std::hint::black_box(differences) == 0
+/// Compares in a time that tells nothing but the length.
+fn are_equal(given: &[u8], expected: &[u8]) -> bool {
+    let differing = given.iter().zip(expected).fold(0, |seen, (a, b)| black_box(seen | (a ^ b)));
+    given.len() == expected.len() && differing == 0
+}
+
+/// A header as it is named in a refusal.
+fn shown(headers: &HeaderMap, name: header::HeaderName) -> String {
+    let values: Vec<_> =
+        headers.get_all(name).iter().map(|v| String::from_utf8_lossy(v.as_bytes())).collect();
+    if values.is_empty() { "(none)".to_owned() } else { values.join(", ") }
 }
 
 #[cfg(test)]
@@ -72,17 +89,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_is_found_in_every_form() {
-        for (host, name) in
-            [("[::1]:9525", "::1"), ("127.0.0.1:9525", "127.0.0.1"), ("localhost", "localhost")]
+    fn a_host_is_ours_when_no_stranger_can_have_it() {
+        for host in
+            ["127.0.0.1", "192.0.2.1:9525", "[::1]", "[2001:db8::1]:9525", "LocalHost:1", "MX.example.org"]
         {
-            assert_eq!(host_name(host), name);
+            assert!(is_ours(host, "mx.example.org"), "{host}");
+        }
+        for host in [
+            "",
+            "evil.test",
+            "127.0.0.1.evil.test",
+            "[::1",
+            "[::1]evil.test",
+            "[evil]",
+            "::1",
+            "localhost@evil.test",
+        ] {
+            assert!(!is_ours(host, "mx.example.org"), "{host}");
         }
     }
 
     #[test]
-    fn tokens_are_alike_only_as_a_whole() {
-        assert!(alike(b"secret", b"secret"));
-        assert!(!alike(b"secre", b"secret") && !alike(b"secreT", b"secret") && !alike(b"", b"secret"));
+    fn an_origin_is_scheme_and_host() {
+        assert!(is_origin(b"http://127.0.0.1:9525", "127.0.0.1:9525"));
+        assert!(is_origin(b"https://MX.example.org", "mx.example.org"));
+        for origin in
+            ["null", "http://127.0.0.1:80", "127.0.0.1:9525", "http://evil.test", "ftp://127.0.0.1:9525"]
+        {
+            assert!(!is_origin(origin.as_bytes(), "127.0.0.1:9525"), "{origin}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_equal_as_a_whole() {
+        assert!(are_equal(b"abc", b"abc"));
+        for given in ["", "ab", "abcd", "abd", "xbc"] {
+            assert!(!are_equal(given.as_bytes(), b"abc"), "{given}");
+        }
     }
 }

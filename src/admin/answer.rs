@@ -1,46 +1,112 @@
-//! Answers: text for machines that scrape, JSON for everything else.
+//! Answers: JSON, plain text, and every refusal with its status, as `{"error": "…"}`.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{Response, StatusCode, header};
-use serde_json::{Value, json};
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+use serde_json::json;
 
-/// What every route gives.
+use crate::observe::Escaped;
+use crate::proto::address::{AddressFault, Domain};
+
+/// What a caller gets.
 pub(super) type Answer = Response<Full<Bytes>>;
 
+const JSON: &str = "application/json";
 /// Plain text.
-pub(super) fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
-    with_type(status, "text/plain; charset=utf-8", body.into())
-}
-
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 /// The text format of Prometheus.
-pub(super) fn metrics(body: String) -> Answer {
-    with_type(StatusCode::OK, "text/plain; version=0.0.4", body.into())
+pub(super) const METRICS: &str = "text/plain; version=0.0.4";
+
+/// Why a request is not done. Texts of the caller are escaped and cut.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    /// No such path.
+    #[error("there is nothing at {}", Escaped(.0))]
+    Nowhere(String),
+    /// The path has other methods.
+    #[error("{} is not possible here, only {allowed}", Escaped(.method))]
+    Method { method: String, allowed: &'static str },
+    /// A torn `%XX`, or octets that are not UTF-8.
+    #[error("{} is not UTF-8 in percent-encoding", Escaped(.0))]
+    Encoding(String),
+    #[error("{} is not an address: {}", Escaped(.0), .1)]
+    Address(String, AddressFault),
+    #[error("{} is not a domain: {}", Escaped(.0), .1)]
+    Domain(String, AddressFault),
+    #[error("no route for {0}")]
+    NoRoute(Domain),
+    /// Forgetting takes no guesses: a misspelt parameter would forget everything.
+    #[error("no parameter is understood here but one domain=DOMAIN")]
+    Parameters,
+    #[error("this needs the token: Authorization: Bearer TOKEN")]
+    Token,
+    #[error("without admin.token this is for callers on loopback only")]
+    Remote,
+    #[error("{} is no host of ours: ask by address, as localhost or by hostname", Escaped(.0))]
+    Host(String),
+    #[error("not for pages of {}", Escaped(.0))]
+    Origin(String),
+    #[error("no answer within {} s", .0.as_secs())]
+    Deadline(Duration),
 }
 
-/// A JSON value.
-pub(super) fn json(value: &Value) -> Answer {
-    with_type(StatusCode::OK, "application/json", format!("{value}\n").into())
+impl Refusal {
+    const fn status(&self) -> StatusCode {
+        match self {
+            Self::Encoding(_) | Self::Address(..) | Self::Domain(..) | Self::Parameters => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::Token => StatusCode::UNAUTHORIZED,
+            Self::Remote | Self::Host(_) | Self::Origin(_) => StatusCode::FORBIDDEN,
+            Self::Nowhere(_) | Self::NoRoute(_) => StatusCode::NOT_FOUND,
+            Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Deadline(_) => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The header its status asks for (RFC 9110 §11.6.1, §15.5.6).
+    const fn header(&self) -> Option<(HeaderName, &'static str)> {
+        match self {
+            Self::Token => Some((header::WWW_AUTHENTICATE, "Bearer")),
+            Self::Method { allowed, .. } => Some((header::ALLOW, allowed)),
+            _ => None,
+        }
+    }
 }
 
-/// What is wrong, and what to do about it.
-pub(super) fn error(status: StatusCode, what: impl std::fmt::Display) -> Answer {
-    with_type(status, "application/json", format!("{}\n", json!({ "error": what.to_string() })).into())
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Self {
+        let body = json!({ "error": refusal.to_string() }).to_string();
+        let mut answer = made(refusal.status(), JSON, body);
+        if let Some((name, value)) = refusal.header() {
+            answer.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        answer
+    }
 }
 
-/// A path that exists, with a method it does not know.
-pub(super) fn wrong_method(allowed: &'static str) -> Answer {
-    let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, format_args!("use {allowed}"));
-    answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
-    answer
+/// `value` as JSON.
+pub(super) fn json(value: &impl Serialize) -> Answer {
+    // Fails only for maps with keys that are no text; ours are structs.
+    made(StatusCode::OK, JSON, serde_json::to_string(value).unwrap_or_default())
 }
 
-fn with_type(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
-    let mut answer = Response::new(Full::new(body));
+/// Text of a kind.
+pub(super) fn text(status: StatusCode, kind: &'static str, body: String) -> Answer {
+    made(status, kind, body)
+}
+
+fn made(status: StatusCode, kind: &'static str, body: String) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    // What is true now; nobody in between is to keep it, or to guess what it is.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     answer
 }

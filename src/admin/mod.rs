@@ -1,27 +1,41 @@
-//! The admin endpoint: metrics, health, an API that explains and forgets.
+//! The admin endpoint: health, metrics, the API, as HTTP/1.1 on a socket of its own (RFC 9110, RFC 9112).
 //!
-//! Off loopback everything but health and metrics needs the token, for the rest would be an oracle to
-//! harvesters. On loopback only changing calls do, when a token is set. Requests are bounded in size and
-//! time, and connections in number; a browser that was lured here by another site is refused by the names
-//! it brings (`Host`, `Origin`).
+//! Here: accepting callers and the bounds of a connection. What is answered is said by `request`, who may
+//! ask by `access`. A caller can hold no more than this:
+//!
+//! * 64 connections at once, the next ones wait to be accepted; each serves one request;
+//! * a header of 16 KiB within 5 seconds; a body means nothing here and is read up to 16 KiB only;
+//! * an answer within 60 seconds, and 75 for the connection from its first octet to its last.
+//!
+//! Known limits: no TLS. A proxy on this machine makes loopback callers of all its own.
 
 mod access;
 mod answer;
+mod health;
 mod recipients;
-mod route;
+mod request;
 mod status;
+mod target;
+#[cfg(test)]
+mod tests;
 
-use std::net::SocketAddr;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http_body_util::{BodyExt as _, Limited};
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::backend::Backends;
 use crate::config::{Config, Secret};
@@ -30,14 +44,18 @@ use crate::net::listen::AcceptFault;
 use crate::observe::metrics::Metrics;
 use crate::verify::Verifier;
 
-/// Connections served at once.
+/// Connections at once.
 const MAX_CONNECTIONS: usize = 64;
-/// How long a request's head may take.
-const HEAD: Duration = Duration::from_secs(5);
-/// Largest request head, in octets.
-const MAX_HEAD: usize = 16 * 1024;
-/// How long a connection may last: scrapers come anew.
-const CONNECTION: Duration = Duration::from_secs(300);
+/// Octets of a request's header.
+const MAX_HEADER: usize = 16 * 1024;
+/// Octets of a request's body that are read, to be thrown away.
+const MAX_BODY: usize = 16 * 1024;
+/// How long a request's header may take, and its body.
+const READING: Duration = Duration::from_secs(5);
+/// How long a connection may take: reading twice, `request::DEADLINE`, and writing.
+const CONNECTION: Duration = Duration::from_secs(75);
+/// How long a request under way has when the process ends.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What the endpoint shows and works on.
 #[derive(Debug)]
@@ -60,49 +78,69 @@ pub struct Panel {
     pub started: Instant,
 }
 
-/// Serves until `ended`.
+/// Serves until `ended`, then lets the requests under way finish.
 pub async fn serve(socket: TcpListener, panel: Arc<Panel>, ended: CancellationToken) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let accepted = tokio::select! {
-            accepted = socket.accept() => accepted,
-            () = ended.cancelled() => return,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
+    let connections = TaskTracker::new();
+    ended.run_until_cancelled(accept(&socket, &panel, &connections, &ended)).await;
+    drop(socket);
+    connections.close();
+    connections.wait().await;
+}
+
+/// Takes caller after caller, as long as there is room. No error of accept ends this.
+async fn accept(
+    socket: &TcpListener,
+    panel: &Arc<Panel>,
+    connections: &TaskTracker,
+    ended: &CancellationToken,
+) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // Nobody closes the semaphore, so this goes on until it is dropped.
+    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
+        match socket.accept().await {
+            Ok((stream, caller)) => {
+                let (panel, ended) = (Arc::clone(panel), ended.clone());
+                connections.spawn(async move {
+                    converse(stream, caller.ip().to_canonical(), &panel, &ended).await;
+                    drop(place);
+                });
+            }
             Err(fault) => {
-                tokio::time::sleep(AcceptFault::of(&fault).pause()).await;
-                continue;
+                let kind = AcceptFault::of(&fault);
+                if kind == AcceptFault::Resources {
+                    tracing::warn!(listener = "admin", %fault, "cannot accept for the moment");
+                }
+                sleep(kind.pause()).await;
             }
-        };
-        // Above the bound a caller is simply not served: health probes come again.
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let (panel, ended) = (Arc::clone(&panel), ended.clone());
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = timeout(CONNECTION, connection(stream, peer, panel)) => {}
-                () = ended.cancelled() => {}
-            }
-            drop(place);
-        });
+        }
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, panel: Arc<Panel>) {
-    let service = service_fn(move |request| {
-        let panel = Arc::clone(&panel);
-        async move { Ok::<_, std::convert::Infallible>(route::answer(&panel, peer.ip(), &request).await) }
+/// One connection: a request and its answer.
+async fn converse(stream: TcpStream, caller: IpAddr, panel: &Panel, ended: &CancellationToken) {
+    let service = service_fn(async |request: Request<Incoming>| {
+        let (request, body) = request.into_parts();
+        discard(body).await;
+        Ok::<_, Infallible>(request::answer(panel, caller, &request).await)
     });
-    let served = http1::Builder::new()
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(fault) = served {
-        tracing::debug!(%peer, %fault, "admin connection");
+        .header_read_timeout(READING)
+        .max_buf_size(MAX_HEADER)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        // How it ended is the caller's affair: nothing of ours depends on it.
+        _ = connection.as_mut() => return,
+        () = sleep(CONNECTION) => return,
+        () = ended.cancelled() => {}
     }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(FAREWELL, connection).await;
 }
 
-#[cfg(test)]
-mod tests;
+/// Reads a body that means nothing: closing on unread octets would reset the connection under our answer.
+async fn discard(body: Incoming) {
+    let _ = timeout(READING, Limited::new(body, MAX_BODY).collect()).await;
+}

@@ -1,153 +1,392 @@
-use std::net::IpAddr;
+//! Requests and their answers, and conversations over a socket.
 
-use http_body_util::BodyExt as _;
-use hyper::{Method, Request};
+use std::net::SocketAddr;
+
+use hyper::StatusCode;
+use hyper::http::request::Parts;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
 use super::*;
-use crate::config::{Environment, Source};
+use crate::config::{Environment, Flags, Listed, Mode, RecipientList, Route, Routes, Source, Verify};
+use crate::net::dial::Dialer;
+use crate::proto::address::LocalCase;
+use crate::server::assemble;
 
-/// A panel whose backend does not exist; `more` is added to the configuration.
-fn panel(more: &str) -> Panel {
-    let path = std::env::temp_dir().join(format!("backstop-panel-{}", crate::observe::SessionId::new()));
-    let text = format!(
-        "[[route]]\ndomains = [\"a.example\"]\nbackends = [\"127.0.0.1:1\"]\n[route.verify]\ndeny = [\"spam@a.example\"]\n{more}"
-    );
-    std::fs::write(&path, text).unwrap();
-    let environment = Environment { host_name: "mx.a.example".to_owned(), ..Environment::default() };
-    let loaded = crate::config::load_in(&Source::File(path.clone()), &environment).unwrap();
-    std::fs::remove_file(path).unwrap();
-    let token = loaded.config.admin.clone().and_then(|admin| admin.token);
-    let dialer = crate::net::dial::Dialer::network();
-    let config = Arc::new(loaded.config);
-    let metrics = Metrics::new();
-    let identity = crate::backend::Identity { hostname: "mx.a.example".into() };
-    let second = Duration::from_secs(1);
-    let patience = crate::backend::Patience { connect: second, command: second, end_of_data: second };
-    let endpoints = config.routes.first().backends.clone();
-    let series = endpoints.into_iter().map(|e| (e, 2, metrics.backend("a.example", "x")));
-    let backends = Arc::new(Backends::new(series, &dialer, &identity, patience));
-    let verifier = Arc::new(Verifier::new(&config, &backends, &metrics).unwrap());
+const LOOPBACK: &str = "127.0.0.1";
+const ELSEWHERE: &str = "192.0.2.7";
+
+/// Where nobody listens.
+fn nobody() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// A mail store that knows `ann@example.org` alone.
+async fn store() -> SocketAddr {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = socket.accept().await {
+            tokio::spawn(async move {
+                let (reader, mut writer) = stream.into_split();
+                writer.write_all(b"220 store\r\n").await.unwrap();
+                let mut lines = BufReader::new(reader).lines();
+                while let Ok(Some(line)) = lines.next_line().await {
+                    let known = !line.starts_with("RCPT") || line.contains("ann@");
+                    let reply = if known { "250 ok\r\n" } else { "550 5.1.1 no such user\r\n" };
+                    if writer.write_all(reply.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// A panel before one route for `example.org`, its verification as `change` leaves it.
+fn panel_with(backend: SocketAddr, token: Option<&str>, change: impl FnOnce(&mut Verify)) -> Panel {
+    let flags = Flags {
+        listen: vec!["127.0.0.1:0".into()],
+        domain: vec!["example.org".into()],
+        backend: vec![backend.to_string()],
+    };
+    let variables = token.map(|token| ("BACKSTOP__ADMIN__TOKEN".into(), token.into())).into_iter().collect();
+    let environment = Environment { variables, host_name: "mx.example.org".into(), search: Vec::new() };
+    let mut config = crate::config::load_in(&Source::Flags(flags), &environment).unwrap().config;
+    let mut route = Route::clone(config.routes.first());
+    change(&mut route.verify);
+    config.routes = Routes::new(vec![Arc::new(route)]).unwrap();
+    let token = config.admin.as_ref().and_then(|admin| admin.token.clone());
+    let context = assemble(config, &Dialer::network()).unwrap();
     Panel {
-        config,
-        verifier,
-        backends,
-        metrics,
-        drain: Drain::default(),
+        config: context.config,
+        verifier: context.verifier,
+        backends: context.backends,
+        metrics: context.metrics,
+        drain: context.drain,
         serving: CancellationToken::new(),
         token,
         started: Instant::now(),
     }
 }
 
-async fn ask(
-    panel: &Panel,
-    peer: &str,
-    method: Method,
-    path: &str,
-    headers: &[(&str, &str)],
-) -> (u16, String) {
-    let mut request = Request::builder().method(method).uri(path).header("host", "127.0.0.1:9525");
+fn panel(backend: SocketAddr) -> Panel {
+    panel_with(backend, None, |_| {})
+}
+
+fn list(entry: &str) -> RecipientList {
+    RecipientList::new(&[Listed::read(entry).unwrap()], LocalCase::Sensitive)
+}
+
+fn asked(method: &str, target: &str, headers: &[(&str, &str)]) -> Parts {
+    let mut request = Request::builder().method(method).uri(target);
     for (name, value) in headers {
-        request.headers_mut().unwrap().remove(*name);
         request = request.header(*name, *value);
     }
-    let peer: IpAddr = peer.parse().unwrap();
-    let answer = route::answer(panel, peer, &request.body(()).unwrap()).await;
-    let status = answer.status().as_u16();
-    let body = answer.into_body().collect().await.unwrap().to_bytes();
-    (status, String::from_utf8(body.to_vec()).unwrap())
+    request.body(()).unwrap().into_parts().0
 }
 
-const LOCAL: &str = "127.0.0.1";
-const REMOTE: &str = "192.0.2.1";
+/// A panel, asked from loopback as an ordinary client would.
+struct Counter(Panel);
 
-#[tokio::test]
-async fn readiness_follows_listening_and_draining_and_not_the_backend() {
-    let panel = panel("");
-    assert_eq!(ask(&panel, REMOTE, Method::GET, "/livez", &[]).await.0, 200);
-    assert_eq!(ask(&panel, REMOTE, Method::GET, "/readyz", &[]).await.0, 503);
-    panel.serving.cancel();
-    assert_eq!(ask(&panel, REMOTE, Method::GET, "/readyz", &[]).await.0, 200);
-    let mailbox = crate::proto::address::Mailbox::parse("ann@a.example").unwrap();
-    panel.verifier.probe(panel.config.routes.first(), &mailbox).await;
-    let (status, text) = ask(&panel, REMOTE, Method::GET, "/readyz?verbose", &[]).await;
-    assert_eq!(status, 200);
-    assert!(text.contains("[+]listening ok") && text.contains("[!]backend 127.0.0.1:1 "), "{text}");
-    panel.drain.announce();
-    assert_eq!(ask(&panel, REMOTE, Method::GET, "/readyz", &[]).await.0, 503);
-}
-
-#[tokio::test]
-async fn the_api_is_for_loopback_or_for_who_has_the_token() {
-    let path = "/api/v1/status";
-    let open = panel("");
-    assert_eq!(ask(&open, LOCAL, Method::GET, path, &[]).await.0, 200);
-    assert_eq!(ask(&open, "::ffff:127.0.0.1", Method::GET, path, &[]).await.0, 200);
-    assert_eq!(ask(&open, REMOTE, Method::GET, path, &[]).await.0, 403);
-    assert_eq!(ask(&open, LOCAL, Method::DELETE, "/api/v1/recipients", &[]).await.0, 200);
-
-    let guarded = panel("[admin]\ntoken = \"0123456789abcdef\"\n");
-    let token = [("authorization", "Bearer 0123456789abcdef")];
-    assert_eq!(ask(&guarded, REMOTE, Method::GET, path, &[]).await.0, 401);
-    assert_eq!(ask(&guarded, REMOTE, Method::GET, path, &[("authorization", "Bearer 0")]).await.0, 401);
-    assert_eq!(ask(&guarded, REMOTE, Method::GET, path, &token).await.0, 200);
-    assert_eq!(ask(&guarded, LOCAL, Method::GET, path, &[]).await.0, 200);
-    assert_eq!(ask(&guarded, LOCAL, Method::DELETE, "/api/v1/recipients", &[]).await.0, 401);
-    assert_eq!(ask(&guarded, LOCAL, Method::DELETE, "/api/v1/recipients", &token).await.0, 200);
-    assert_eq!(ask(&guarded, REMOTE, Method::GET, "/metrics", &[]).await.0, 200);
-}
-
-#[tokio::test]
-async fn a_lured_browser_is_refused() {
-    let panel = panel("");
-    let path = "/api/v1/status";
-    let evil = [("host", "evil.example")];
-    assert_eq!(ask(&panel, LOCAL, Method::GET, path, &evil).await.0, 403);
-    let cross = [("origin", "http://evil.example")];
-    assert_eq!(ask(&panel, LOCAL, Method::GET, path, &cross).await.0, 403);
-    let same = [("origin", "http://127.0.0.1:9525")];
-    assert_eq!(ask(&panel, LOCAL, Method::GET, path, &same).await.0, 200);
-    let named = [("host", "mx.a.example:9525")];
-    assert_eq!(ask(&panel, LOCAL, Method::GET, path, &named).await.0, 200);
-}
-
-#[tokio::test]
-async fn a_recipient_is_explained_and_bad_ones_are_named() {
-    let panel = panel("");
-    let (status, body) = ask(&panel, LOCAL, Method::GET, "/api/v1/recipients/spam@a.example", &[]).await;
-    assert_eq!(status, 200);
-    assert!(body.contains("\"listed\":{\"is\":\"undeliverable\"") && body.contains("550 5.1.1"), "{body}");
-    let (status, body) =
-        ask(&panel, LOCAL, Method::POST, "/api/v1/recipients/ann%40a.example/probe", &[]).await;
-    assert_eq!(status, 200);
-    assert!(body.contains("\"cause\":\"unreachable\"") && body.contains("\"entry\":null"), "{body}");
-    for (path, status, word) in [
-        ("/api/v1/recipients/nonsense", 400, "not an address"),
-        ("/api/v1/recipients/a%zz", 400, "percent"),
-        ("/api/v1/recipients/a@other.example", 404, "no route"),
-        ("/api/v1/elsewhere", 404, "nothing at"),
-    ] {
-        let (got, body) = ask(&panel, LOCAL, Method::GET, path, &[]).await;
-        assert_eq!(got, status, "{path}");
-        assert!(body.starts_with("{\"error\":") && body.contains(word), "{body}");
+impl Counter {
+    async fn ask(&self, method: &str, target: &str) -> (StatusCode, Value) {
+        let (status, body) = self.ask_text(method, target).await;
+        (status, serde_json::from_str(&body).unwrap_or_else(|_| panic!("{target}: no JSON: {body}")))
     }
-    assert_eq!(ask(&panel, LOCAL, Method::DELETE, "/api/v1/recipients?domain=a..b", &[]).await.0, 400);
-    assert_eq!(ask(&panel, LOCAL, Method::DELETE, "/api/v1/recipients?domain=a.example", &[]).await.0, 200);
-    assert_eq!(ask(&panel, LOCAL, Method::POST, "/api/v1/status", &[]).await.0, 405);
+
+    async fn get(&self, target: &str) -> Value {
+        let (status, value) = self.ask("GET", target).await;
+        assert_eq!(status, 200, "{target}: {value}");
+        value
+    }
+
+    async fn ask_text(&self, method: &str, target: &str) -> (StatusCode, String) {
+        let request = asked(method, target, &[("host", "localhost:9525")]);
+        let answer = request::answer(&self.0, LOOPBACK.parse().unwrap(), &request).await;
+        (answer.status(), body(answer).await)
+    }
+}
+
+async fn body(answer: answer::Answer) -> String {
+    String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
 #[tokio::test]
-async fn the_endpoint_answers_over_a_real_socket() {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+async fn ready_is_between_listening_and_draining() {
+    let panel = panel(nobody());
+    let (serving, drain) = (panel.serving.clone(), panel.drain.clone());
+    let counter = Counter(panel);
+    let (status, text) = counter.ask_text("GET", "/readyz").await;
+    assert_eq!(status, 503);
+    assert!(text.contains("[-]listening failed") && text.contains("[+]draining ok"), "{text}");
+    serving.cancel();
+    assert_eq!(counter.ask_text("GET", "/readyz").await, (StatusCode::OK, "ok\n".to_owned()));
+    drain.announce();
+    let (status, text) = counter.ask_text("GET", "/readyz").await;
+    assert_eq!(status, 503);
+    assert!(text.contains("[+]listening ok") && text.contains("[-]draining failed"), "{text}");
+    assert_eq!(counter.ask_text("GET", "/livez").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_backend_that_is_down_is_told_and_changes_nothing() {
+    let backend = nobody();
+    let panel = panel(backend);
+    panel.serving.cancel();
+    let counter = Counter(panel);
+    let told = async || counter.ask_text("GET", "/readyz?verbose").await;
+    let (status, text) = told().await;
+    assert_eq!(status, 200);
+    assert!(text.contains(&format!("[+]backend {backend} not tried yet\n")), "{text}");
+    counter.ask("POST", "/api/v1/recipients/ann@example.org/probe").await;
+    let (status, text) = told().await;
+    assert_eq!(status, 200);
+    assert!(text.contains(&format!("[-]backend {backend} failed, not counted: ")), "{text}");
+    assert!(text.ends_with("readyz check passed\n"), "{text}");
+    let status = counter.get("/api/v1/status").await;
+    let told = &status["routes"][0]["backends"][0];
+    assert_eq!((&told["state"], &told["announced"]), (&json!("down"), &Value::Null), "{status}");
+}
+
+#[tokio::test]
+async fn metrics_are_in_the_format_of_prometheus() {
+    let panel = panel(nobody());
+    let answer = request::answer(&panel, ELSEWHERE.parse().unwrap(), &asked("GET", "/metrics", &[])).await;
+    assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4");
+    let text = body(answer).await;
+    assert!(text.contains("backstop_cache_entries{") && text.contains("backstop_build_info{"), "{text}");
+}
+
+#[tokio::test]
+async fn the_status_tells_version_sizes_and_routes() {
+    let backend = store().await;
+    let counter = Counter(panel(backend));
+    counter.ask("POST", "/api/v1/recipients/ann@example.org/probe").await;
+    let status = counter.get("/api/v1/status").await;
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["state"], "starting");
+    assert_eq!(status["cache"]["good"], 1);
+    let route = &status["routes"][0];
+    assert_eq!((&route["domains"], &route["mode"]), (&json!(["example.org"]), &json!("enforce")));
+    assert_eq!(route["asked"][0]["address"], backend.to_string());
+    assert_eq!((&route["asked"][0]["state"], &route["asked"][0]["announced"]), (&json!("up"), &json!([])));
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_said_in_json() {
+    let counter = Counter(panel(nobody()));
+    for (method, target, status, says) in [
+        ("GET", "/", 404, "/"),
+        ("GET", "/api/v1/nothing", 404, "/api/v1/nothing"),
+        ("POST", "/readyz", 405, "POST"),
+        ("DELETE", "/api/v1/status", 405, "DELETE"),
+        ("GET", "/api/v1/recipients", 405, "only DELETE"),
+        ("GET", "/api/v1/recipients/ann@example.org/probe", 405, "only POST"),
+        ("GET", "/api/v1/recipients/ann", 400, "ann is not an address"),
+        ("GET", "/api/v1/recipients/", 400, "not an address"),
+        ("GET", "/api/v1/recipients/ann%ff@example.org", 400, "percent-encoding"),
+        ("GET", "/api/v1/recipients/ann%0d%0a@example.org", 400, r"\r\n"),
+        ("GET", "/api/v1/recipients/ann@elsewhere.test", 404, "no route for elsewhere.test"),
+        ("POST", "/api/v1/recipients/ann@elsewhere.test/probe", 404, "elsewhere.test"),
+        ("DELETE", "/api/v1/recipients/ann@elsewhere.test", 404, "elsewhere.test"),
+        ("DELETE", "/api/v1/recipients/", 400, "not an address"),
+        ("DELETE", "/api/v1/recipients?domain=elsewhere.test", 404, "elsewhere.test"),
+        ("DELETE", "/api/v1/recipients?domain=", 400, "not a domain"),
+        ("DELETE", "/api/v1/recipients?domian=example.org", 400, "domain=DOMAIN"),
+        ("DELETE", "/api/v1/recipients?domain=example.org&domain=b.example", 400, "domain=DOMAIN"),
+        ("DELETE", "/api/v1/recipients?domain=%", 400, "percent-encoding"),
+    ] {
+        let (got, value) = counter.ask(method, target).await;
+        assert_eq!(got, status, "{method} {target}: {value}");
+        let error = value["error"].as_str().unwrap();
+        assert!(error.contains(says), "{method} {target}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_method_is_told_the_right_ones() {
+    let panel = panel(nobody());
+    let wrong = asked("PUT", "/api/v1/recipients/ann@example.org", &[("host", "[::1]:9525")]);
+    let answer = request::answer(&panel, LOOPBACK.parse().unwrap(), &wrong).await;
+    assert_eq!(
+        (answer.status(), &answer.headers()["allow"]),
+        (StatusCode::METHOD_NOT_ALLOWED, &"GET, HEAD, DELETE".parse().unwrap())
+    );
+}
+
+#[tokio::test]
+async fn a_recipient_is_explained_in_the_order_it_would_be_judged() {
+    let explained = async |change: fn(&mut Verify), address: &str| {
+        Counter(panel_with(nobody(), None, change)).get(&format!("/api/v1/recipients/{address}")).await
+    };
+    for (change, address, listed, action, source) in [
+        ((|_| {}) as fn(&mut Verify), "ann@example.org", Value::Null, "ask", "probe"),
+        (|_| {}, "postmaster", Value::Null, "ask", "probe"),
+        (|_| {}, "a%25b.test@example.org", Value::Null, "refuse", "policy"),
+        (|verify| verify.mode = Mode::Off, "ann@example.org", Value::Null, "forward", "policy"),
+        (
+            |verify| verify.allow = list("ann@example.org"),
+            "ann@example.org",
+            json!("deliverable"),
+            "forward",
+            "policy",
+        ),
+        (
+            |verify| verify.deny = list("@example.org"),
+            "ann@EXAMPLE.org",
+            json!("unknown"),
+            "refuse",
+            "policy",
+        ),
+        (
+            |verify| (verify.deny, verify.mode) = (list("@example.org"), Mode::Shadow),
+            "ann@example.org",
+            json!("unknown"),
+            "forward",
+            "policy",
+        ),
+    ] {
+        let value = explained(change, address).await;
+        let answer = &value["answer"];
+        assert_eq!((&value["listed"], &value["cache"]), (&listed, &Value::Null), "{value}");
+        assert_eq!((&answer["action"], &answer["source"]), (&json!(action), &json!(source)), "{value}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_probed_is_remembered_until_it_is_forgotten() {
+    let counter = Counter(panel(store().await));
+    let resource = "/api/v1/recipients/bob@example.org";
+    for forget in [resource, "/api/v1/recipients?domain=Example.ORG", "/api/v1/recipients"] {
+        let (status, probed) = counter.ask("POST", &format!("{resource}/probe")).await;
+        assert_eq!((status, &probed["verdict"]), (StatusCode::OK, &json!("unknown")), "{probed}");
+        assert_eq!(probed["reply"], "550 5.1.1 no such user");
+        let said = probed["conversation"].as_array().unwrap();
+        assert!(said.contains(&json!("> RCPT TO:<bob@example.org>")), "{said:?}");
+        assert_eq!(counter.get(resource).await["cache"], probed["cache"]);
+        assert_eq!(probed["cache"]["verdict"], "unknown");
+        assert_eq!(
+            (&probed["answer"]["action"], &probed["answer"]["source"]),
+            (&json!("refuse"), &json!("cache"))
+        );
+        let (status, forgotten) = counter.ask("DELETE", forget).await;
+        assert_eq!(status, 200, "{forgotten}");
+        assert_eq!(counter.get(resource).await["cache"], Value::Null, "{forgotten}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_asked_leaves_the_verdict_open() {
+    let counter = Counter(panel(nobody()));
+    let (status, probed) = counter.ask("POST", "/api/v1/recipients/ann@example.org/probe").await;
+    assert_eq!(status, 200);
+    assert_eq!((&probed["verdict"], &probed["cause"]), (&json!("undetermined"), &json!("unreachable")));
+    assert_eq!((&probed["cache"], &probed["answer"]["action"]), (&Value::Null, &json!("ask")));
+}
+
+#[tokio::test]
+async fn operators_are_told_from_strangers() {
+    let (status, address) = ("/api/v1/status", "/api/v1/recipients/ann@example.org");
+    for (token, caller, method, target, given, result) in [
+        ("", LOOPBACK, "GET", status, "", 200),
+        ("", LOOPBACK, "DELETE", address, "", 200),
+        ("", "::ffff:127.0.0.1", "GET", status, "", 200),
+        ("", ELSEWHERE, "GET", status, "", 403),
+        ("", ELSEWHERE, "GET", "/nothing", "", 403),
+        ("", ELSEWHERE, "GET", "/livez", "", 200),
+        ("secret", ELSEWHERE, "GET", "/readyz", "", 503),
+        ("secret", LOOPBACK, "GET", status, "", 200),
+        ("secret", LOOPBACK, "DELETE", address, "", 401),
+        ("secret", LOOPBACK, "DELETE", address, "Bearer wrong", 401),
+        ("secret", LOOPBACK, "DELETE", address, "Basic secret", 401),
+        ("secret", LOOPBACK, "DELETE", address, "bearer secret", 200),
+        ("secret", ELSEWHERE, "GET", status, "", 401),
+        ("secret", ELSEWHERE, "HEAD", address, "", 401),
+        ("secret", ELSEWHERE, "GET", status, "Bearer secret", 200),
+    ] {
+        let panel = panel_with(nobody(), Some(token).filter(|token| !token.is_empty()), |_| {});
+        let mut headers = vec![("host", "mx.example.org:9525")];
+        headers.extend((!given.is_empty()).then_some(("authorization", given)));
+        let caller: IpAddr = caller.parse().unwrap();
+        let answer = request::answer(&panel, caller.to_canonical(), &asked(method, target, &headers)).await;
+        assert_eq!(answer.status(), result, "{token:?} {caller} {method} {target} {given:?}");
+        assert_eq!(answer.headers().contains_key("www-authenticate"), result == 401);
+    }
+}
+
+#[tokio::test]
+async fn pages_of_strangers_are_refused_by_host_and_origin() {
+    let panel = panel(nobody());
+    for (headers, result) in [
+        (&[("host", "localhost:9525")][..], 200),
+        (&[("host", "evil.test:9525")], 403),
+        (&[], 403),
+        (&[("host", "localhost"), ("host", "evil.test")], 403),
+        (&[("host", "127.0.0.1:9525"), ("origin", "http://127.0.0.1:9525")], 200),
+        (&[("host", "127.0.0.1:9525"), ("origin", "http://evil.test")], 403),
+        (&[("host", "127.0.0.1:9525"), ("origin", "null")], 403),
+    ] {
+        let answer =
+            request::answer(&panel, LOOPBACK.parse().unwrap(), &asked("GET", "/api/v1/status", headers))
+                .await;
+        assert_eq!(answer.status(), result, "{headers:?}");
+        let health =
+            request::answer(&panel, LOOPBACK.parse().unwrap(), &asked("GET", "/livez", headers)).await;
+        assert_eq!(health.status(), 200, "{headers:?}");
+    }
+}
+
+/// The endpoint on a socket: its address, what ends it, and its end.
+async fn served() -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     let ended = CancellationToken::new();
-    let serving = tokio::spawn(serve(socket, Arc::new(panel("")), ended.clone()));
+    let serving = tokio::spawn(serve(socket, Arc::new(panel(nobody())), ended.clone()));
+    (address, ended, serving)
+}
+
+/// What comes back for these octets, until the connection is closed.
+async fn sent(address: SocketAddr, octets: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
-    assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.contains("backstop_build_info"), "{text}");
+    stream.write_all(octets).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_connection_is_one_request_whatever_its_body() {
+    let (address, ended, serving) = served().await;
+    let answer = sent(address, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
+    let head = sent(address, b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(head.contains("content-length: 3\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+    let with_body = b"DELETE /api/v1/recipients HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 2\r\n\r\n{}";
+    let answer = sent(address, with_body).await;
+    assert!(answer.ends_with("{\"forgotten\":\"*\"}"), "{answer}");
     ended.cancel();
     serving.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_header_has_a_limit() {
+    let (address, _ended, _serving) = served().await;
+    // Nothing is sent beyond the limit: unread octets would reset the connection.
+    let start = "GET /livez HTTP/1.1\r\nHost: x\r\nX: ";
+    let header = format!("{start}{}", "x".repeat(MAX_HEADER - start.len()));
+    let answer = sent(address, header.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+#[tokio::test]
+async fn the_end_waits_for_nobody_who_says_nothing() {
+    let (address, ended, serving) = served().await;
+    let silent = TcpStream::connect(address).await.unwrap();
+    sent(address, b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    ended.cancel();
+    serving.await.unwrap();
+    drop(silent);
+    assert!(TcpStream::connect(address).await.is_err());
 }

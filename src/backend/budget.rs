@@ -23,6 +23,7 @@ pub struct Budget {
     probes: Arc<Semaphore>,
     deliveries: Arc<Semaphore>,
     most_probes: usize,
+    connections: u32,
 }
 
 /// The right to one connection; given back when dropped.
@@ -44,6 +45,7 @@ impl Budget {
             probes: Arc::new(Semaphore::new(most_probes)),
             deliveries: Arc::new(Semaphore::new(connections - kept_for_probes)),
             most_probes,
+            connections: u32::try_from(connections).unwrap_or(u32::MAX),
         }
     }
 
@@ -51,6 +53,17 @@ impl Budget {
     #[must_use]
     pub const fn most_probes(&self) -> usize {
         self.most_probes
+    }
+
+    /// Slots nobody holds.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.all.available_permits()
+    }
+
+    /// Waits until nobody holds a slot.
+    pub async fn unused(&self) {
+        let _ = self.all.acquire_many(self.connections).await;
     }
 
     /// Waits for a slot.

@@ -90,8 +90,8 @@ pub struct Connection {
     opened: Instant,
     /// Refusals it has given; backends count them as errors against us.
     refusals: u32,
-    /// RSETs sent without a message between; backends count those too.
-    resets: u32,
+    /// It said 421.
+    over: bool,
 }
 
 impl Connection {
@@ -115,7 +115,7 @@ impl Connection {
             hello: HelloKind::Ehlo,
             opened: Instant::now(),
             refusals: 0,
-            resets: 0,
+            over: false,
         };
         let greeting = connection.reply(Phase::Greeting).await?;
         if greeting.class() != Class::Positive {
@@ -170,12 +170,6 @@ impl Connection {
         self.refusals
     }
 
-    /// RSETs since the last message.
-    #[must_use]
-    pub const fn resets(&self) -> u32 {
-        self.resets
-    }
-
     /// Sends commands (whole lines), one or several when it takes pipelining. Their replies are to be read
     /// in order with [`Self::answer`].
     ///
@@ -208,27 +202,31 @@ impl Connection {
     /// # Errors
     /// The [`Fault`]; nothing may be told the client but a 4yz.
     pub async fn answer_to_message(&mut self) -> Result<Reply, Fault> {
-        self.resets = 0;
         self.reply(Phase::EndOfData).await
     }
 
-    /// Ends a transaction so that another may follow.
-    ///
-    /// # Errors
-    /// A [`Fault`], or [`Fault::Refused`] when RSET did not get its 2yz: the session must not be reused.
-    pub async fn reset(&mut self) -> Result<(), Fault> {
-        self.resets += 1;
-        let reply = self.exchange(b"RSET\r\n").await?;
-        if reply.class() == Class::Positive { Ok(()) } else { Err(Fault::Refused(Phase::Command, reply)) }
-    }
-
-    /// Nothing was said that we did not ask for.
+    /// Nothing was said that we did not ask for, not even the beginning of a reply, nor was it the last word.
     ///
     /// # Errors
     /// [`Fault::Unsolicited`]: an early reply, an idle 421, the end of the stream.
     pub fn quiet(&mut self) -> Result<(), Fault> {
-        let silent = self.input.is_empty() && self.stream.pending() == Pending::Nothing;
+        let silent = !self.over
+            && self.input.is_empty()
+            && !self.reader.is_amid_reply()
+            && self.stream.pending(&mut self.input) == Pending::Nothing;
         if silent { Ok(()) } else { Err(Fault::Unsolicited) }
+    }
+
+    /// No reply came that answers nothing. Once the answers to several commands are in, this says whether
+    /// each was read for the command it followed.
+    ///
+    /// # Errors
+    /// [`Fault::Unsolicited`]. A connection that was closed behind the last answer is none.
+    pub fn in_step(&mut self) -> Result<(), Fault> {
+        let spoke = !self.input.is_empty()
+            || self.reader.is_amid_reply()
+            || self.stream.pending(&mut self.input) == Pending::Octets;
+        if spoke { Err(Fault::Unsolicited) } else { Ok(()) }
     }
 
     /// Says QUIT and closes, without waiting longer than a moment for the farewell.
@@ -271,7 +269,12 @@ impl Connection {
                 self.reader.take(&self.input).map_err(|fault| Fault::Garbled(phase, fault))?;
             self.input.drain(..taken);
             if let Some(reply) = reply {
-                self.refusals += u32::from(matches!(reply.class(), Class::Transient | Class::Permanent));
+                match reply.class() {
+                    // The last word of a session (RFC 5321 §3.8), rather than one more refusal in it.
+                    Class::Transient if reply.code() == 421 => self.over = true,
+                    Class::Transient | Class::Permanent => self.refusals += 1,
+                    Class::Positive | Class::Intermediate => {}
+                }
                 return Ok(reply);
             }
             let read = timeout_at(deadline, read_some(&mut self.stream, &mut self.input)).await;

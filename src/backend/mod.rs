@@ -3,9 +3,10 @@
 mod budget;
 mod connection;
 mod envelope;
+mod health;
 mod pool;
 
 pub use budget::{Budget, Permit, Use};
 pub use connection::{Connection, Fault, Identity, Patience, Phase};
 pub use envelope::{EnvelopeFault, mail_command, rcpt_command};
-pub use pool::{Backend, Backends, Lease, LeaseFault, Origin};
+pub use pool::{Backend, Backends, Lease, LeaseFault, Origin, Quota};

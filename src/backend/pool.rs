@@ -4,6 +4,9 @@
 //! transaction ends, so a client that idles holds none. It is reused by whoever comes next, as long as it is
 //! young, has refused nothing, and answers RSET with 2yz (RFC 5321 §4.1.1.5). Across clients that misleads
 //! nobody, for the backend is not told who the client is.
+//!
+//! A session that is kept holds no permit: who waits for one would never get it. It stands in a slot nobody
+//! needs, and leaves when a new connection needs that slot.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,9 +16,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::budget::{Budget, Permit, Use};
 use super::connection::{Connection, Fault, Identity, Patience};
+use super::health::Health;
 use crate::config::Endpoint;
 use crate::net::dial::Dialer;
-use crate::observe::metrics::{BackendMetrics, BackendUse};
+use crate::observe::metrics::{BackendConnection, BackendMetrics, BackendUse};
 use crate::proto::ehlo::Extensions;
 
 /// Exchange closes after 10 minutes even in use: be gone before.
@@ -35,17 +39,18 @@ pub struct Backend {
     identity: Identity,
     patience: Patience,
     budget: Budget,
+    health: Health,
     announced: Mutex<Option<Extensions>>,
     kept: Mutex<Vec<Kept>>,
     last_fault: Mutex<Option<String>>,
-    metrics: BackendMetrics,
+    /// One for each route that names it.
+    metrics: Vec<BackendMetrics>,
 }
 
 /// A session between two transactions.
 #[derive(Debug)]
 struct Kept {
     connection: Connection,
-    permit: Permit,
     transactions: u32,
     since: Instant,
 }
@@ -56,6 +61,9 @@ pub enum LeaseFault {
     /// All connections the backend may have are in use.
     #[error("no free connection in time")]
     Busy,
+    /// The backend failed several times in a row, and rests.
+    #[error("it failed several times in a row and is left alone for {0:?}")]
+    Resting(Duration),
     /// The backend did not take us.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -78,7 +86,7 @@ pub struct Lease {
     permit: Permit,
     transactions: u32,
     origin: Origin,
-    _counted: crate::observe::metrics::BackendConnection,
+    _counted: Vec<BackendConnection>,
 }
 
 impl Backend {
@@ -106,17 +114,24 @@ impl Backend {
         lock(&self.last_fault).clone()
     }
 
+    /// How long it is left alone yet; none when it is tried.
+    #[must_use]
+    pub fn rests_for(&self) -> Option<Duration> {
+        self.health.rests_for()
+    }
+
     /// A session for `purpose` before `deadline`: a kept one, else a new one.
     ///
     /// # Errors
     /// [`LeaseFault`].
     pub async fn lease(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
+        let permit = self.permit(purpose, deadline).await?;
         if purpose == Use::Delivery
             && let Some(kept) = self.take_kept()
         {
-            return Ok(self.leased(kept, Origin::Kept, purpose));
+            return Ok(self.leased(kept, permit, Origin::Kept, purpose));
         }
-        self.lease_fresh(purpose, deadline).await
+        self.open(permit, purpose, deadline).await
     }
 
     /// A new session, also when one is kept.
@@ -124,20 +139,41 @@ impl Backend {
     /// # Errors
     /// [`LeaseFault`].
     pub async fn lease_fresh(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
-        let permit = timeout_at(deadline, self.budget.permit(purpose)).await.map_err(|_| LeaseFault::Busy)?;
-        let opened = Connection::open(&self.dialer, &self.endpoint, &self.identity, self.patience);
+        let permit = self.permit(purpose, deadline).await?;
+        self.open(permit, purpose, deadline).await
+    }
+
+    async fn permit(&self, purpose: Use, deadline: Instant) -> Result<Permit, LeaseFault> {
+        timeout_at(deadline, self.budget.permit(purpose)).await.map_err(|_| LeaseFault::Busy)
+    }
+
+    async fn open(
+        self: &Arc<Self>,
+        permit: Permit,
+        purpose: Use,
+        deadline: Instant,
+    ) -> Result<Lease, LeaseFault> {
+        let Some(attempt) = self.health.attempt() else {
+            return Err(LeaseFault::Resting(self.rests_for().unwrap_or_default()));
+        };
+        let opened = async {
+            self.make_room().await;
+            Connection::open(&self.dialer, &self.endpoint, &self.identity, self.patience).await
+        };
         let opened =
             timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(super::Phase::Greeting)));
         match opened {
             Ok(connection) => {
-                self.metrics.up();
+                attempt.succeeded();
+                self.metrics.iter().for_each(BackendMetrics::up);
                 *lock(&self.announced) = Some(*connection.announced());
                 *lock(&self.last_fault) = None;
-                let kept = Kept { connection, permit, transactions: 0, since: Instant::now() };
-                Ok(self.leased(kept, Origin::Fresh, purpose))
+                let kept = Kept { connection, transactions: 0, since: Instant::now() };
+                Ok(self.leased(kept, permit, Origin::Fresh, purpose))
             }
             Err(fault) => {
-                self.metrics.down();
+                drop(attempt);
+                self.metrics.iter().for_each(BackendMetrics::down);
                 let news = lock(&self.last_fault).replace(fault.to_string()).is_none();
                 if news {
                     tracing::warn!(backend = %self.endpoint, %fault, "backend does not serve us");
@@ -147,17 +183,32 @@ impl Backend {
         }
     }
 
-    fn leased(self: &Arc<Self>, kept: Kept, origin: Origin, purpose: Use) -> Lease {
+    /// Takes leave of the oldest sessions that stand in slots somebody holds a permit for by now.
+    async fn make_room(&self) {
+        loop {
+            let oldest = {
+                let mut shelf = lock(&self.kept);
+                if shelf.len() <= self.budget.free() {
+                    return;
+                }
+                shelf.remove(0)
+            };
+            oldest.leave().await;
+        }
+    }
+
+    fn leased(self: &Arc<Self>, kept: Kept, permit: Permit, origin: Origin, purpose: Use) -> Lease {
+        let counted = match purpose {
+            Use::Probe => BackendUse::Probe,
+            Use::Delivery => BackendUse::Delivery,
+        };
         Lease {
             backend: Arc::clone(self),
             connection: kept.connection,
-            permit: kept.permit,
+            permit,
             transactions: kept.transactions,
             origin,
-            _counted: self.metrics.connection(match purpose {
-                Use::Probe => BackendUse::Probe,
-                Use::Delivery => BackendUse::Delivery,
-            }),
+            _counted: self.metrics.iter().map(|series| series.connection(counted)).collect(),
         }
     }
 
@@ -195,7 +246,6 @@ impl Kept {
 
     async fn leave(self) {
         self.connection.quit().await;
-        drop(self.permit);
     }
 }
 
@@ -219,20 +269,22 @@ impl Lease {
 
     /// Gives a session back whose transaction is over. It is kept if it is worth it, else left.
     pub fn release(self) {
-        let mut kept = Kept {
-            connection: self.connection,
-            permit: self.permit,
-            transactions: self.transactions + 1,
-            since: Instant::now(),
-        };
+        let mut kept =
+            Kept { connection: self.connection, transactions: self.transactions + 1, since: Instant::now() };
         // Errors survive RSET at the backend; the next client should not pay for them.
         let worth = kept.connection.refusals() == 0 && kept.is_fit();
         let mut shelf = lock(&self.backend.kept);
+        // The permit goes back behind the session, so that who gets it finds the session.
         if worth && shelf.len() < MAX_KEPT {
             shelf.push(kept);
+            drop(shelf);
+            drop(self.permit);
         } else {
             drop(shelf);
-            tokio::spawn(kept.leave());
+            tokio::spawn(async move {
+                kept.leave().await;
+                drop(self.permit);
+            });
         }
     }
 
@@ -250,6 +302,15 @@ impl Lease {
     }
 }
 
+/// How a backend is to be treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// Connections it may have, at least 2.
+    pub connections: usize,
+    /// How long it rests after several faults in a row; zero: not at all.
+    pub eject: Duration,
+}
+
 /// All backends, by where they listen.
 #[derive(Debug)]
 pub struct Backends {
@@ -257,29 +318,38 @@ pub struct Backends {
 }
 
 impl Backends {
-    /// One backend for each endpoint, with the connections it may have and its metrics.
+    /// One backend for each endpoint; of several quotas for it the smaller of each part counts.
     pub fn new(
-        endpoints: impl IntoIterator<Item = (Endpoint, usize, BackendMetrics)>,
+        endpoints: impl IntoIterator<Item = (Endpoint, Quota, BackendMetrics)>,
         dialer: &Dialer,
         identity: &Identity,
         patience: Patience,
     ) -> Self {
-        let mut by_endpoint = HashMap::new();
-        for (endpoint, connections, metrics) in endpoints {
-            by_endpoint.entry(endpoint.clone()).or_insert_with(|| {
-                Arc::new(Backend {
-                    endpoint,
-                    dialer: dialer.clone(),
-                    identity: identity.clone(),
-                    patience,
-                    budget: Budget::new(connections),
-                    announced: Mutex::default(),
-                    kept: Mutex::default(),
-                    last_fault: Mutex::default(),
-                    metrics,
-                })
-            });
+        let mut named: HashMap<Endpoint, (Quota, Vec<BackendMetrics>)> = HashMap::new();
+        for (endpoint, quota, series) in endpoints {
+            let (least, metrics) = named.entry(endpoint).or_insert_with(|| (quota, Vec::new()));
+            least.connections = least.connections.min(quota.connections);
+            least.eject = least.eject.min(quota.eject);
+            metrics.push(series);
         }
+        let backend = |endpoint: Endpoint, quota: Quota, metrics| Backend {
+            endpoint,
+            dialer: dialer.clone(),
+            identity: identity.clone(),
+            patience,
+            budget: Budget::new(quota.connections),
+            health: Health::new(quota.eject),
+            announced: Mutex::default(),
+            kept: Mutex::default(),
+            last_fault: Mutex::default(),
+            metrics,
+        };
+        let by_endpoint = named
+            .into_iter()
+            .map(|(endpoint, (quota, metrics))| {
+                (endpoint.clone(), Arc::new(backend(endpoint, quota, metrics)))
+            })
+            .collect();
         Self { by_endpoint }
     }
 
@@ -292,6 +362,16 @@ impl Backends {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Backend>> {
         self.by_endpoint.values()
+    }
+
+    /// Takes leave of every session that is kept, and waits for those in use to end, for so long at most.
+    pub async fn leave(&self, patience: Duration) {
+        let leaving = self.iter().map(|backend| async move {
+            let kept = std::mem::take(&mut *lock(&backend.kept));
+            futures_util::future::join_all(kept.into_iter().map(Kept::leave)).await;
+            backend.budget.unused().await;
+        });
+        let _ = tokio::time::timeout(patience, futures_util::future::join_all(leaving)).await;
     }
 
     /// What all of `endpoints` that were ever reached announced; none when none was.

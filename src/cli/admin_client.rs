@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the endpoint is.
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct AdminEndpoint {
     /// The admin endpoint [default: that of the configuration, else http://127.0.0.1:9525].
     #[arg(long, value_name = "URL")]
     admin: Option<String>,
@@ -48,7 +48,7 @@ pub(super) struct AdminClient {
 
 impl AdminClient {
     /// The endpoint named, or that of the configuration.
-    pub(super) fn new(arguments: &Arguments) -> Self {
+    pub(super) fn new(arguments: &AdminEndpoint) -> Self {
         let configured =
             crate::config::load(&arguments.file.source()).ok().and_then(|loaded| loaded.config.admin);
         let token = configured.as_ref().and_then(|admin| Some(admin.token.as_ref()?.reveal().to_owned()));
@@ -101,7 +101,7 @@ const fn reachable(mut address: std::net::SocketAddr) -> std::net::SocketAddr {
 }
 
 /// `backstop healthcheck`: 0 when the proxy is ready.
-pub(super) async fn healthcheck(arguments: &Arguments) -> Exit {
+pub(super) async fn healthcheck(arguments: &AdminEndpoint) -> Exit {
     match AdminClient::new(arguments).ask(Method::GET, "/readyz").await {
         Ok((StatusCode::OK, _)) => Exit::Done,
         Ok((status, _)) => {

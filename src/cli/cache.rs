@@ -12,7 +12,7 @@ pub(super) struct Arguments {
     #[command(subcommand)]
     what: What,
     #[command(flatten)]
-    admin: admin_client::Arguments,
+    admin: admin_client::AdminEndpoint,
 }
 
 #[derive(Debug, Subcommand)]

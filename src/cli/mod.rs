@@ -83,7 +83,7 @@ enum Command {
         what: ConfigHelp,
     },
     /// Ask the admin endpoint whether the proxy is ready; for containers.
-    Healthcheck(admin_client::Arguments),
+    Healthcheck(admin_client::AdminEndpoint),
 }
 
 #[derive(Debug, Subcommand)]
@@ -174,4 +174,16 @@ pub fn main() -> ExitCode {
     // What is still running is not waited for: whoever wanted to wait has done so.
     runtime.shutdown_background();
     exit.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
 }

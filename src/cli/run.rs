@@ -31,8 +31,8 @@ pub(super) async fn run(arguments: &Arguments) -> Exit {
         return Exit::Config;
     }
     // Before anything listens: a signal from then on must not kill us.
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
     else {
         say("cannot listen for signals");
         return Exit::Failed;
@@ -56,9 +56,16 @@ pub(super) async fn run(arguments: &Arguments) -> Exit {
         _ = terminate.recv() => return Exit::Done,
         _ = interrupt.recv() => return Exit::Done,
     }
+    let deaf = async {
+        // Its default would end the process, with transactions open.
+        while hangup.recv().await.is_some() {
+            tracing::warn!("SIGHUP does not reload the configuration yet: restart instead");
+        }
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = deaf => {}
     }
     tracing::info!("draining: no new clients, open transactions may finish");
     tokio::select! {

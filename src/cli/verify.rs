@@ -28,6 +28,9 @@ pub(super) struct Arguments {
     verbose: bool,
 }
 
+/// How long taking leave of the mail store may take.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// Asks about each address in turn; the worst answer decides the exit status.
 pub(super) async fn verify(arguments: Arguments) -> Exit {
     let loaded = match load(&arguments.file.source()) {
@@ -51,6 +54,8 @@ pub(super) async fn verify(arguments: Arguments) -> Exit {
             (exit, _) => exit,
         };
     }
+    context.verifier.leave();
+    context.backends.leave(FAREWELL).await;
     exit
 }
 
@@ -77,12 +82,7 @@ async fn one(context: &Context, address: &str) -> Outcome {
         Ok(mailbox) => mailbox,
         Err(fault) => return Outcome::Refused(format!("not an address: {fault}")),
     };
-    let routes = &context.config.routes;
-    let route = match mailbox.domain() {
-        Some(domain) => routes.find(domain),
-        None => Some(routes.first()),
-    };
-    match route {
+    match context.config.routes.of(&mailbox) {
         Some(route) => Outcome::Verified(context.verifier.probe(route, &mailbox).await),
         None => Outcome::Refused("no route for its domain: it would be refused with 550 5.7.1".to_owned()),
     }

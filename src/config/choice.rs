@@ -9,6 +9,14 @@ macro_rules! choice {
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum $name { $($(#[$doc])* $variant,)+ }
 
+        impl $name {
+            /// The word it is written as.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+        }
+
         impl Leaf for $name {
             const FORM: Form = Form::Text;
             const EXAMPLE: &'static str = [$(concat!("\"", $word, "\"")),+][0];
@@ -21,7 +29,7 @@ macro_rules! choice {
             }
 
             fn text(&self) -> String {
-                match self { $(Self::$variant => $word,)+ }.to_owned()
+                self.as_str().to_owned()
             }
         }
     };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::leaf::{Form, Leaf, Misread};
 use super::used::Route;
-use crate::proto::address::Domain;
+use crate::proto::address::{Domain, Mailbox};
 
 /// The domains one entry of `domains` covers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -94,6 +94,12 @@ impl Routes {
     #[must_use]
     pub fn find(&self, domain: &Domain) -> Option<&Arc<Route>> {
         self.exact.get(domain).or_else(|| self.find_below(domain)).or(self.any.as_ref())
+    }
+
+    /// The route mail for `mailbox` takes; the bare `postmaster` takes the first (RFC 5321 §4.5.1).
+    #[must_use]
+    pub fn of(&self, mailbox: &Mailbox) -> Option<&Arc<Route>> {
+        mailbox.domain().map_or(Some(&self.first), |domain| self.find(domain))
     }
 
     /// The route written first: where the bare `postmaster` goes.

@@ -111,6 +111,8 @@ section! {
         hide_ehlo: Vec<Keyword> = Vec::new();
         /// Connections to each backend address, probes and deliveries together. At least 2.
         max_connections: usize = 45;
+        /// How long a backend that failed several times in a row rests, doubling to 60 s. Zero: not at all.
+        eject: Period = Period::seconds(5);
         /// How recipients are verified.
         verify: Verify = Verify::default();
     }

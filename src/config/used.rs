@@ -59,6 +59,8 @@ pub struct Route {
     pub hide_ehlo: Vec<String>,
     /// Connections to each backend address, probes and deliveries together; at least 2.
     pub max_connections: usize,
+    /// How long a backend rests after several faults in a row; zero: not at all.
+    pub eject: Duration,
     /// How recipients are verified.
     pub verify: Verify,
 }

@@ -1,6 +1,6 @@
 //! Opening connections to backends.
 //!
-//! A name is resolved at each dialling and its addresses are tried in turn. A connection that leads back to
+//! A name is resolved at each dialling and its addresses are tried in turn, each for its share of the time. A connection that leads back to
 //! one of our own listeners is refused: mail would go round for ever.
 
 use std::io;
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
 use super::stream::Stream;
 use crate::config::Endpoint;
@@ -64,8 +65,8 @@ impl Dialer {
     pub async fn dial(&self, endpoint: &Endpoint, timeout: Duration) -> Result<Stream, DialFault> {
         match self {
             Self::Network(ours) => {
-                let attempt = connect(endpoint, ours);
-                tokio::time::timeout(timeout, attempt)
+                let deadline = Instant::now() + timeout;
+                timeout_at(deadline, connect(endpoint, ours, deadline))
                     .await
                     .unwrap_or_else(|_| Err(DialFault::Timeout(endpoint.clone())))
             }
@@ -80,13 +81,27 @@ impl Dialer {
     }
 }
 
-async fn connect(endpoint: &Endpoint, ours: &RwLock<Vec<SocketAddr>>) -> Result<Stream, DialFault> {
-    let addresses = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))
+/// Until when the first of so many candidates may take, of the time until `deadline`: one that hangs leaves
+/// time for the others.
+#[must_use]
+pub fn turn(deadline: Instant, candidates: usize) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / u32::try_from(candidates.max(1)).unwrap_or(u32::MAX)
+}
+
+async fn connect(
+    endpoint: &Endpoint,
+    ours: &RwLock<Vec<SocketAddr>>,
+    deadline: Instant,
+) -> Result<Stream, DialFault> {
+    let addresses: Vec<_> = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))
         .await
-        .map_err(|_| DialFault::Unresolvable(endpoint.clone()))?;
+        .map_err(|_| DialFault::Unresolvable(endpoint.clone()))?
+        .collect();
     let mut fault = DialFault::Unresolvable(endpoint.clone());
-    for address in addresses {
-        match TcpStream::connect(address).await {
+    for (at, address) in addresses.iter().enumerate() {
+        let attempt = timeout_at(turn(deadline, addresses.len() - at), TcpStream::connect(address)).await;
+        match attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) if leads_home(&stream, ours) => return Err(DialFault::Ourselves(endpoint.clone())),
             Ok(stream) => {
                 // Commands are small and answered one by one: waiting to fill segments only delays them.

@@ -25,31 +25,37 @@ pub enum Stream {
 pub enum Pending {
     /// Nothing has arrived.
     Nothing,
-    /// Octets, the end of the stream, or an error.
-    Something,
+    /// Octets.
+    Octets,
+    /// The end of the stream, or an error.
+    End,
 }
 
 impl Stream {
     /// Whether something has arrived that was not read yet. Asks the system itself, since the runtime
-    /// learns of arrivals late, and takes nothing out.
-    pub fn pending(&mut self) -> Pending {
+    /// learns of arrivals late. What cannot be seen without taking it out is appended to `buffer`.
+    pub fn pending(&mut self, buffer: &mut Vec<u8>) -> Pending {
         match self {
             Self::Tcp(stream) => {
                 let mut octet = [MaybeUninit::uninit()];
                 match socket2::SockRef::from(&*stream).peek(&mut octet) {
                     Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => Pending::Nothing,
-                    _ => Pending::Something,
+                    Ok(1..) => Pending::Octets,
+                    _ => Pending::End,
                 }
             }
             Self::Memory(stream) => {
-                // A pipe of our own has no way to look without taking. One octet lost is no loss: what is
-                // pending here condemns the connection.
+                // A pipe of our own has no way to look without taking.
                 let mut octet = [0];
-                let mut buffer = ReadBuf::new(&mut octet);
+                let mut taken = ReadBuf::new(&mut octet);
                 let mut context = Context::from_waker(std::task::Waker::noop());
-                match Pin::new(stream).poll_read(&mut context, &mut buffer) {
+                match Pin::new(stream).poll_read(&mut context, &mut taken) {
                     Poll::Pending => Pending::Nothing,
-                    Poll::Ready(_) => Pending::Something,
+                    Poll::Ready(_) if taken.filled().is_empty() => Pending::End,
+                    Poll::Ready(_) => {
+                        buffer.extend_from_slice(taken.filled());
+                        Pending::Octets
+                    }
                 }
             }
         }
@@ -125,19 +131,21 @@ mod tests {
     async fn pending_sees_what_was_not_read() {
         let (near, mut far) = tokio::io::duplex(64);
         let mut near = Stream::Memory(near);
-        assert_eq!(near.pending(), Pending::Nothing);
+        let mut buffer = Vec::new();
+        assert_eq!(near.pending(&mut buffer), Pending::Nothing);
         far.write_all(b"x").await.unwrap();
-        assert_eq!(near.pending(), Pending::Something);
+        assert_eq!(near.pending(&mut buffer), Pending::Octets);
+        assert_eq!(buffer, b"x", "what was taken is not lost");
 
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut near = Stream::Tcp(listener.accept().await.unwrap().0);
-        assert_eq!(near.pending(), Pending::Nothing);
+        buffer.clear();
+        assert_eq!(near.pending(&mut buffer), Pending::Nothing);
         far.write_all(b"xy").await.unwrap();
-        let mut buffer = Vec::new();
         assert!(read_some(&mut near, &mut buffer).await.unwrap() > 0);
         drop(far);
         assert_eq!(read_some(&mut near, &mut Vec::new()).await.unwrap(), 0);
-        assert_eq!(near.pending(), Pending::Something);
+        assert_eq!(near.pending(&mut buffer), Pending::End);
     }
 }

@@ -71,6 +71,8 @@ pub struct Extensions {
     pub max_size: Option<u64>,
     /// RCPTMAX of LIMITS (RFC 9422 §4.2).
     pub max_recipients: Option<u32>,
+    /// RCPTDOMAINMAX of LIMITS (RFC 9422 §4.3).
+    pub max_domains: Option<u32>,
 }
 
 impl Extensions {
@@ -101,8 +103,14 @@ impl Extensions {
                     set.max_size = words.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
                 }
                 Keyword::Limits => {
-                    let limit = words.find_map(|word| word.strip_prefix("RCPTMAX="));
-                    set.max_recipients = limit.and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+                    for (name, limit) in words.filter_map(|word| word.split_once('=')) {
+                        let limit = limit.parse().ok().filter(|n| *n > 0);
+                        match name {
+                            "RCPTMAX" => set.max_recipients = limit,
+                            "RCPTDOMAINMAX" => set.max_domains = limit,
+                            _ => {}
+                        }
+                    }
                 }
                 _ => {}
             }
@@ -129,7 +137,7 @@ impl Extensions {
         self.keywords &= !(keyword as u16);
         match keyword {
             Keyword::Size => self.max_size = None,
-            Keyword::Limits => self.max_recipients = None,
+            Keyword::Limits => (self.max_recipients, self.max_domains) = (None, None),
             Keyword::Chunking => self.keywords &= !(Keyword::BinaryMime as u16),
             _ => {}
         }
@@ -144,42 +152,30 @@ impl Extensions {
             keywords: self.keywords & other.keywords,
             max_size: smaller(self.max_size, other.max_size),
             max_recipients: self.max_recipients.into_iter().chain(other.max_recipients).min(),
+            max_domains: self.max_domains.into_iter().chain(other.max_domains).min(),
         };
         if both.has(Keyword::Chunking) { both } else { both.without(Keyword::BinaryMime) }
     }
 
-    /// The keywords, in the order they are offered.
-    fn keywords(&self) -> impl Iterator<Item = (Keyword, &'static str)> {
-        ALL.into_iter().filter(|(keyword, _)| self.has(*keyword))
+    /// Each extension as EHLO spells it, with its argument.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let all = ALL.iter().filter(|(keyword, _)| self.has(*keyword));
+        all.map(|(keyword, name)| match (keyword, self.max_size) {
+            (Keyword::Size, Some(size)) => format!("{name} {size}"),
+            (Keyword::Limits, _) => {
+                let limits = [("RCPTMAX", self.max_recipients), ("RCPTDOMAINMAX", self.max_domains)];
+                let limits = limits.into_iter().filter_map(|(limit, max)| Some(format!(" {limit}={}", max?)));
+                std::iter::once((*name).to_owned()).chain(limits).collect()
+            }
+            _ => (*name).to_owned(),
+        })
     }
 
     /// Our answer to EHLO: our name, then one line each.
     #[must_use]
     pub fn offer(&self, hostname: &str) -> Reply {
-        let mut text = hostname.to_owned();
-        for (keyword, name) in self.keywords() {
-            text.push('\n');
-            text.push_str(name);
-            match (keyword, self.max_size, self.max_recipients) {
-                (Keyword::Size, Some(size), _) => text.push_str(&format!(" {size}")),
-                (Keyword::Limits, _, Some(max)) => text.push_str(&format!(" RCPTMAX={max}")),
-                _ => {}
-            }
-        }
-        Reply::new(250, text)
-    }
-}
-
-/// For people: the keywords, parted by spaces.
-impl std::fmt::Display for Extensions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (place, (_, name)) in self.keywords().enumerate() {
-            if place > 0 {
-                f.write_str(" ")?;
-            }
-            f.write_str(name)?;
-        }
-        Ok(())
+        let lines: Vec<String> = std::iter::once(hostname.to_owned()).chain(self.lines()).collect();
+        Reply::new(250, lines.join("\n"))
     }
 }
 

@@ -98,13 +98,6 @@ pub const BACKEND_UNREACHABLE: Reply = Reply::fixed(451, "4.4.1 The mail server 
 pub const BACKEND_CONFUSED: Reply = Reply::fixed(451, "4.3.0 Unexpected reply from the mail server");
 /// 451: the backend lost an extension that was offered in this session.
 pub const EXTENSION_LOST: Reply = Reply::fixed(451, "4.3.0 The mail server cannot take this message now");
-/// 555: the backend lacks an extension the transaction uses, and it was never offered.
-pub const EXTENSION_MISSING: Reply = Reply::fixed(555, "5.5.4 The mail server does not support a parameter");
-
-/// 554: a non-ASCII address for a backend that cannot take it.
-pub const NEEDS_SMTPUTF8_THERE: Reply =
-    Reply::fixed(554, "5.6.7 The mail server does not support non-ASCII addresses");
-
 /// 421: no room for another client.
 pub const TOO_MANY_CONNECTIONS: Reply = Reply::fixed(421, "4.3.2 Too many connections, try again later");
 /// 421: shutting down.
@@ -173,7 +166,6 @@ mod tests {
             BACKEND_UNREACHABLE,
             BACKEND_CONFUSED,
             EXTENSION_LOST,
-            EXTENSION_MISSING,
             TOO_MANY_CONNECTIONS,
             DRAINING,
             TOO_MANY_ERRORS,

@@ -104,6 +104,12 @@ impl Reply {
         Enhanced::parse(self.lines().next()?).filter(|e| u16::from(e.class) == self.code / 100)
     }
 
+    /// Whether the words are our own and not a backend's.
+    #[must_use]
+    pub const fn is_ours(&self) -> bool {
+        matches!(self.text, Cow::Borrowed(_))
+    }
+
     /// The lines of text, without code and CRLF.
     pub fn lines(&self) -> impl Iterator<Item = &[u8]> {
         self.text.split(|b| *b == b'\n')
@@ -189,6 +195,12 @@ pub struct ReplyReader {
 }
 
 impl ReplyReader {
+    /// Whether lines of a reply were taken whose last line is still to come.
+    #[must_use]
+    pub const fn is_amid_reply(&self) -> bool {
+        self.code.is_some()
+    }
+
     /// Takes whole lines from the front of `input` until one ends a reply. Gives the octets taken, and
     /// the reply when it is whole. Call again with what is left plus what arrives.
     ///

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Backends, Identity, Patience};
+use crate::backend::{Backends, Identity, Patience, Quota};
 use crate::config::{Config, RecipientSource};
 use crate::guard::Drain;
 use crate::net::dial::Dialer;
@@ -30,7 +30,8 @@ fn backends(config: &Config, dialer: &Dialer, metrics: &Metrics) -> Backends {
         };
         route.backends.iter().chain(asked).map(|endpoint| {
             let series = metrics.backend(&route.name, &endpoint.to_string());
-            (endpoint.clone(), route.max_connections, series)
+            let quota = Quota { connections: route.max_connections, eject: route.eject };
+            (endpoint.clone(), quota, series)
         })
     });
     let identity = Identity { hostname: config.hostname.as_str().into() };

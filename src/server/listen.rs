@@ -14,11 +14,10 @@ use crate::observe::metrics::ListenerMetrics;
 use crate::proto::replies;
 use crate::session::{self, Context};
 
-/// One listening socket and what its clients are served with.
+/// What the clients of one listening socket are served with.
 #[derive(Debug)]
 pub(super) struct Door {
     pub(super) listener: Listener,
-    pub(super) socket: TcpListener,
     pub(super) series: ListenerMetrics,
     pub(super) context: Arc<Context>,
     pub(super) connections: Arc<Connections>,
@@ -26,12 +25,13 @@ pub(super) struct Door {
 }
 
 impl Door {
-    /// Accepts until told to close.
-    pub(super) async fn serve(self) {
+    /// Accepts from `socket` until told to end. It is closed then, also while sessions go on: who comes later is
+    /// refused by the system and tries another server, instead of waiting for a greeting.
+    pub(super) async fn serve(self, socket: TcpListener) {
         let door = Arc::new(self);
         loop {
             let accepted = tokio::select! {
-                accepted = door.socket.accept() => accepted,
+                accepted = socket.accept() => accepted,
                 () = door.context.drain.idle_ends() => return,
             };
             match accepted {

@@ -102,12 +102,11 @@ impl Server {
             let door = listen::Door {
                 series: self.context.metrics.listener(&listener.name),
                 listener,
-                socket,
                 context: Arc::clone(&self.context),
                 connections: Arc::clone(&connections),
                 sessions: self.sessions.clone(),
             };
-            tokio::spawn(door.serve());
+            tokio::spawn(door.serve(socket));
         }
         tokio::spawn(tidy(Arc::clone(&self.context), self.ended.clone()));
         self.serving.cancel();
@@ -141,6 +140,8 @@ impl Server {
             let patience = timeouts.backend_end_of_data + FAREWELL;
             let _ = timeout(patience, self.sessions.wait()).await;
         }
+        self.context.verifier.leave();
+        self.context.backends.leave(FAREWELL).await;
         self.ended.cancel();
         if drained.is_ok() { Drained::Completely } else { Drained::Late }
     }
@@ -168,7 +169,7 @@ pub enum Drained {
     Late,
 }
 
-/// What the last words to a client may take.
+/// What the last words to clients, and to backends, may take.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 fn bind(address: SocketAddr, name: &Arc<str>, bound: &mut Vec<Bound>) -> Result<TcpListener, StartFault> {
@@ -180,7 +181,7 @@ fn bind(address: SocketAddr, name: &Arc<str>, bound: &mut Vec<Bound>) -> Result<
 
 /// Greets every backend once, so that the first client is offered what they all can do. Bounded by
 /// `backend_connect` and `backend_command`; serving does not depend on its success.
-async fn greet_backends(context: &Context) {
+pub async fn greet_backends(context: &Context) {
     let timeouts = &context.config.timeouts;
     let deadline = tokio::time::Instant::now() + timeouts.backend_connect + timeouts.backend_command;
     let greetings = context.backends.iter().map(|backend| async move {

@@ -48,8 +48,10 @@ pub(super) enum Given {
     SenderRefused(Reply),
     /// The sender's parameters need what the backend lacks.
     SenderMissing(EnvelopeFault),
-    /// The session is lost, or took back an earlier recipient.
-    Lost,
+    /// The session is lost; these first ones were answered before.
+    Cut(Vec<Answer>),
+    /// The session took back an earlier recipient.
+    TakenBack,
 }
 
 /// What the backend says of one recipient.
@@ -68,66 +70,75 @@ impl Attachment {
 
     /// Gives the envelope, as much of it as this session has not had yet.
     pub(super) async fn give(&mut self, envelope: Envelope<'_>) -> Given {
-        match self.try_give(envelope).await {
-            Ok(given) => given,
+        let mut answers = Vec::with_capacity(envelope.new.len());
+        match self.try_give(envelope, &mut answers).await {
+            Ok(Some(given)) => given,
+            Ok(None) => Given::Answered(answers),
             Err(fault) => {
                 tracing::debug!(backend = %self.lease.backend().endpoint(), %fault, "backend session lost");
-                Given::Lost
+                Given::Cut(answers)
             }
         }
     }
 
-    async fn try_give(&mut self, envelope: Envelope<'_>) -> Result<Given, Fault> {
+    /// Gives what ends it early, if anything does; the answers to the new recipients come into `answers`.
+    async fn try_give(
+        &mut self,
+        envelope: Envelope<'_>,
+        answers: &mut Vec<Answer>,
+    ) -> Result<Option<Given>, Fault> {
         let announced = *self.lease.connection().announced();
-        let fresh = self.stage == Stage::Clean;
-        let mail = if fresh {
-            match mail_command(envelope.sender, &announced) {
-                Ok(line) => Some(line),
-                Err(fault) => return Ok(Given::SenderMissing(fault)),
-            }
-        } else {
-            None
+        let clean = self.stage == Stage::Clean;
+        let mail = match clean.then(|| mail_command(envelope.sender, &announced)).transpose() {
+            Ok(mail) => mail,
+            Err(fault) => return Ok(Some(Given::SenderMissing(fault))),
         };
-        let reset = (fresh && self.lease.origin() == Origin::Kept).then(|| "RSET\r\n".to_owned());
-        let earlier = if fresh { envelope.earlier } else { &[] };
-        let commands =
-            earlier.iter().chain(envelope.new).map(|r| rcpt_command(r, &announced)).collect::<Vec<_>>();
-        let lines: Vec<&str> = [&reset, &mail]
-            .into_iter()
-            .flatten()
-            .map(String::as_str)
-            .chain(commands.iter().flatten().map(String::as_str))
-            .collect();
+        let reset = (clean && self.lease.origin() == Origin::Kept).then(|| "RSET\r\n".to_owned());
+        let earlier = if clean { envelope.earlier } else { &[] };
+        let commands: Vec<_> =
+            earlier.iter().chain(envelope.new).map(|r| rcpt_command(r, &announced)).collect();
+        let before = reset.iter().chain(&mail).map(String::as_str);
+        let lines: Vec<&str> = before.chain(commands.iter().flatten().map(String::as_str)).collect();
         let together = announced.has(Keyword::Pipelining);
         if together {
             self.lease.connection().send(lines.concat().as_bytes()).await?;
         }
         let mut exchange = Exchange { lease: &mut self.lease, lines: lines.into_iter(), together };
         if reset.is_some() && exchange.next().await?.class() != Class::Positive {
-            return Ok(Given::Lost);
+            return Ok(Some(Given::Cut(Vec::new())));
         }
         if mail.is_some() {
             let reply = exchange.next().await?;
             if reply.class() != Class::Positive {
-                exchange.finish().await?;
-                return Ok(Given::SenderRefused(reply));
+                // Should the session end over it, the next use finds that out; the refusal stands.
+                let _ = exchange.finish().await;
+                return Ok(Some(Given::SenderRefused(reply)));
             }
         }
-        let mut answers = Vec::with_capacity(commands.len());
-        for command in &commands {
-            answers.push(match command {
+        let mut intact = true;
+        for (place, command) in commands.iter().enumerate() {
+            let answer = match command {
                 Ok(_) => Answer::Reply(exchange.next().await?),
                 Err(fault) => Answer::Missing(*fault),
-            });
+            };
+            if place < earlier.len() {
+                intact &= answer.is_acceptance();
+            } else {
+                answers.push(answer);
+            }
         }
+        // A reply too many: any of them may have been read for the wrong command.
+        self.lease.connection().in_step().inspect_err(|_| answers.clear())?;
         self.stage = Stage::Sender;
-        let new = answers.split_off(earlier.len());
-        Ok(if answers.iter().all(is_acceptance) { Given::Answered(new) } else { Given::Lost })
+        Ok((!intact).then_some(Given::TakenBack))
     }
 }
 
-fn is_acceptance(answer: &Answer) -> bool {
-    matches!(answer, Answer::Reply(reply) if reply.class() == Class::Positive)
+impl Answer {
+    /// Whether the recipient was accepted.
+    pub(super) fn is_acceptance(&self) -> bool {
+        matches!(self, Self::Reply(reply) if reply.class() == Class::Positive)
+    }
 }
 
 /// Commands and their replies, whether sent together or one by one.

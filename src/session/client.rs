@@ -8,12 +8,17 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::guard::Drain;
-use crate::net::stream::{Stream, read_some};
+use crate::net::stream::{Pending, Stream, read_some};
 use crate::proto::line::{self, LineReader, Scan};
 use crate::proto::reply::Reply;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
 
+/// Replies wait for each other for so long at most.
+const OVERDUE: Duration = Duration::from_secs(1);
+/// How long, and in how many reads, a client may finish what it was sending when we close.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_READS: usize = 64;
 /// Octets of a body taken from the client at a time.
 const BODY_BUFFER: usize = 64 * 1024;
 /// Input buffers up to this size are kept between commands; the rest goes back to the allocator.
@@ -66,6 +71,8 @@ pub(super) struct Client {
     /// Octets of `input` that are done with.
     done: usize,
     output: Vec<u8>,
+    /// When the first of what is in `output` was said.
+    said: Option<Instant>,
     lines: LineReader,
     line_limit: usize,
 }
@@ -77,6 +84,7 @@ impl Client {
             input: Vec::new(),
             done: 0,
             output: Vec::new(),
+            said: None,
             lines: LineReader::default(),
             line_limit,
         }
@@ -84,7 +92,17 @@ impl Client {
 
     /// Notes a reply; it goes out with the next [`Self::flush`] or wait.
     pub(super) fn say(&mut self, reply: &Reply) {
+        self.said.get_or_insert_with(Instant::now);
         reply.write(&mut self.output);
+    }
+
+    /// Writes what was said a while ago: what comes next may take its time.
+    pub(super) async fn flush_overdue(&mut self, patience: Duration) -> io::Result<()> {
+        if self.said.is_some_and(|said| said.elapsed() > OVERDUE) {
+            self.flush(patience).await
+        } else {
+            Ok(())
+        }
     }
 
     /// Writes what was said.
@@ -97,6 +115,7 @@ impl Client {
             self.output = Vec::new();
         }
         self.output.clear();
+        self.said = None;
         written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
@@ -196,11 +215,27 @@ impl Client {
         self.input.shrink_to(KEPT_BUFFER);
     }
 
-    /// Says farewell to the socket, so that the client gets what was written before the end.
+    /// Says farewell to the socket, so that the client gets what was written before the end: with input
+    /// unread the system would send a reset, which takes our last words along. So what the client was sending is
+    /// read away, for a moment.
     pub(super) async fn close(mut self, patience: Duration) {
-        if self.flush(patience).await.is_ok() {
-            let _ = timeout(patience, self.stream.shutdown()).await;
+        let flushed = self.flush(patience).await.is_ok();
+        if !flushed || timeout(patience, self.stream.shutdown()).await.is_err() {
+            return;
         }
+        let mut away = Vec::new();
+        if self.unread().is_empty() && self.stream.pending(&mut away) == Pending::Nothing {
+            return;
+        }
+        let reading = async {
+            for _ in 0..LINGER_READS {
+                away.clear();
+                if !matches!(read_some(&mut self.stream, &mut away).await, Ok(1..)) {
+                    return;
+                }
+            }
+        };
+        let _ = timeout(LINGER, reading).await;
     }
 
     fn compact(&mut self) {
@@ -213,6 +248,6 @@ impl Client {
     }
 }
 
-fn earlier(deadline: Instant, other: Option<Instant>) -> Instant {
+pub(super) fn earlier(deadline: Instant, other: Option<Instant>) -> Instant {
     other.map_or(deadline, |other| deadline.min(other))
 }

@@ -110,6 +110,10 @@ impl Context {
         }
         let most = u32::try_from(self.config.limits.max_recipients).unwrap_or(u32::MAX);
         offer.max_recipients = Some(offer.max_recipients.map_or(most, |max| max.min(most)));
+        if self.config.routes.iter().nth(1).is_some() {
+            // A transaction has one route, and which domains share one the client cannot know.
+            offer.max_domains = Some(1);
+        }
         self.hidden.iter().fold(offer, |offer, keyword| offer.without(*keyword))
     }
 }
@@ -153,6 +157,7 @@ pub async fn run(
     let rules = Rules {
         hostname: context.config.hostname.as_str().into(),
         offer: context.offer(),
+        max_size: limits.max_message_size,
         tls: Tls::Off,
         max_recipients: limits.max_recipients,
         max_errors: limits.max_errors.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
@@ -245,7 +250,8 @@ impl Session {
                     return Some(end);
                 }
                 Step::Recipients(batch) => {
-                    self.gauge.is(SessionState::Transaction);
+                    // A client that is gone is found out when it is listened to.
+                    let _ = self.client.flush_overdue(self.context.config.timeouts.command).await;
                     let outcomes = Box::pin(self.recipients(batch)).await;
                     self.dialogue.step(Input::Recipients(outcomes))
                 }
@@ -273,6 +279,9 @@ impl Session {
         let told = self.client.flush(self.context.config.timeouts.command).await;
         let result = if told.is_ok() { MessageResult::Accepted } else { MessageResult::StoredUnacknowledged };
         self.record.messages += u32::from(told.is_ok());
+        if told.is_err() {
+            tracing::info!(session = %self.record.session, route = %route.name, "stored_unacknowledged");
+        }
         self.context.route(&route).message(result, octets);
     }
 
@@ -298,6 +307,7 @@ impl Session {
             self.record.helo(&hello.name);
         }
         if let Some(transaction) = dialogue.transaction() {
+            self.gauge.is(SessionState::Transaction);
             self.record.from(transaction.sender().written());
         }
         step
@@ -308,8 +318,15 @@ impl Session {
         loop {
             let Some(attachment) = &mut self.attachment else { return Input::BackendGone };
             match attachment.lease.connection().exchange(b"DATA\r\n").await {
-                Ok(reply) if reply.code() != 421 => return Input::BackendReply(reply),
-                _ => {}
+                Ok(reply) if reply.code() == 421 => {}
+                Ok(reply) => {
+                    // Whether it reads commands now, or a message, nobody knows.
+                    if reply.code() != 354 && matches!(reply.class(), Class::Positive | Class::Intermediate) {
+                        self.tear();
+                    }
+                    return Input::BackendReply(reply);
+                }
+                Err(_) => {}
             }
             if let Some(dead) = self.attachment.take() {
                 dead.lease.abort();
@@ -334,38 +351,18 @@ impl Session {
 
     /// Message data, and the backend's word on it.
     async fn body(&mut self, go_ahead: Option<Reply>, framing: Framing) -> Result<BodyEnd, Loss> {
-        if let Some(reply) = &go_ahead {
-            self.client.say(reply);
-        }
-        let limits = self.body_limits();
-        self.client.flush(limits.data).await.map_err(|_| Loss::Gone)?;
-        let Some(attachment) = &mut self.attachment else {
-            return Ok(BodyEnd::Stopped(Stop::BackendGone));
+        let mut body = match framing {
+            Framing::Lines => Body::lines(self.bare_newlines),
+            Framing::Chunk(chunk) => Body::counted(chunk.size),
         };
-        let backend = attachment.lease.connection();
-        let (body, end) = match framing {
-            Framing::Lines => {
-                let mut body = Body::lines(self.bare_newlines);
-                let end = body.carry(&mut self.client, backend, &limits).await;
-                (body, end)
-            }
-            Framing::Chunk(chunk) => {
-                let mut body = Body::counted(chunk.size);
-                let end = body.carry_chunk(&mut self.client, backend, chunk, &limits).await;
-                (body, end)
-            }
-        };
+        let end = self.carry(&mut body, go_ahead.as_ref(), framing).await;
         self.client.body_done();
         self.record.bytes += body.octets();
         self.count(end.as_ref(), framing, body.octets());
         match &end {
             Ok(BodyEnd::Answered(_)) => {}
-            // Torn: the backend must not take what it has for a message.
-            Ok(BodyEnd::Unanswered | BodyEnd::Stopped(_)) | Err(_) => {
-                if let Some(torn) = self.attachment.take() {
-                    torn.lease.abort();
-                }
-            }
+            // The backend must not take what it has for a message.
+            Ok(BodyEnd::Unanswered | BodyEnd::Stopped(_)) | Err(_) => self.tear(),
         }
         let end = end?;
         if matches!(end, BodyEnd::Stopped(_)) {
@@ -374,10 +371,39 @@ impl Session {
         Ok(end)
     }
 
+    /// Carries `body` as far as it goes.
+    async fn carry(
+        &mut self,
+        body: &mut Body,
+        go_ahead: Option<&Reply>,
+        framing: Framing,
+    ) -> Result<BodyEnd, Loss> {
+        go_ahead.into_iter().for_each(|reply| self.client.say(reply));
+        let limits = self.body_limits();
+        self.client.flush(limits.data).await.map_err(|_| Loss::Gone)?;
+        // The backend may have been lost with an earlier recipient; the octets are the client's all the same.
+        let Some(attachment) = &mut self.attachment else {
+            return Ok(BodyEnd::Stopped(Stop::BackendGone));
+        };
+        let backend = attachment.lease.connection();
+        match framing {
+            Framing::Lines => body.carry(&mut self.client, backend, &limits).await,
+            Framing::Chunk(chunk) => body.carry_chunk(&mut self.client, backend, chunk, &limits).await,
+        }
+    }
+
+    /// Closes the backend session in the middle of what it was.
+    fn tear(&mut self) {
+        if let Some(torn) = self.attachment.take() {
+            torn.lease.abort();
+        }
+    }
+
     fn body_limits(&self) -> Limits {
         let config = &self.context.config;
         Limits {
             data: config.timeouts.data,
+            session_end: config.timeouts.session.map(|whole| self.began + whole),
             min_rate: config.timeouts.data_min_rate,
             max_size: config.limits.max_message_size,
             drain: self.context.drain.clone(),

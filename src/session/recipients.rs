@@ -4,14 +4,17 @@
 //! delivery port say. The last word is always the delivery port's; it also corrects the cache.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::Session;
 use super::attachment::{Answer, Attachment, Envelope, Given};
-use crate::backend::{LeaseFault, Use};
+use crate::backend::Use;
 use crate::config::{Mode, Route, RoutedRecipients};
 use crate::guard::Standing;
+use crate::net::dial::turn;
+use crate::observe::Escaped;
 use crate::observe::metrics::{RecipientResult, RecipientSource};
 use crate::observe::record::Refusal;
 use crate::proto::dialogue::{Outcome, Recipient, Sender};
@@ -20,6 +23,9 @@ use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
 use crate::proto::verdict::{Meaning, Stage, meaning};
 use crate::verify::{Decision, Judgement, Trust};
+
+/// How long a backend may take for an envelope: clients wait 5 minutes (RFC 5321 §4.5.3.2.3).
+const ENVELOPE: Duration = Duration::from_secs(240);
 
 /// One recipient on its way through the batch.
 struct Candidate {
@@ -33,6 +39,16 @@ enum Fate {
     Forward(RecipientSource),
     /// Decided.
     Settled(Outcome),
+}
+
+/// What the backend's side comes to for one recipient.
+enum Word {
+    /// The delivery port, on the recipient itself.
+    Own(Reply),
+    /// A refusal of the sender, an extension that is missing, no session: nothing about the recipient.
+    Shared(Reply),
+    /// The backend is lost.
+    Lost,
 }
 
 impl Candidate {
@@ -51,6 +67,10 @@ impl Session {
         candidates
             .into_iter()
             .map(|candidate| match candidate.fate {
+                // So that whoever is asked about a refusal finds the session in the log.
+                Fate::Settled(Outcome::Refused(reply)) if reply.is_ours() => {
+                    Outcome::Refused(reply.with_note(&self.record.session))
+                }
                 Fate::Settled(outcome) => outcome,
                 Fate::Forward(_) => Outcome::Lost,
             })
@@ -60,11 +80,7 @@ impl Session {
     /// Everything that can be said of a recipient without the delivery port.
     async fn judge(&self, recipient: Recipient) -> Candidate {
         let config = &self.context.config;
-        let route = match recipient.mailbox.domain() {
-            Some(domain) => config.routes.find(domain),
-            None => Some(config.routes.first()),
-        };
-        let Some(route) = route.map(Arc::clone) else {
+        let Some(route) = config.routes.of(&recipient.mailbox).map(Arc::clone) else {
             self.refused(
                 None,
                 &recipient,
@@ -72,7 +88,7 @@ impl Session {
                 RecipientResult::RelayDenied,
                 RecipientSource::Policy,
             );
-            return Candidate::refused(recipient, None, replies::NO_ROUTE.with_note(&self.record.session));
+            return Candidate::refused(recipient, None, replies::NO_ROUTE);
         };
         let routed =
             config.limits.routed_recipients == RoutedRecipients::Refuse && recipient.mailbox.is_routed();
@@ -80,7 +96,7 @@ impl Session {
             let reply = replies::ROUTED_RECIPIENT;
             let result = RecipientResult::RelayDenied;
             self.refused(Some(&route), &recipient, &reply, result, RecipientSource::Policy);
-            return Candidate::refused(recipient, Some(route), reply.with_note(&self.record.session));
+            return Candidate::refused(recipient, Some(route), reply);
         }
         if self.bypass || route.verify.mode == Mode::Off {
             return Candidate { recipient, route: Some(route), fate: Fate::Forward(RecipientSource::Policy) };
@@ -91,7 +107,10 @@ impl Session {
             Decision::Forward => Candidate { recipient, route: Some(route), fate: Fate::Forward(source) },
             Decision::Refuse(reply) if route.verify.mode == Mode::Shadow => {
                 tracing::info!(
-                    session = %self.record.session, route = %route.name, %reply,
+                    session = %self.record.session,
+                    route = %route.name,
+                    recipient = %Escaped(recipient.mailbox.written()),
+                    reply = %Escaped(&reply.to_string()),
                     "shadow: this recipient would be refused"
                 );
                 Candidate { recipient, route: Some(route), fate: Fate::Forward(source) }
@@ -137,19 +156,23 @@ impl Session {
         };
         let new: Vec<Recipient> = chosen.iter().map(|c| c.recipient.clone()).collect();
         let given = self.give(&route, &sender, &earlier, &new).await;
-        let outcomes = self.outcomes(&route, given, new.len());
-        for (candidate, reply) in chosen.iter_mut().zip(outcomes) {
+        let words = self.words(&route, given, new.len());
+        for (candidate, word) in chosen.iter_mut().zip(words) {
             let Fate::Forward(source) = candidate.fate else { continue };
-            candidate.fate = Fate::Settled(match reply {
-                Some(reply) => self.answered(&route, candidate.recipient.clone(), reply, source),
-                None => {
-                    self.refused(
-                        Some(&route),
-                        &candidate.recipient,
-                        &replies::BACKEND_LOST,
-                        RecipientResult::Undetermined,
-                        RecipientSource::Live,
-                    );
+            let recipient = &candidate.recipient;
+            candidate.fate = Fate::Settled(match word {
+                Word::Own(reply) => self.answered(&route, recipient.clone(), reply, source),
+                Word::Shared(reply) => {
+                    let result = match reply.class() {
+                        Class::Permanent => RecipientResult::Refused,
+                        _ => RecipientResult::Undetermined,
+                    };
+                    self.refused(Some(&route), recipient, &reply, result, RecipientSource::Live);
+                    Outcome::Refused(reply)
+                }
+                Word::Lost => {
+                    let (reply, result) = (&replies::BACKEND_LOST, RecipientResult::Undetermined);
+                    self.refused(Some(&route), recipient, reply, result, RecipientSource::Live);
                     Outcome::Lost
                 }
             });
@@ -177,51 +200,36 @@ impl Session {
                 RecipientResult::Unknown
             }
             (Meaning::SessionLimit, _) => RecipientResult::Limited,
-            (_, Class::Permanent) => RecipientResult::Unknown,
+            // Policy, a full mailbox: nothing says that the recipient does not exist.
+            (_, Class::Permanent) => RecipientResult::Refused,
             _ => RecipientResult::Undetermined,
         };
         self.refused(Some(route), &recipient, &reply, result, RecipientSource::Live);
         Outcome::Refused(reply)
     }
 
-    /// A reply for each recipient; none where the backend is lost.
-    fn outcomes(
-        &self,
-        route: &Arc<Route>,
-        given: Result<Given, Reply>,
-        recipients: usize,
-    ) -> Vec<Option<Reply>> {
-        let same = |reply: Reply| vec![Some(reply); recipients];
+    /// A word for each recipient.
+    fn words(&self, route: &Arc<Route>, given: Result<Given, Reply>, recipients: usize) -> Vec<Word> {
+        let same = |reply: Reply| (0..recipients).map(|_| Word::Shared(reply.clone())).collect();
         match given {
             Ok(Given::Answered(answers)) => answers
                 .into_iter()
                 .map(|answer| match answer {
-                    Answer::Reply(reply) => Some(reply),
-                    Answer::Missing(fault) => Some(self.missing(route, fault.0)),
+                    Answer::Reply(reply) => Word::Own(reply),
+                    Answer::Missing(fault) => Word::Shared(missing(route, fault.0)),
                 })
                 .collect(),
-            // Class and words kept; it teaches nothing about the recipient.
+            // Class and words kept.
             Ok(Given::SenderRefused(reply)) => same(replies::passed_on(reply)),
-            Ok(Given::SenderMissing(fault)) => same(self.missing(route, fault.0)),
-            Ok(Given::Lost) => vec![None; recipients],
+            Ok(Given::SenderMissing(fault)) => same(missing(route, fault.0)),
+            Ok(Given::TakenBack | Given::Cut(_)) => (0..recipients).map(|_| Word::Lost).collect(),
             Err(reply) => same(reply),
         }
     }
 
-    /// The backend lacks an extension: final, unless we had offered it.
-    fn missing(&self, route: &Arc<Route>, keyword: Keyword) -> Reply {
-        if self.dialogue.offered().has(keyword) {
-            tracing::warn!(route = %route.name, keyword = keyword.as_str(), "a backend lost an extension");
-            replies::EXTENSION_LOST
-        } else if keyword == Keyword::SmtpUtf8 {
-            replies::NEEDS_SMTPUTF8_THERE
-        } else {
-            replies::EXTENSION_MISSING
-        }
-    }
-
     /// Gives the envelope on the attached session, attaching one first where there is none. A session that
-    /// turns out dead before any message data is replaced once, silently, and the envelope given again.
+    /// turns out dead before any message data is replaced once, silently: what it had accepted is given again,
+    /// and what it had not answered.
     pub(super) async fn give(
         &mut self,
         route: &Arc<Route>,
@@ -229,35 +237,53 @@ impl Session {
         earlier: &[Recipient],
         new: &[Recipient],
     ) -> Result<Given, Reply> {
+        let mut earlier = earlier.to_vec();
+        let mut answered: Vec<Answer> = Vec::new();
         loop {
             let mut attachment = match self.attachment.take() {
                 Some(attachment) => attachment,
                 None => self.attach(route).await?,
             };
-            let given = attachment.give(Envelope { sender, earlier, new }).await;
+            let left = new.get(answered.len()..).unwrap_or_default();
+            let giving = attachment.give(Envelope { sender, earlier: &earlier, new: left });
+            let given = timeout(ENVELOPE, giving).await.unwrap_or_else(|_| Given::Cut(Vec::new()));
             match given {
-                Given::Lost if !self.replaced => {
+                Given::Cut(answers) if !self.replaced => {
                     self.replaced = true;
                     attachment.lease.abort();
+                    let accepted = left.iter().zip(&answers).filter(|(_, answer)| answer.is_acceptance());
+                    earlier.extend(accepted.map(|(recipient, _)| recipient.clone()));
+                    answered.extend(answers);
                 }
-                Given::Lost => {
+                Given::Cut(_) | Given::TakenBack => {
                     attachment.lease.abort();
-                    return Ok(Given::Lost);
+                    return Ok(Given::TakenBack);
                 }
-                given => {
-                    self.record_backend(&attachment);
-                    self.route = Some(Arc::clone(route));
-                    self.attachment = Some(attachment);
-                    return Ok(given);
+                Given::Answered(answers) => {
+                    answered.extend(answers);
+                    self.keep(attachment, route);
+                    return Ok(Given::Answered(answered));
+                }
+                refused @ (Given::SenderRefused(_) | Given::SenderMissing(_)) => {
+                    self.keep(attachment, route);
+                    // Recipients the session before had accepted are lost with it.
+                    return Ok(if earlier.is_empty() { refused } else { Given::TakenBack });
                 }
             }
         }
     }
 
+    fn keep(&mut self, attachment: Attachment, route: &Arc<Route>) {
+        self.record_backend(&attachment);
+        self.route = Some(Arc::clone(route));
+        self.attachment = Some(attachment);
+    }
+
     /// A session with the first backend of the route that gives one.
     async fn attach(&self, route: &Arc<Route>) -> Result<Attachment, Reply> {
         let deadline = Instant::now() + route.verify.timeout;
-        for endpoint in &route.backends {
+        for (at, endpoint) in route.backends.iter().enumerate() {
+            let deadline = turn(deadline, route.backends.len() - at);
             let Some(backend) = self.context.backends.find(endpoint) else { continue };
             let lease = if self.replaced {
                 backend.lease_fresh(Use::Delivery, deadline).await
@@ -266,8 +292,7 @@ impl Session {
             };
             match lease {
                 Ok(lease) => return Ok(Attachment::new(lease, Arc::clone(route))),
-                Err(LeaseFault::Busy) => return Err(replies::BACKEND_UNREACHABLE),
-                Err(fault @ LeaseFault::Fault(_)) => {
+                Err(fault) => {
                     tracing::debug!(session = %self.record.session, backend = %endpoint, %fault, "not attached");
                 }
             }
@@ -298,4 +323,10 @@ impl Session {
         }
         .log();
     }
+}
+
+/// The backend lacks an extension that was offered: it had it once, or another backend has it.
+fn missing(route: &Arc<Route>, keyword: Keyword) -> Reply {
+    tracing::debug!(route = %route.name, keyword = keyword.as_str(), "a backend lacks an extension that was offered");
+    replies::EXTENSION_LOST
 }

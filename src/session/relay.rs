@@ -1,17 +1,17 @@
 //! Message data on its way from the client to the backend, while it arrives.
 //!
 //! One buffer in, one out, whatever the size of the message. Both directions are watched: a backend that
-//! refuses early is heard at once. The final dot goes out only while the backend has said nothing since its
-//! 354, so that no reply can be taken for the answer to the message but the answer to the message.
+//! refuses early is heard at once. Before each write the backend must have said nothing since its 354 (or its
+//! last answer to a chunk), so that no reply can be taken for the answer to the message but that answer.
 
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::client::Client;
+use super::client::{Client, earlier};
 use crate::backend::{Connection, Fault};
 use crate::guard::Drain;
 use crate::proto::body::{BareNewlines, BodyReader, END, Found};
@@ -30,6 +30,8 @@ const JUDGED_AFTER: Duration = Duration::from_secs(60);
 pub(super) struct Limits {
     /// Between two reads.
     pub(super) data: Duration,
+    /// For anything at all.
+    pub(super) session_end: Option<Instant>,
     /// Octets per second.
     pub(super) min_rate: Option<u64>,
     /// Octets in all.
@@ -93,7 +95,17 @@ impl Body {
         backend: &mut Connection,
         limits: &Limits,
     ) -> Result<BodyEnd, Loss> {
-        let mut out = Vec::new();
+        self.carry_behind(Vec::new(), client, backend, limits).await
+    }
+
+    /// The same behind what is in `out` already.
+    async fn carry_behind(
+        &mut self,
+        mut out: Vec<u8>,
+        client: &mut Client,
+        backend: &mut Connection,
+        limits: &Limits,
+    ) -> Result<BodyEnd, Loss> {
         loop {
             if let Some(stop) = self.take(client, &mut out, limits) {
                 return Ok(BodyEnd::Stopped(stop));
@@ -125,10 +137,9 @@ impl Body {
             return Ok(BodyEnd::Stopped(Stop::EarlyReply(replies::EXTENSION_LOST)));
         }
         let last = if chunk.place == Place::Last { " LAST" } else { "" };
-        if backend.send(format!("BDAT {}{last}\r\n", chunk.size).as_bytes()).await.is_err() {
-            return Ok(BodyEnd::Stopped(Stop::BackendGone));
-        }
-        self.carry(client, backend, limits).await
+        // In one write with its octets: a backend may answer an empty chunk as soon as it has the command.
+        let command = format!("BDAT {}{last}\r\n", chunk.size).into_bytes();
+        self.carry_behind(command, client, backend, limits).await
     }
 
     /// Moves what is unread from the client into `out`, as far as it belongs to the body.
@@ -210,8 +221,9 @@ struct Pace {
 impl Pace {
     async fn read(&mut self, client: &mut Client, limits: &Limits) -> Result<(), Loss> {
         let began = Instant::now();
+        let deadline = earlier(began + limits.data, limits.session_end);
         let read = tokio::select! {
-            read = timeout(limits.data, client.read_body()) => read,
+            read = timeout_at(deadline, client.read_body()) => read,
             () = limits.drain.all_end() => return Err(Loss::Drained),
         };
         let octets = read.map_err(|_| Loss::Timeout)?.map_err(|_| Loss::Gone)?;
@@ -227,9 +239,6 @@ impl Pace {
 
 /// The last octets, and the backend's answer to them.
 async fn finish(backend: &mut Connection, out: &mut Vec<u8>) -> BodyEnd {
-    if backend.quiet().is_err() {
-        return BodyEnd::Stopped(interrupted(backend).await);
-    }
     if let Err(stop) = write_listening(backend, out).await {
         return BodyEnd::Stopped(stop);
     }
@@ -239,23 +248,31 @@ async fn finish(backend: &mut Connection, out: &mut Vec<u8>) -> BodyEnd {
     }
 }
 
-/// Waits for the backend to say what it was not asked for.
+/// Waits for the backend to say what it was not asked for, however long it is silent: that is not for the body
+/// to judge. Only beside another wait, which has a deadline.
 async fn interrupted(backend: &mut Connection) -> Stop {
     match backend.answer_to_message().await {
         Ok(reply) => Stop::EarlyReply(reply),
-        // Silence for as long as a whole message may take is not for the body to judge.
         Err(Fault::Timeout(_)) => std::future::pending().await,
         Err(_) => Stop::BackendGone,
     }
+}
+
+/// What the backend has begun to say without being asked.
+async fn outburst(backend: &mut Connection) -> Stop {
+    backend.answer_to_message().await.map_or(Stop::BackendGone, Stop::EarlyReply)
 }
 
 /// Writes all of `out`, unless the backend speaks up or takes nothing for too long.
 async fn write_listening(backend: &mut Connection, out: &mut Vec<u8>) -> Result<(), Stop> {
     let mut written = 0;
     while let Some(rest) = out.get(written..).filter(|rest| !rest.is_empty()) {
+        if backend.quiet().is_err() {
+            return Err(outburst(backend).await);
+        }
         match timeout(BACKEND_STALL, write_or_hear(backend, rest)).await {
             Ok(Progress::Wrote(octets)) => written += octets,
-            Ok(Progress::Heard) => return Err(interrupted(backend).await),
+            Ok(Progress::Heard) => return Err(outburst(backend).await),
             Ok(Progress::Broken) => return Err(last_words(backend).await),
             Err(_) => return Err(Stop::BackendGone),
         }
@@ -267,7 +284,7 @@ async fn write_listening(backend: &mut Connection, out: &mut Vec<u8>) -> Result<
 /// A backend that closed in the middle may have said why before.
 async fn last_words(backend: &mut Connection) -> Stop {
     let moment = Duration::from_secs(1);
-    timeout(moment, interrupted(backend)).await.unwrap_or(Stop::BackendGone)
+    timeout(moment, outburst(backend)).await.unwrap_or(Stop::BackendGone)
 }
 
 enum Progress {
@@ -279,18 +296,20 @@ enum Progress {
 async fn write_or_hear(backend: &mut Connection, octets: &[u8]) -> Progress {
     let (stream, input) = backend.parts();
     std::future::poll_fn(|cx| {
-        match Pin::new(&mut *stream).poll_write(cx, octets) {
-            Poll::Ready(Ok(written @ 1..)) => return Poll::Ready(Progress::Wrote(written)),
-            Poll::Ready(_) => return Poll::Ready(Progress::Broken),
-            Poll::Pending => {}
-        }
+        // Heard before more is written, also when there was no room at first: the end of a message must not
+        // go out behind a reply.
         let mut space = [0; 512];
         let mut heard = ReadBuf::new(&mut space);
         match Pin::new(&mut *stream).poll_read(cx, &mut heard) {
             Poll::Ready(Ok(())) if !heard.filled().is_empty() => {
                 input.extend_from_slice(heard.filled());
-                Poll::Ready(Progress::Heard)
+                return Poll::Ready(Progress::Heard);
             }
+            Poll::Ready(_) => return Poll::Ready(Progress::Broken),
+            Poll::Pending => {}
+        }
+        match Pin::new(&mut *stream).poll_write(cx, octets) {
+            Poll::Ready(Ok(written @ 1..)) => Poll::Ready(Progress::Wrote(written)),
             Poll::Ready(_) => Poll::Ready(Progress::Broken),
             Poll::Pending => Poll::Pending,
         }

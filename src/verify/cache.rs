@@ -164,11 +164,12 @@ impl Cache {
         self.bad.get(&key).map(|bad| since(self.now(), bad.learnt))
     }
 
-    /// The entry under `key` with its ages, also when it is past its lifetime.
+    /// The entry under `key` with its ages, also when it is past its lifetime; none when it serves no more
+    /// even where the store cannot be asked.
     #[must_use]
     pub fn entry(&self, key: Key, address: &str) -> Option<Entry> {
         let (learnt, lifetime, known) = if let Some(learnt) = self.good.get(&key) {
-            let freshness = self.freshness(key, since(self.now(), learnt)).unwrap_or(Freshness::Stale);
+            let freshness = self.freshness(key, since(self.now(), learnt))?;
             (learnt, jittered(self.lifetimes.positive_ttl, key), Known::Good(freshness))
         } else if let Some(bad) = self.bad.get(&key) {
             let reply = self.texts.reply(bad.text, address);
@@ -198,7 +199,12 @@ impl Cache {
         if self.lifetimes.negative_ttl.is_zero() {
             return;
         }
-        let confirmed = self.bad.get(&key).map_or(0, |before| before.confirmed.saturating_add(1));
+        // An answer of long ago says nothing about how steady this one is.
+        let confirmed = self
+            .bad
+            .get(&key)
+            .filter(|before| since(self.now(), before.learnt) < self.lifetime_of(*before).saturating_mul(2));
+        let confirmed = confirmed.map_or(0, |before| before.confirmed.saturating_add(1));
         let text = self.texts.keep(reply, address);
         self.bad.insert(key, Bad { learnt: self.now(), text, confirmed });
     }

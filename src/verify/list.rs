@@ -4,7 +4,7 @@
 //! leaves the list as it was and is reported. Entries are compared in canonical form.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Listed, RecipientList};
@@ -19,6 +19,9 @@ pub enum ListFault {
     /// It cannot be read.
     #[error("cannot read {0}: {1}")]
     Unreadable(PathBuf, std::io::Error),
+    /// It holds no address: more likely half written than meant.
+    #[error("{0} holds no address")]
+    Empty(PathBuf),
     /// A line is no address.
     #[error("{0} line {1}: {2:?} is neither an address nor @domain")]
     Line(PathBuf, usize, String),
@@ -30,6 +33,8 @@ pub struct ListFile {
     path: PathBuf,
     case: LocalCase,
     list: RwLock<(Option<SystemTime>, Arc<RecipientList>)>,
+    /// When the file was changed, as of the last look.
+    seen: Mutex<Option<SystemTime>>,
 }
 
 impl ListFile {
@@ -40,7 +45,8 @@ impl ListFile {
     pub fn open(path: &Path, case: LocalCase) -> Result<Self, ListFault> {
         let changed = modified(path);
         let list = Arc::new(read(path, case)?);
-        Ok(Self { path: path.to_owned(), case, list: RwLock::new((changed, list)) })
+        let list = RwLock::new((changed, list));
+        Ok(Self { path: path.to_owned(), case, list, seen: Mutex::new(changed) })
     }
 
     /// Whether `mailbox` is on it.
@@ -49,10 +55,14 @@ impl ListFile {
         self.list.read().unwrap_or_else(PoisonError::into_inner).1.contains(mailbox)
     }
 
-    /// Reads the file again if it has changed.
+    /// Reads the file again if it has changed, and was the same at the look before: one that is still being
+    /// written would refuse whom it does not name yet.
     pub fn look(&self) {
         let changed = modified(&self.path);
-        if changed == self.list.read().unwrap_or_else(PoisonError::into_inner).0 {
+        let rests =
+            std::mem::replace(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner), changed)
+                == changed;
+        if !rests || changed == self.list.read().unwrap_or_else(PoisonError::into_inner).0 {
             return;
         }
         match read(&self.path, self.case) {
@@ -85,6 +95,9 @@ fn read(path: &Path, case: LocalCase) -> Result<RecipientList, ListFault> {
         let entry = Listed::read(line);
         entries.push(entry.ok_or_else(|| ListFault::Line(path.to_owned(), number + 1, line.to_owned()))?);
     }
+    if entries.is_empty() {
+        return Err(ListFault::Empty(path.to_owned()));
+    }
     Ok(RecipientList::new(&entries, case))
 }
 
@@ -108,10 +121,15 @@ mod tests {
         };
         rewrite("bob@example.org\n", later);
         list.look();
-        assert!(on_it(&list, "bob@example.org") && !on_it(&list, "ann@example.org"));
-        rewrite("not an address\n", later + Duration::from_secs(60));
+        assert!(on_it(&list, "ann@example.org"), "it may still be written to");
         list.look();
-        assert!(on_it(&list, "bob@example.org"));
+        assert!(on_it(&list, "bob@example.org") && !on_it(&list, "ann@example.org"));
+        for (bad, minutes) in [("not an address\n", 2), ("", 3)] {
+            rewrite(bad, later + Duration::from_secs(60 * minutes));
+            list.look();
+            list.look();
+            assert!(on_it(&list, "bob@example.org"), "{bad:?}");
+        }
         std::fs::remove_file(&path).unwrap();
     }
 }

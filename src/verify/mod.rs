@@ -124,7 +124,9 @@ impl Verifier {
                 }
                 config::RecipientSource::Callout { backends: endpoints } => {
                     let identity = format!("{:?} {:?}", endpoints, route.verify.sender).into_bytes();
-                    let prober = probers.entry(identity.clone()).or_insert_with(|| {
+                    // The fallback sender is no part of what was asked, but of who asks.
+                    let asker = format!("{:?} {:?}", identity, route.verify.fallback_sender).into_bytes();
+                    let prober = probers.entry(asker).or_insert_with(|| {
                         let store = Store {
                             backends: endpoints.iter().filter_map(|e| backends.find(e).cloned()).collect(),
                             sender: route.verify.sender.clone(),
@@ -301,6 +303,15 @@ impl Verifier {
     pub fn forget_all(&self) {
         self.epoch.fetch_add(1, Ordering::Relaxed);
         self.cache.clear();
+    }
+
+    /// Lets idle probe sessions end.
+    pub fn leave(&self) {
+        for (group, _) in self.groups.values() {
+            if let Group::Callout { prober, .. } = group {
+                prober.leave();
+            }
+        }
     }
 
     /// How much is remembered.

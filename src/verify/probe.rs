@@ -88,10 +88,10 @@ impl Commands {
 
 const RSET: &str = "RSET\r\n";
 
-/// No SMTPUTF8 there: the address cannot exist there either, as far as can be told.
+/// No SMTPUTF8 there: whether the address exists only the delivery port can tell, if it has SMTPUTF8.
 fn cannot_be_asked() -> (Finding, Conversation) {
     let reply = Reply::fixed(554, "5.6.7 The mail server does not support non-ASCII addresses");
-    (Finding::Refused(reply), Conversation::default())
+    (Finding::Unknown(Cause::Policy(reply)), Conversation::default())
 }
 
 /// All questions in one write, the answers in order.
@@ -109,6 +109,22 @@ async fn ask_together(
     if !lines.is_empty() {
         connection.send(lines.as_bytes()).await.map_err(lost)?;
     }
+    let before = batch.findings.len();
+    let heard = hear_all(connection, questions, batch).await;
+    if heard.is_ok() && connection.in_step().is_err() {
+        // A reply too many: any of them may have been read for the wrong command.
+        batch.findings.truncate(before);
+        return Err("it said more than it was asked".to_owned());
+    }
+    heard
+}
+
+/// The answers to questions that went out together.
+async fn hear_all(
+    connection: &mut Connection,
+    questions: Vec<Option<Commands>>,
+    batch: &mut Batch,
+) -> Result<(), String> {
     for question in questions {
         let Some(commands) = question else {
             batch.findings.push(cannot_be_asked());
@@ -117,11 +133,41 @@ async fn ask_together(
         let mut said = Conversation::default();
         let mail = hear(connection, &mut said, &commands.mail).await?;
         let rcpt = hear(connection, &mut said, &commands.rcpt).await?;
-        batch.findings.push((finding(&mail, Some(&rcpt)), said));
-        still_well(&mail, &rcpt)?;
-        accept_reset(connection.answer().await)?;
+        let found = finding(&mail, Some(&rcpt));
+        let well = match still_well(&mail, &rcpt) {
+            Ok(()) => reset_answer(connection.answer().await),
+            Err(why) => Reset::Lost(why),
+        };
+        match well {
+            Reset::Done => batch.findings.push((found, said)),
+            // Servers end a session over a recipient they refuse, and some at RSET: the answer was whole and stands.
+            // Should an acceptance have been one reply too many to MAIL, the delivery port will say so.
+            Reset::Lost(why) => {
+                batch.findings.push((found, said));
+                return Err(why);
+            }
+            Reset::Refused(why) => return Err(why),
+        }
     }
     Ok(())
+}
+
+/// What became of a RSET.
+enum Reset {
+    Done,
+    /// The session ended.
+    Lost(String),
+    /// It was answered with something that cannot be its answer: replies and commands are out of step.
+    Refused(String),
+}
+
+fn reset_answer(reply: Result<Reply, Fault>) -> Reset {
+    match reply {
+        Ok(reply) if reply.code() / 100 == 2 => Reset::Done,
+        Ok(reply) if reply.code() == 421 => Reset::Lost(reply.to_string()),
+        Ok(reply) => Reset::Refused(format!("RSET was refused: {reply}")),
+        Err(fault) => Reset::Lost(lost(fault)),
+    }
 }
 
 /// One question, command by command.
@@ -146,7 +192,10 @@ async fn ask_alone(
         }
         batch.findings.push((finding(&mail, rcpt.as_ref()), said));
         still_well(&mail, rcpt.as_ref().unwrap_or(&mail))?;
-        accept_reset(connection.exchange(RSET.as_bytes()).await)?;
+        match reset_answer(connection.exchange(RSET.as_bytes()).await) {
+            Reset::Done => {}
+            Reset::Lost(why) | Reset::Refused(why) => return Err(why),
+        }
     }
     Ok(())
 }
@@ -156,11 +205,6 @@ async fn hear(connection: &mut Connection, said: &mut Conversation, command: &st
     let reply = connection.answer().await.map_err(lost)?;
     said.exchange(command, &reply);
     Ok(reply)
-}
-
-fn accept_reset(reply: Result<Reply, Fault>) -> Result<(), String> {
-    let reply = reply.map_err(lost)?;
-    if reply.code() / 100 == 2 { Ok(()) } else { Err(format!("RSET was refused: {reply}")) }
 }
 
 /// A 421 is the last word of a session (RFC 5321 §3.8).

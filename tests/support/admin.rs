@@ -49,6 +49,10 @@ impl Admin {
         self.request("GET", path).await
     }
 
+    pub async fn post(&self, path: &str) -> Response {
+        self.request("POST", path).await
+    }
+
     pub async fn delete(&self, path: &str) -> Response {
         self.request("DELETE", path).await
     }
@@ -70,6 +74,19 @@ impl Admin {
     pub async fn metric(&self, series: &str) -> Option<f64> {
         let metrics = self.get("/metrics").await.is(200).body;
         metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    /// Waits until the series has this value.
+    ///
+    /// # Panics
+    /// When it has not after [`PATIENCE`].
+    pub async fn until_metric(&self, series: &str, value: f64) {
+        let asking = async {
+            while self.metric(series).await != Some(value) {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{series} is not {value} in time"));
     }
 
     async fn request(&self, method: &str, path: &str) -> Response {

@@ -53,10 +53,17 @@ impl Backstop {
 
     /// A configuration with one listener ("mx"), the admin endpoint, and one route for `example.org` to the backend.
     pub fn configuration(backend: SocketAddr) -> String {
+        Self::configuration_of(&[("example.org".to_owned(), backend)], "")
+    }
+
+    /// The same with a route to a backend for each domain, and more keys in each of these routes.
+    pub fn configuration_of(routes: &[(String, SocketAddr)], more: &str) -> String {
         let mut toml = String::from("hostname = \"mx.example.org\"\n");
         toml.push_str("[[listener]]\nname = \"mx\"\naddress = [\"127.0.0.1:0\"]\n");
         toml.push_str("[admin]\naddress = \"127.0.0.1:0\"\n");
-        let _ = writeln!(toml, "[[route]]\ndomains = [\"example.org\"]\nbackends = [\"{backend}\"]");
+        for (domain, backend) in routes {
+            let _ = writeln!(toml, "[[route]]\ndomains = [\"{domain}\"]\nbackends = [\"{backend}\"]\n{more}");
+        }
         toml
     }
 
@@ -67,7 +74,12 @@ impl Backstop {
 
     /// The same with more tables behind the configuration; the first may continue `[[route]]`.
     pub async fn before_with(backend: SocketAddr, more: &str) -> (Self, SocketAddr) {
-        let backstop = Self::start(&(Self::configuration(backend) + more));
+        Self::ready(&(Self::configuration(backend) + more)).await
+    }
+
+    /// Starts it with a configuration that has a listener "mx" and the admin endpoint, and waits until it serves.
+    pub async fn ready(configuration: &str) -> (Self, SocketAddr) {
+        let backstop = Self::start(configuration);
         let address = backstop.address("mx").await;
         // Once it is ready it has greeted its backends: what a test counts afterwards is the test's own doing.
         backstop.admin().await.until_ready().await;

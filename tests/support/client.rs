@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use super::PATIENCE;
+use super::{PATIENCE, until_connections};
 
 /// One connection to a server.
 pub struct Client<S = TcpStream> {
@@ -63,6 +63,19 @@ impl Client {
         client.reply().await.is("220");
         client.command("EHLO client.test").await.is("250");
         client
+    }
+
+    /// Waits until the server has read all that was sent, or has closed: what is sent next is another segment to it.
+    pub async fn until_read(&self) {
+        let stream = self.stream.get_ref();
+        let (Ok(ours), Ok(theirs)) = (stream.local_addr(), stream.peer_addr()) else { return };
+        until_connections("the server to read", |ends| {
+            let end = |local, remote| ends.iter().find(|end| end.local == local && end.remote == remote);
+            let arrived = end(ours, theirs).is_none_or(|end| end.unsent == 0);
+            let read = end(theirs, ours).is_none_or(|end| end.unread == 0);
+            arrived && read
+        })
+        .await;
     }
 
     /// Ends the connection with a reset.

@@ -1,6 +1,8 @@
 //! What the integration tests stand on: real and scripted peers, and the product as a process.
 //!
 //! - `postfix`: a real Postfix with virtual mailboxes, as the mail store.
+//! - `exim`: a real Exim with local mailboxes, where it could be fetched.
+//! - `aiosmtpd`: a server on Python's aiosmtpd that keeps messages as they came.
 //! - `backend`: a scripted SMTP server that does exactly the wrong thing on request, over TCP or in memory.
 //! - `client`: a raw SMTP client that sends what it is told, in the segments it is told.
 //! - `sender`: swaks and Python's smtplib, the clients we did not write.
@@ -11,18 +13,22 @@
 //!
 //! Everything is on loopback, on ports and in directories of its own, so that two runs may share a machine, and only
 //! processes started here are ended. Nothing waits blindly: what must become true is awaited up to `PATIENCE`.
-#![allow(dead_code, reason = "each test binary uses its own part of the support")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of the support")]
 #![allow(unreachable_pub, reason = "a test binary exports nothing; `pub` marks what tests may use")]
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use client::Reply;
+use machine::TcpEnd;
 use tokio::time::{Instant, sleep};
 
 pub mod admin;
+pub mod aiosmtpd;
 pub mod backend;
 pub mod backstop;
 pub mod client;
+pub mod exim;
 pub mod machine;
 pub mod message;
 pub mod postfix;
@@ -47,6 +53,23 @@ pub async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         sleep(LOOK_AGAIN).await;
     }
+}
+
+/// Waits until the connections of the machine are so.
+///
+/// # Panics
+/// When they are not after [`PATIENCE`].
+pub async fn until_connections(what: &str, are: impl Fn(&[TcpEnd]) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !are(&TcpEnd::all().await) {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Waits until a server at the address has closed every connection it took.
+pub async fn deserted(address: SocketAddr) {
+    until_connections("the end of all sessions", |ends| ends.iter().all(|end| end.local != address)).await;
 }
 
 /// Asks again and again until the answer is no longer 451, and returns it.

@@ -24,8 +24,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use super::client::Client;
-use super::eventually;
 use super::machine::{Directory, Target, free_address, signal};
+use super::{deserted, eventually};
 
 /// A Postfix instance. Dropping it ends its processes and removes its files.
 pub struct Postfix {
@@ -130,6 +130,16 @@ impl Postfix {
     pub async fn wait_for_messages(&self, mailbox: &str, count: usize) -> Vec<Vec<u8>> {
         let what = format!("{count} messages for {mailbox}");
         eventually(&what, || Some(self.messages(mailbox)).filter(|messages| messages.len() >= count)).await
+    }
+
+    /// Waits until every session with it is over and all it took is in the mailboxes.
+    pub async fn settled(&self) {
+        deserted(self.address).await;
+        // In the order in which a message passes through them: it cannot slip from one not looked at yet into one that
+        // was.
+        let queues = ["queue/maildrop", "queue/incoming", "queue/active"];
+        let is_empty = |queue| fs::read_dir(self.path(queue)).is_ok_and(|mut files| files.next().is_none());
+        eventually("Postfix to deliver", || queues.into_iter().all(is_empty).then_some(())).await;
     }
 
     /// Its log until now, every command and reply included.

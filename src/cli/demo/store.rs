@@ -82,6 +82,7 @@ async fn serve(stream: TcpStream, shelf: Arc<Shelf>) {
     let rules = Rules {
         hostname: format!("store.{}", shelf.domain).into(),
         offer: Extensions::assumed(),
+        max_size: None,
         tls: Tls::Off,
         max_recipients: 100,
         max_errors: None,

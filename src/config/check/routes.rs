@@ -49,6 +49,7 @@ pub(super) fn check(settings: &Settings, listeners: &[Listener], findings: &mut 
             backends: route.backends.clone(),
             hide_ehlo: route.hide_ehlo.iter().map(|keyword| keyword.as_str().to_owned()).collect(),
             max_connections: route.max_connections,
+            eject: route.eject.get(),
             verify: verify(&format!("{key}.verify"), &route.verify, listeners, findings),
         }));
     }

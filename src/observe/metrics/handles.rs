@@ -38,6 +38,12 @@ impl ListenerMetrics {
         self.connections.get(result).inc();
     }
 
+    /// Sessions in this state now.
+    #[must_use]
+    pub fn sessions(&self, state: SessionState) -> u64 {
+        u64::try_from(self.sessions.get(state).get()).unwrap_or(0)
+    }
+
     /// A session began; it is idle and lasts as long as what is returned.
     pub fn session(&self) -> SessionGauge {
         let state = SessionState::Idle;

@@ -1,3 +1,5 @@
+//! The metrics as a scraper sees them.
+
 use super::children::Label;
 use super::*;
 

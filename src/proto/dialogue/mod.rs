@@ -26,7 +26,7 @@ use super::replies;
 use super::reply::{Class, Reply};
 pub use transaction::{Health, Recipient, Sender, Transaction};
 
-/// Commands that move no mail which one client may send between two accepted recipients.
+/// Commands that move no mail which one client may send between two that do: an accepted recipient, a chunk.
 const MAX_IDLE_COMMANDS: u32 = 1000;
 
 /// Whether TLS is to be had on this listener.
@@ -47,8 +47,10 @@ pub enum Tls {
 pub struct Rules {
     /// Our name in greeting and EHLO.
     pub hostname: Arc<str>,
-    /// What EHLO offers, STARTTLS apart. `max_size` is also what MAIL's SIZE is held against.
+    /// What EHLO offers, STARTTLS apart. Its `max_size` is also what MAIL's SIZE is held against.
     pub offer: Extensions,
+    /// Octets of one message; none: the backend's alone decides.
+    pub max_size: Option<u64>,
     /// STARTTLS.
     pub tls: Tls,
     /// Per transaction, refused ones counted.
@@ -247,13 +249,10 @@ impl Dialogue {
     #[must_use]
     pub fn offered(&self) -> Extensions {
         match &self.hello {
-            Some(Hello { kind: HelloKind::Ehlo, .. }) if self.rules.tls == Tls::Offered => {
-                self.rules.offer.with(Keyword::StartTls)
-            }
-            Some(Hello { kind: HelloKind::Ehlo, .. }) if self.rules.tls == Tls::Required => {
-                self.rules.offer.with(Keyword::StartTls)
-            }
-            Some(Hello { kind: HelloKind::Ehlo, .. }) => self.rules.offer,
+            Some(Hello { kind: HelloKind::Ehlo, .. }) => match self.rules.tls {
+                Tls::Offered | Tls::Required => self.rules.offer.with(Keyword::StartTls),
+                Tls::Off | Tls::Active => self.rules.offer,
+            },
             _ => Extensions::default(),
         }
     }
@@ -264,8 +263,16 @@ impl Dialogue {
         match (state, input) {
             (State::Over, _) | (_, Input::ClientGone) => self.hang_up(None),
             (_, Input::Timeout) => self.hang_up(Some(replies::IDLE)),
+            (State::Command, Input::Line(_) | Input::RecipientLines(_) | Input::OverlongLine)
+                if self.out_of_patience() =>
+            {
+                self.hang_up(Some(replies::TOO_MANY_ERRORS))
+            }
             (State::Command, Input::Line(line)) => self.line(line),
-            (State::Command, Input::RecipientLines(lines)) => self.recipient_lines(lines),
+            (State::Command, Input::RecipientLines(lines)) => {
+                self.idle_commands += u32::try_from(lines.len()).unwrap_or(MAX_IDLE_COMMANDS);
+                self.recipient_lines(lines)
+            }
             (State::Command, Input::OverlongLine) => self.wrong(replies::LINE_TOO_LONG),
             (State::Command, Input::BareNewline) => self.hang_up(Some(replies::BARE_NEWLINE_IN_COMMAND)),
             (State::Command, Input::Drain) => self.hang_up(Some(replies::DRAINING)),
@@ -284,13 +291,13 @@ impl Dialogue {
         }
     }
 
+    /// Whether the client has had its share of errors, or of commands that move no mail.
+    fn out_of_patience(&self) -> bool {
+        self.rules.max_errors.is_some_and(|max| self.errors >= max) || self.idle_commands >= MAX_IDLE_COMMANDS
+    }
+
     /// One command line: checked, then done.
     fn line(&mut self, line: &[u8]) -> Step {
-        if self.rules.max_errors.is_some_and(|max| self.errors >= max)
-            || self.idle_commands >= MAX_IDLE_COMMANDS
-        {
-            return self.hang_up(Some(replies::TOO_MANY_ERRORS));
-        }
         if line::has_nul(line) {
             return self.wrong(replies::NUL_IN_COMMAND);
         }
@@ -375,6 +382,10 @@ impl Dialogue {
 
     /// Checks one RCPT line.
     fn recipient(&mut self, line: &[u8]) -> Result<Recipient, Reply> {
+        if line::has_nul(line) {
+            self.errors += 1;
+            return Err(replies::NUL_IN_COMMAND);
+        }
         let Ok(Command::Rcpt(path)) = Command::parse(line) else {
             self.errors += 1;
             return Err(replies::BAD_RECIPIENT);
@@ -480,7 +491,7 @@ impl Dialogue {
         let Some(transaction) = &mut self.transaction else {
             return self.refuse_chunk(chunk, replies::SENDER_FIRST);
         };
-        match transaction.check_chunk(chunk, self.rules.offer.max_size) {
+        match transaction.check_chunk(chunk, self.rules.max_size) {
             Ok(()) => {
                 self.state = State::Chunk(chunk);
                 Step::Body(None, Framing::Chunk(chunk))
@@ -502,6 +513,7 @@ impl Dialogue {
     fn chunk_end(&mut self, chunk: Chunk, end: BodyEnd) -> Step {
         match end {
             BodyEnd::Answered(reply) if reply.class() == Class::Positive && chunk.place == Place::Middle => {
+                self.idle_commands = 0;
                 Step::Say(reply)
             }
             end => self.body_end(end),

@@ -1,3 +1,5 @@
+//! The dialogue, step by step.
+
 use super::*;
 
 fn dialogue() -> Dialogue {
@@ -6,6 +8,7 @@ fn dialogue() -> Dialogue {
     Dialogue::new(Rules {
         hostname: "mx.example".into(),
         offer,
+        max_size: Some(1000),
         tls: Tls::Offered,
         max_recipients: 3,
         max_errors: Some(4),
@@ -43,6 +46,28 @@ fn ready() -> Dialogue {
     assert_eq!(say(&mut d, "MAIL FROM:<a@b.c>"), [250]);
     assert_eq!(accept(&mut d, "RCPT TO:<ann@example.org>"), [250]);
     d
+}
+
+#[test]
+fn a_message_may_have_any_number_of_chunks() {
+    let mut d = ready();
+    for _ in 0..2 * MAX_IDLE_COMMANDS {
+        let step = d.step(Input::Line(b"BDAT 0"));
+        assert!(matches!(step, Step::Body(None, Framing::Chunk(_))), "{step:?}");
+        assert_eq!(codes(&d.step(Input::BodyEnd(BodyEnd::Answered(Reply::fixed(250, "2.0.0 Ok"))))), [250]);
+    }
+}
+
+#[test]
+fn recipients_that_come_together_are_held_to_what_one_is_held_to() {
+    let mut d = dialogue();
+    assert_eq!(say(&mut d, "EHLO c.example"), [250]);
+    assert_eq!(say(&mut d, "MAIL FROM:<a@b.c>"), [250]);
+    let lines: [&[u8]; 2] = [b"RCPT TO:<x\0@b.c>", b"RCPT TO:x"];
+    for _ in 0..2 {
+        assert_eq!(codes(&d.step(Input::RecipientLines(&lines))), [500, 501]);
+    }
+    assert_eq!(codes(&d.step(Input::RecipientLines(&lines))), [421]);
 }
 
 #[test]

@@ -1,3 +1,5 @@
+//! The rules of the cache, each by name, on a paused clock.
+
 use std::time::Duration;
 
 use tokio::time::advance;

@@ -109,6 +109,11 @@ impl Backend {
         self.shared.record().clone()
     }
 
+    /// How often a rule decided what it did: none means that the test tested nothing.
+    pub fn acted(&self) -> usize {
+        self.shared.script().acted()
+    }
+
     /// Waits until the record satisfies the condition.
     ///
     /// # Panics

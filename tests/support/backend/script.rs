@@ -10,6 +10,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 /// The whole behaviour of a backend.
 #[derive(Clone, Debug)]
 pub struct Script {
@@ -21,6 +23,7 @@ pub struct Script {
     pub keep: Keep,
     mailboxes: Option<BTreeSet<String>>,
     rules: Vec<Rule>,
+    acted: usize,
 }
 
 /// Whether messages are kept or only counted (for those larger than a test should hold).
@@ -60,6 +63,8 @@ pub(super) struct Event<'a> {
     pub(super) session: usize,
     /// Address of MAIL and RCPT.
     pub(super) address: Option<&'a str>,
+    /// Address of the latest MAIL, this one included.
+    pub(super) sender: Option<&'a str>,
     /// How often the phase was reached in this session, from 1.
     pub(super) turn: usize,
     /// Octets of the message read so far.
@@ -71,6 +76,7 @@ pub(super) struct Event<'a> {
 pub struct When {
     phase: Phase,
     address: Option<String>,
+    sender: Option<String>,
     session: Option<usize>,
     nth: Option<usize>,
     turn: Option<usize>,
@@ -79,13 +85,18 @@ pub struct When {
 
 /// The condition that a phase is reached.
 pub fn at(phase: Phase) -> When {
-    When { phase, address: None, session: None, nth: None, turn: None, beyond: 0 }
+    When { phase, address: None, sender: None, session: None, nth: None, turn: None, beyond: 0 }
 }
 
 impl When {
     /// For this address in MAIL or RCPT, in any case.
     pub fn to(self, address: &str) -> Self {
         Self { address: Some(address.to_owned()), ..self }
+    }
+
+    /// In a session whose latest MAIL named this sender: a probe names none ("").
+    pub fn from(self, sender: &str) -> Self {
+        Self { sender: Some(sender.to_owned()), ..self }
     }
 
     /// The nth time (from 1) that the other conditions hold, over all sessions.
@@ -112,6 +123,7 @@ impl When {
         let address = event.address.unwrap_or_default();
         self.phase == event.phase
             && self.address.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(address))
+            && self.sender.as_deref().is_none_or(|wanted| event.sender == Some(wanted))
             && self.session.is_none_or(|wanted| wanted == event.session)
             && self.turn.is_none_or(|wanted| wanted == event.turn)
             && event.octets >= self.beyond
@@ -138,6 +150,7 @@ pub(super) enum Step {
     Ordinary,
     Write(Vec<u8>),
     Wait(Duration),
+    Hold(CancellationToken),
     Close,
     Reset,
     Ignore,
@@ -198,6 +211,12 @@ impl Action {
         self
     }
 
+    /// The same, once the test lets it go on by cancelling the token.
+    pub fn held_by(mut self, gate: &CancellationToken) -> Self {
+        self.steps.insert(0, Step::Hold(gate.clone()));
+        self
+    }
+
     /// This, and then the other.
     pub fn then(mut self, next: Self) -> Self {
         self.steps.extend(next.steps);
@@ -245,6 +264,7 @@ impl Script {
             keep: Keep::Octets,
             mailboxes: None,
             rules: Vec::new(),
+            acted: 0,
         }
     }
 
@@ -285,6 +305,7 @@ impl Script {
                 chosen = Some(&rule.action);
             }
         }
+        self.acted += usize::from(chosen.is_some());
         let mut action = chosen.cloned().unwrap_or_else(Action::ordinary);
         let ordinary = match ordinary {
             "" => Action::nothing(),
@@ -294,6 +315,10 @@ impl Script {
             action.steps.splice(at..=at, ordinary.steps);
         }
         action
+    }
+
+    pub(super) fn acted(&self) -> usize {
+        self.acted
     }
 
     pub(super) fn ehlo(&self) -> String {

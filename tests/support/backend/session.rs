@@ -33,6 +33,8 @@ pub(super) struct Session<'a, S> {
     /// Every phase as often as it was reached.
     turns: Vec<Phase>,
     transaction: Option<Transaction>,
+    /// Of the latest MAIL.
+    sender: Option<String>,
 }
 
 struct Transaction {
@@ -52,7 +54,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             record.connections - 1
         });
         let stream = BufReader::with_capacity(BUFFER, stream);
-        Self { stream, shared, number, turns: Vec::new(), transaction: None }
+        Self { stream, shared, number, turns: Vec::new(), transaction: None, sender: None }
     }
 
     /// Serves the connection to its end.
@@ -102,6 +104,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     }
 
     async fn mail(&mut self, sender: &str) -> Result<(), Ended> {
+        self.sender = Some(sender.to_owned());
         let ordinary = match self.transaction {
             None => "250 2.1.0 Ok",
             Some(_) => "503 5.5.1 Nested MAIL command",
@@ -231,7 +234,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     fn decide(&mut self, phase: Phase, address: Option<&str>, octets: u64, ordinary: &str) -> Action {
         self.turns.push(phase);
         let turn = self.turns.iter().filter(|&&reached| reached == phase).count();
-        let event = Event { phase, session: self.number, address, turn, octets };
+        let sender = self.sender.as_deref();
+        let event = Event { phase, session: self.number, address, sender, turn, octets };
         self.shared.script().decide(&event, ordinary)
     }
 
@@ -248,6 +252,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                     self.stream.flush().await.map_err(lost)?;
                 }
                 Step::Wait(delay) => sleep(delay).await,
+                Step::Hold(gate) => gate.cancelled().await,
                 Step::Close => return Err(Ended::Closed),
                 Step::Reset => return Err(Ended::Reset),
                 Step::Ignore => {

@@ -1,0 +1,67 @@
+//! Health and metrics, for machines that ask every few seconds.
+//!
+//! Ready means: clients are accepted, and nobody has announced the end. A backend that is down does not
+//! change that. Clients get their temporary failure from us as well as from anybody else, and a balancer that
+//! took every proxy out of service because the one mail store restarts would turn delay into refusal.
+
+use hyper::StatusCode;
+
+use super::Panel;
+use super::answer::{self, Answer};
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Detail {
+    /// The result; the checks only when one failed.
+    Brief,
+    /// Every check.
+    Verbose,
+}
+
+/// What `?verbose` asks for.
+pub(super) fn detail(parameters: &[(String, String)]) -> Detail {
+    if parameters.iter().any(|(name, _)| name == "verbose") { Detail::Verbose } else { Detail::Brief }
+}
+
+/// Whether clients may be sent here.
+pub(super) fn ready(panel: &Panel, detail: Detail) -> Answer {
+    let listening = panel.serving.is_cancelled();
+    let draining = panel.drain.is_announced();
+    let is_ready = listening && !draining;
+    if is_ready && detail == Detail::Brief {
+        return answer::text(StatusCode::OK, answer::TEXT, "ok\n".to_owned());
+    }
+    let check = |name: &str, passed: bool, fault: &str| {
+        if passed { format!("[+]{name} ok\n") } else { format!("[-]{name} failed: {fault}\n") }
+    };
+    let mut text = check("listening", listening, "not all listeners accept yet");
+    text += &check("draining", !draining, "the end is announced");
+    text += &backends(panel);
+    let (status, result) = if is_ready {
+        (StatusCode::OK, "readyz check passed\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "readyz check failed\n")
+    };
+    answer::text(status, answer::TEXT, text + result)
+}
+
+/// One line for each backend, for information.
+fn backends(panel: &Panel) -> String {
+    let mut lines: Vec<String> = panel
+        .backends
+        .iter()
+        .map(|backend| match (backend.last_fault(), backend.announced()) {
+            (Some(fault), _) => format!("[-]backend {} failed, not counted: {fault}\n", backend.endpoint()),
+            (None, Some(_)) => format!("[+]backend {} ok\n", backend.endpoint()),
+            (None, None) => format!("[+]backend {} not tried yet\n", backend.endpoint()),
+        })
+        .collect();
+    lines.sort_unstable();
+    lines.concat()
+}
+
+/// What is counted.
+pub(super) fn metrics(panel: &Panel) -> Answer {
+    panel.verifier.observe();
+    answer::text(StatusCode::OK, answer::METRICS, panel.metrics.render())
+}

@@ -1,0 +1,168 @@
+//! The commands an operator types, as processes: what they print, and how they end.
+
+mod support;
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use support::backend::{Action, Backend, Phase, Script, at};
+use support::backstop::Backstop;
+use support::machine::{Directory, free_address};
+use support::postfix::Postfix;
+
+/// Runs `backstop` with these arguments in `directory`, to its end.
+async fn backstop(directory: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
+    command.args(arguments).current_dir(directory).stdin(Stdio::null());
+    tokio::task::spawn_blocking(move || command.output().expect("it was built")).await.expect("it ends")
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("it ended by itself")
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("text")
+}
+
+#[tokio::test]
+async fn check_names_every_fault_or_shows_what_is_in_force() {
+    let directory = Directory::new("check");
+    directory.write("bad.toml", "limit = 1\n[[route]]\ndomains = [\"a b\"]\nbackends = [\"10.0.0.1\"]\n");
+    let checked = backstop(directory.path(), &["check", "--config", "bad.toml"]).await;
+    assert_eq!(code(&checked), 78);
+    for part in [
+        "limit (bad.toml): unknown key",
+        "route[0].domains[0]",
+        "route[0].backends[0]",
+        "write \"10.0.0.1:25\"",
+    ] {
+        assert!(err(&checked).contains(part), "{part} in {}", err(&checked));
+    }
+    directory.write("list", "# nobody yet\n");
+    let listed = "[[route]]\ndomains = [\"example.org\"]\nbackends = [\"10.0.0.1:25\"]\n[route.verify]\nsource = \"file\"\nfile = \"list\"\n";
+    directory.write("backstop.toml", listed);
+    let checked = backstop(directory.path(), &["check"]).await;
+    assert_eq!(code(&checked), 78, "{}", err(&checked));
+    assert!(err(&checked).contains("list holds no address"), "{}", err(&checked));
+    directory.write("list", "ann@example.org\n");
+    let checked = backstop(directory.path(), &["check"]).await;
+    assert_eq!(code(&checked), 0, "{}", err(&checked));
+    assert!(out(&checked).contains("source = \"file\""), "{}", out(&checked));
+}
+
+#[tokio::test]
+async fn the_printed_default_file_is_a_configuration() {
+    let directory = Directory::new("default");
+    let printed = backstop(directory.path(), &["config", "default"]).await;
+    directory.write("backstop.toml", &printed.stdout);
+    assert_eq!(code(&backstop(directory.path(), &["check"]).await), 0);
+}
+
+#[tokio::test]
+async fn verify_tells_known_unknown_and_undetermined_apart() {
+    let postfix = Postfix::start(&["anna@example.org"]).await;
+    let down = free_address();
+    let directory = Directory::new("verify");
+    let routes = [("example.org".to_owned(), postfix.address()), ("down.example".to_owned(), down)];
+    directory.write("backstop.toml", Backstop::configuration_of(&routes, ""));
+    let at = directory.path();
+
+    let known = backstop(at, &["verify", "anna@example.org"]).await;
+    assert_eq!((code(&known), out(&known).as_str()), (0, "anna@example.org: deliverable\n"));
+
+    let unknown = backstop(at, &["verify", "--verbose", "anna@example.org", "nobody@example.org"]).await;
+    assert_eq!(code(&unknown), 67);
+    assert!(out(&unknown).contains("nobody@example.org: unknown (550 5.1.1"), "{}", out(&unknown));
+    assert!(out(&unknown).contains("  > MAIL FROM:<>\n"), "{}", out(&unknown));
+
+    let undetermined = backstop(at, &["verify", "--json", "anna@example.org", "anna@down.example"]).await;
+    assert_eq!(code(&undetermined), 75);
+    let lines: Vec<serde_json::Value> =
+        out(&undetermined).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(
+        (lines[0]["verdict"].as_str(), lines[1]["verdict"].as_str()),
+        (Some("deliverable"), Some("undetermined"))
+    );
+
+    let foreign = backstop(at, &["verify", "anna@elsewhere.example", "no address"]).await;
+    assert_eq!(code(&foreign), 67);
+    assert!(
+        out(&foreign).contains("550 5.7.1") && out(&foreign).contains("not an address"),
+        "{}",
+        out(&foreign)
+    );
+    // Every session that asked said QUIT.
+    postfix.log_caught_up().await;
+    assert_eq!(postfix.count(" lost connection after"), 0, "{}", postfix.log());
+}
+
+#[tokio::test]
+async fn cache_looks_into_a_running_proxy_and_clears_it() {
+    let (backend, address) = Backend::start(Script::knowing(["anna@example.org"])).await;
+    let (proxy, front) = Backstop::before(address).await;
+    let admin = format!("http://{}", proxy.address("admin").await);
+    let directory = Directory::new("cache");
+    let cache = async |arguments: &[&str]| {
+        let all = [&["cache", "--admin", &admin], arguments].concat();
+        backstop(directory.path(), &all).await
+    };
+    let mut client = support::client::Client::greeted(front).await;
+    client.command("MAIL FROM:<a@client.test>").await;
+    client.command("RCPT TO:<nobody@example.org>").await;
+    assert_eq!(backend.record().rcpts_for("nobody@example.org"), 1);
+
+    let got = cache(&["get", "nobody@example.org"]).await;
+    assert_eq!(code(&got), 0, "{}", err(&got));
+    assert!(out(&got).contains("\"verdict\": \"unknown\""), "{}", out(&got));
+    let stats = cache(&["stats"]).await;
+    assert!(out(&stats).contains("\"bad\": 1"), "{}", out(&stats));
+    assert_eq!(code(&cache(&["forget", "nobody@example.org"]).await), 0);
+    assert!(out(&cache(&["stats"]).await).contains("\"bad\": 0"));
+    assert_eq!(code(&cache(&["forget", "--domain", "example.org"]).await), 0);
+    assert_eq!(code(&cache(&["clear"]).await), 0);
+    let bad = cache(&["get", "nonsense"]).await;
+    assert_eq!(code(&bad), 1);
+    assert!(err(&bad).contains("nonsense"), "{}", err(&bad));
+
+    let health = backstop(directory.path(), &["healthcheck", "--admin", &admin]).await;
+    assert_eq!(code(&health), 0, "{}", err(&health));
+    drop(proxy);
+    assert_eq!(code(&cache(&["stats"]).await), 69);
+    assert_eq!(code(&backstop(directory.path(), &["healthcheck", "--admin", &admin]).await), 1);
+}
+
+#[tokio::test]
+async fn the_demo_delivers_one_and_refuses_one() {
+    let directory = Directory::new("demo");
+    let shown = backstop(directory.path(), &["demo", "--once"]).await;
+    assert_eq!(code(&shown), 0, "{}", err(&shown));
+    assert!(out(&shown).contains("S: 550 5.1.1 <nobody@demo.example>"), "{}", out(&shown));
+    assert!(out(&shown).contains("S: 250 2.0.0 Ok: stored as message 1"), "{}", out(&shown));
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listen = taken.local_addr().expect("it is bound").to_string();
+    let directory = Directory::new("taken");
+    let arguments = ["run", "--listen", &listen, "--domain", "example.org", "--backend", "127.0.0.1:1"];
+    let run = backstop(directory.path(), &arguments).await;
+    assert_eq!(code(&run), 71);
+    assert!(err(&run).contains(&format!("cannot listen on {listen}")), "{}", err(&run));
+}
+
+#[tokio::test]
+async fn a_hanging_store_is_undetermined_in_time() {
+    let (_backend, address) =
+        Backend::start(Script::knowing(["anna@example.org"]).on(at(Phase::Rcpt), Action::ignore())).await;
+    let directory = Directory::new("hanging");
+    directory.write("backstop.toml", Backstop::configuration(address) + "[route.verify]\ntimeout = \"1s\"\n");
+    let verified = backstop(directory.path(), &["verify", "anna@example.org"]).await;
+    assert_eq!(code(&verified), 75);
+    assert!(out(&verified).contains("undetermined (timeout)"), "{}", out(&verified));
+}

@@ -1,0 +1,216 @@
+//! Plays the conversations of `*.smtp` (see `README.md` for their form) against the real session, in memory
+//! and on a paused clock.
+//!
+//! One test for each file, named as the file is. What only a socket can show (resets, TLS, several
+//! addresses) is not tested here.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod script;
+mod stage;
+mod wire;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A test for each file, and the list of them.
+macro_rules! transcripts {
+    ($($name:ident)+) => {
+        $(
+            #[tokio::test(start_paused = true)]
+            async fn $name() {
+                play(stringify!($name)).await;
+            }
+        )+
+
+        const LISTED: &[&str] = &[$(stringify!($name)),+];
+    };
+}
+
+transcripts! {
+    a_421_behind_the_end_is_about_the_backend
+    a_backend_from_before_ehlo_is_served_with_helo
+    a_backend_lost_before_its_final_word_is_no_success
+    a_backend_lost_in_the_middle_of_a_message
+    a_backend_silent_behind_the_end_is_waited_for_ten_minutes
+    a_backend_with_our_own_name_is_refused
+    a_backend_without_pipelining_is_asked_one_by_one
+    a_bare_cr_in_a_command_ends_the_session
+    a_bare_cr_poisons_the_message
+    a_bare_lf_in_a_command_ends_the_session
+    a_bare_lf_poisons_the_message
+    a_browser_is_sent_away
+    a_bypassed_network_is_not_verified
+    a_chunk_that_cannot_be_counted_ends_the_session
+    a_clean_client_has_an_old_refusal_asked_again
+    a_client_silent_in_a_message_is_left
+    a_client_that_drips_a_command_is_left
+    a_client_that_goes_leaves_nothing_behind
+    a_client_that_leaves_behind_the_end_gets_its_message_delivered
+    a_client_that_leaves_does_not_take_the_answer_along
+    a_client_that_vanishes_in_the_middle_of_a_message
+    a_delivery_port_that_is_down_is_said_so
+    a_domain_without_a_route_is_refused
+    a_drain_lets_transactions_finish
+    a_drain_that_takes_too_long_waits_only_for_the_backend
+    a_file_can_be_the_mail_store
+    a_full_mailbox_exists
+    a_go_ahead_to_a_recipient_is_no_acceptance
+    a_good_recipient_is_asked_again_behind_the_scenes
+    a_good_recipient_outlives_its_store
+    a_greylisted_probe_lets_the_client_try
+    a_helo_client_gets_no_extensions
+    a_hidden_keyword_is_not_offered
+    a_kept_session_found_dead_is_replaced_silently
+    a_kept_session_that_said_something_unasked_is_not_used
+    a_known_recipient_gets_the_message
+    a_line_too_long_is_read_to_its_end
+    a_live_policy_refusal_teaches_nothing
+    a_live_refusal_beats_the_cache
+    a_message_announced_too_large_is_refused_at_mail
+    a_message_at_the_lowest_pace_passes
+    a_message_in_chunks
+    a_message_of_the_largest_size_passes
+    a_message_passes_unchanged
+    a_message_that_becomes_too_large_is_refused
+    a_message_that_drips_is_not_waited_for
+    a_non_ascii_recipient_is_asked_about_with_smtputf8
+    a_nul_in_a_command_goes_nowhere
+    a_policy_against_our_probe_lets_the_client_try
+    a_probe_cut_off_is_asked_again
+    a_question_sees_three_sessions_end_at_most
+    a_recipient_the_backend_refuses_shifts_nobody
+    a_refusal_in_several_lines_is_passed_on
+    a_refused_chunk_is_consumed
+    a_refused_go_ahead_is_passed_on
+    a_refused_message_is_refused_in_the_backends_words
+    a_refused_null_sender_is_replaced
+    a_reply_that_is_none_loses_the_session
+    a_reply_too_many_condemns_the_backend_session
+    a_run_of_recipients_behind_a_refused_sender
+    a_second_transaction_uses_the_same_backend_session
+    a_sender_refused_late_is_given_at_the_recipient
+    a_session_has_its_time
+    a_session_lost_before_the_message_is_replaced_once
+    a_session_lost_twice_ends_the_transaction
+    a_shadow_only_watches
+    a_silent_backend_in_the_envelope_is_lost
+    a_source_route_is_stripped
+    a_store_that_does_not_serve_the_domain_says_nothing_about_recipients
+    a_store_that_is_down_is_no_answer
+    a_store_that_is_slow_is_no_answer
+    a_taken_recipient_is_not_a_known_one
+    a_temporary_answer_is_given_where_that_is_wanted
+    a_transaction_has_one_route
+    a_transaction_takes_so_many_recipients
+    a_whole_transaction_in_one_segment
+    an_acceptance_behind_the_go_ahead_is_never_believed
+    an_acceptance_instead_of_a_go_ahead_is_no_success
+    an_accepted_recipient_taken_back_ends_the_transaction
+    an_early_acceptance_is_never_believed
+    an_early_refusal_is_the_answer_to_the_message
+    an_early_refusal_of_a_chunk
+    an_extension_assumed_and_missing_is_temporary
+    an_extension_lost_after_it_was_offered_is_temporary
+    an_idle_client_is_left
+    an_unknown_recipient_is_asked_about_again_in_time
+    an_unknown_recipient_is_refused_in_the_backends_words
+    bad_recipients_sent_together_are_errors_too
+    bare_newlines_are_normalised_where_that_is_wanted
+    chunks_are_not_taken_where_they_were_not_offered
+    chunks_count_towards_the_largest_size
+    chunks_the_backend_no_longer_takes_are_consumed
+    commands_out_of_order_are_refused
+    data_does_not_follow_chunks
+    every_command_has_its_answer
+    everything_said_before_the_end_is_answered
+    lists_decide_without_asking
+    malformed_commands_are_refused
+    nothing_is_asked_where_verification_is_off
+    offers_are_what_every_backend_announced
+    one_probe_serves_all_who_ask_at_once
+    parameters_reach_the_backend_as_written
+    parameters_that_were_not_offered_are_refused
+    recipients_go_out_sixteen_at_a_time
+    recipients_sent_together_are_asked_about_together
+    routed_recipients_are_refused
+    routed_recipients_pass_where_that_is_wanted
+    rset_gives_the_backend_session_back
+    the_bare_postmaster_goes_to_the_first_route
+    the_end_is_not_written_behind_an_early_reply
+    the_end_of_a_message_may_come_in_pieces
+    the_end_of_input_within_a_message_is_an_abort
+    the_final_word_reaches_a_half_closed_client
+    the_last_chunk_may_be_empty
+    the_next_backend_of_the_route_is_tried
+    the_rest_of_a_long_reply_line_is_cut
+    too_many_errors_end_the_session
+    two_refused_senders_say_nothing_about_a_recipient
+    whom_nobody_can_ask_about_is_accepted_where_that_is_wanted
+}
+
+#[test]
+fn every_transcript_is_played() {
+    let entries = fs::read_dir(directory()).unwrap().map(|entry| entry.unwrap().path());
+    let scripts = entries.filter(|path| path.extension().is_some_and(|extension| extension == "smtp"));
+    let files: BTreeSet<_> =
+        scripts.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    let listed: BTreeSet<_> = LISTED.iter().map(|name| (*name).to_owned()).collect();
+    assert_eq!(files, listed, "files, and the list in this file");
+}
+
+/// What would make every other test here worthless: a stage that takes what was not said for said.
+#[tokio::test(start_paused = true)]
+async fn a_transcript_that_is_not_true_fails() {
+    for (text, line, fault) in [
+        ("S: 221 Bye", 1, "at the client: expected \"221 Bye\", came \"220 mx.example.org ESMTP\""),
+        ("S: 22*\nS: 250 Ok", 2, "at the client: expected \"250 Ok\", nothing came"),
+        ("S: 22*\nS: <closed>", 2, "at the client: expected the connection to be closed, but it stayed open"),
+        (
+            "S: <closed>",
+            1,
+            "at the client: expected the connection to be closed, came \"220 mx.example.org ESMTP\\r\\n\"",
+        ),
+        ("S: <silent>", 1, "at the client: expected nothing, came \"220 mx.example.org ESMTP\\r\\n\""),
+        (
+            "C: NOOP",
+            1,
+            "after the last line: at the client: expected nothing, came \"220 mx.example.org ESMTP\\r\\n250 2.0.0 Ok\\r\\n\"",
+        ),
+        (
+            "C: QUIT\nS: 220*\nS: 221*",
+            3,
+            "after the last line: at the client: expected nothing, but the connection was closed",
+        ),
+        ("B1: <connect>", 1, "expected a new connection to a backend, none came"),
+        ("B1> 220 hello", 1, "at backend connection 1: it is not connected"),
+        ("@ start\nB2: <connect>", 2, "the next connection is B1"),
+        (
+            "@ start\nB1: <connect>\nB1> 220 hello",
+            3,
+            "after the last line: at backend connection 1: expected nothing, came \"EHLO mx.example.org\\r\\n\"",
+        ),
+        ("@ start\n@ +1ms", 2, "after the last line: a backend was connected to, and no line expected it"),
+    ] {
+        let script = script::Script::parse(text).unwrap();
+        let told = stage::play("not_true", script).await.unwrap_err();
+        assert_eq!((told.line, told.text.as_str()), (line, fault), "{text:?}");
+    }
+}
+
+async fn play(name: &str) {
+    let path = directory().join(name).with_extension("smtp");
+    let text = fs::read_to_string(&path).unwrap();
+    let told = match script::Script::parse(&text) {
+        Ok(script) => stage::play(name, script).await,
+        Err(fault) => Err(fault),
+    };
+    if let Err(fault) = told {
+        panic!("tests/transcripts/{name}.smtp:{fault}");
+    }
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/transcripts")
+}
