@@ -36,7 +36,7 @@ pub(crate) struct Order {
 pub(crate) enum Kind {
     /// Connects, gives messages, leaves, again and again.
     Deliver { messages: usize, size: usize, by: By },
-    /// Stays and names unknown recipients.
+    /// Names unknown recipients, in long sessions.
     Refuse { names: Names, together: usize },
     /// Connects and leaves.
     Connect,

@@ -18,6 +18,10 @@ use crate::connection::Connection;
 
 /// Recipients named in one transaction, below everybody's limit.
 const PER_TRANSACTION: usize = 96;
+/// Transactions in one session of refusals. A front may end a session that moves no mail (Backstop does after
+/// a thousand commands, whatever its settings). Who harvests comes back then, and so does this load, before
+/// every front alike.
+const PER_SESSION: usize = 10;
 /// How long after its time a load may take to end; the slowest front verifies a recipient within seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How many names are repeated.
@@ -93,7 +97,7 @@ impl Shared {
         match self.order.kind {
             Kind::Deliver { messages, size: _, by } => self.again(|| self.deliver(messages, by)).await,
             Kind::Connect => self.again(|| self.connect()).await,
-            Kind::Refuse { names, together } => self.refuse(names, together).await,
+            Kind::Refuse { names, together } => self.again(|| self.refuse(names, together)).await,
             Kind::Idle => self.idle(self.order.clients).await,
         }
     }
@@ -137,7 +141,7 @@ impl Shared {
         connection.hello().await?;
         let mut commands = Vec::new();
         let codes = vec![550; together];
-        while self.goes_on() {
+        for _ in 0..PER_SESSION {
             connection.say(SENDER, 250).await?;
             for _ in 0..PER_TRANSACTION.div_ceil(together) {
                 if !self.goes_on() {
@@ -149,6 +153,9 @@ impl Shared {
                 codes.iter().for_each(|_| self.count());
             }
             connection.say(b"RSET\r\n", 250).await?;
+            if !self.goes_on() {
+                break;
+            }
         }
         connection.say(b"QUIT\r\n", 221).await
     }

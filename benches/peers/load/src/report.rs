@@ -87,7 +87,15 @@ impl Results {
             figure.summary(measured.clone().map(|(_, m)| figure.of(m) * factor).collect()).map(legible)
         };
         let values: Option<Vec<String>> = column.shown.iter().map(value).collect();
-        values.map_or_else(|| "–".to_owned(), |values| values.join("; "))
+        let Some(values) = values else { return "–".to_owned() };
+        // What a front did not bear is told, not left out of the median in silence.
+        let lost = self.rounds().saturating_sub(measured.count());
+        let note = if lost == 0 { String::new() } else { format!(" (failed in {lost})") };
+        values.join("; ") + &note
+    }
+
+    fn rounds(&self) -> usize {
+        self.measured.values().map(BTreeMap::len).max().unwrap_or_default()
     }
 
     /// What was reached of a goal, and whether that is enough.
@@ -149,7 +157,7 @@ version backstop Backstop
     fn figures_are_medians_and_what_was_not_measured_is_a_dash() {
         let table = table(LINES).unwrap();
         let row = table.lines().find(|line| line.starts_with("| Backstop")).unwrap();
-        assert_eq!(row, "| Backstop | – | – | – | – | – | – | 750; 0.032 | – | – | – |");
+        assert_eq!(row, "| Backstop | – | – | – | – | – | – | 750; 0.032 (failed in 1) | – | – | – |");
     }
 
     #[test]
