@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::Panel;
 use crate::config::{Endpoint, RecipientSource, Route};
 use crate::observe::metrics::SessionState;
+use crate::verify::Mark;
 
 /// `GET /api/v1/status`.
 #[derive(Debug, Serialize)]
@@ -53,6 +54,14 @@ struct RouteStatus<'p> {
     backends: Vec<BackendStatus>,
     /// Who is asked about recipients; nobody where a file tells.
     asked: Vec<BackendStatus>,
+    /// Domains whose recipients are to come alone: the server refuses whole messages for one of them.
+    one_recipient: Vec<MarkStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct MarkStatus {
+    domain: String,
+    remaining_seconds: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -124,7 +133,14 @@ impl<'p> RouteStatus<'p> {
                 RecipientSource::Callout { backends } => statuses(backends),
                 RecipientSource::File(_) => Vec::new(),
             },
+            one_recipient: panel.verifier.marks(route).into_iter().map(MarkStatus::of).collect(),
         }
+    }
+}
+
+impl MarkStatus {
+    fn of(mark: Mark) -> Self {
+        Self { remaining_seconds: mark.remaining.as_secs(), domain: mark.domain }
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use figment::value::Value;
 
-use super::choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients, SourceKind};
+use super::choice::{BareNewline, LogFormat, Mode, OnUnknown, Profile, RoutedRecipients, SourceKind};
 use super::endpoint::Endpoint;
 use super::networks::Network;
 use super::read::{self, Reader, Section, Setting, Table};
@@ -107,6 +107,8 @@ section! {
         domains: Vec<DomainPattern> = Vec::new();
         /// Who takes the mail, as `host:port` or `[ipv6]:port`.
         backends: Vec<Endpoint> = Vec::new();
+        /// What kind of server it is: other defaults for some keys of the route.
+        profile: Profile = Profile::Standard;
         /// EHLO keywords never offered to clients.
         hide_ehlo: Vec<Keyword> = Vec::new();
         /// Connections to each backend address, probes and deliveries together. At least 2.
@@ -163,6 +165,8 @@ section! {
         negative_ttl_max: Period = Period::hours(2);
         /// How long a temporary failure is repeated instead of asked again.
         tempfail_ttl: Period = Period::seconds(5);
+        /// How long what was found out about a whole domain holds before it is found out again.
+        blind_ttl: Period = Period::hours(6);
         /// How long past `positive_ttl` a recipient stays good while the store cannot be asked.
         serve_stale: Period = Period::hours(24);
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients};
+use super::choice::{BareNewline, LogFormat, Mode, OnUnknown, Profile, RoutedRecipients};
 use super::endpoint::Endpoint;
 use super::networks::Networks;
 use super::recipients::RecipientList;
@@ -55,6 +55,8 @@ pub struct Route {
     pub domains: Vec<DomainPattern>,
     /// Who takes the mail; at least one.
     pub backends: Vec<Endpoint>,
+    /// What kind of server it is; the presets are in the other keys already.
+    pub profile: Profile,
     /// EHLO keywords never offered to clients, in capitals.
     pub hide_ehlo: Vec<String>,
     /// Connections to each backend address, probes and deliveries together; at least 2.
@@ -88,6 +90,8 @@ pub struct Verify {
     pub timeout: Duration,
     /// A refusal older than this is asked again for a client with a clean record.
     pub recheck: Duration,
+    /// Refusals the store is taken to endure in one session until it shows how many; at least 1.
+    pub refusals_endured: u32,
 }
 
 /// Who knows the recipients.
@@ -117,6 +121,8 @@ pub struct Cache {
     pub negative_ttl_max: Duration,
     /// Lifetime of a temporary failure; zero shares it only while the probe runs.
     pub tempfail_ttl: Duration,
+    /// How long what was found out about a whole domain holds; zero finds nothing out about one.
+    pub blind_ttl: Duration,
     /// How long past `positive_ttl` a recipient stays good while the store cannot be asked.
     pub serve_stale: Duration,
 }

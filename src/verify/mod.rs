@@ -3,6 +3,7 @@
 //! A *verification group* is a store and how it is asked (backends, sender); routes that share one share its
 //! answers and its prober.
 
+mod apart;
 mod cache;
 mod conversation;
 mod key;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use tokio::time::{Instant, timeout};
 
+use self::apart::Apart;
 use crate::backend::Backends;
 use crate::config::{self, Config, OnUnknown, Route};
 use crate::observe::metrics::{CacheKind, Metrics, RecipientResult, RecipientSource, RouteMetrics};
@@ -27,6 +29,7 @@ use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
 use crate::proto::verdict::{Cause, StoreAnswered, Verdict};
 
+pub use apart::Mark;
 pub use cache::{Cache, Contradicted, Entry, Freshness, Known, Sizes};
 pub use conversation::Conversation;
 pub use key::{Key, Keyring};
@@ -63,6 +66,15 @@ pub enum Trust {
     Recheck,
     /// What is remembered is good enough for it.
     Remembered,
+}
+
+/// Whether a recipient may share its transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It may.
+    Together,
+    /// It is to come alone.
+    Apart,
 }
 
 /// A decision, with who made it and what it is called.
@@ -102,6 +114,8 @@ pub struct Verifier {
     keyring: Keyring,
     cache: Arc<Cache>,
     groups: HashMap<Arc<str>, (Group, RouteMetrics)>,
+    apart: Apart,
+    blind_ttl: Duration,
     generations: DashMap<Domain, u32>,
     epoch: AtomicU32,
     metrics: Metrics,
@@ -132,6 +146,7 @@ impl Verifier {
                             sender: route.verify.sender.clone(),
                             fallback_sender: route.verify.fallback_sender.clone(),
                             patience: route.verify.timeout,
+                            refusals_endured: route.verify.refusals_endured,
                         };
                         Prober::new(store, Arc::clone(&cache), (metrics.clone(), series.clone()))
                     });
@@ -144,6 +159,8 @@ impl Verifier {
             keyring: Keyring::random(),
             cache,
             groups,
+            apart: Apart::default(),
+            blind_ttl: config.cache.blind_ttl,
             generations: DashMap::new(),
             epoch: AtomicU32::new(0),
             metrics: metrics.clone(),
@@ -275,6 +292,30 @@ impl Verifier {
         }
     }
 
+    /// The delivery port refused a whole message for one recipient, and nobody knows which: from now on each
+    /// recipient in the domains of `recipients` is to come alone, for `cache.blind_ttl`.
+    pub fn keep_apart<'m>(&self, route: &Arc<Route>, recipients: impl Iterator<Item = &'m Mailbox>) -> Kept {
+        if self.blind_ttl.is_zero() {
+            return Kept::Together;
+        }
+        for mailbox in recipients {
+            self.apart.mark(&route.name, domain_of(mailbox), self.blind_ttl);
+        }
+        Kept::Apart
+    }
+
+    /// Whether `mailbox` may share its transaction with other recipients.
+    #[must_use]
+    pub fn kept(&self, route: &Arc<Route>, mailbox: &Mailbox) -> Kept {
+        if self.apart.is_marked(&route.name, domain_of(mailbox)) { Kept::Apart } else { Kept::Together }
+    }
+
+    /// The domains of `route` whose recipients are to come alone.
+    #[must_use]
+    pub fn marks(&self, route: &Route) -> Vec<Mark> {
+        self.apart.of(&route.name)
+    }
+
     /// What is known of `mailbox`, without asking anybody.
     #[must_use]
     pub fn explain(&self, route: &Arc<Route>, mailbox: &Mailbox) -> Explanation {
@@ -296,12 +337,14 @@ impl Verifier {
             self.generations.clear();
             self.forget_all();
         }
+        self.apart.forget(domain.as_str());
         *self.generations.entry(domain.clone()).or_insert(0) += 1;
     }
 
     /// Forgets everything. Answers that are under way belong to the past too.
     pub fn forget_all(&self) {
         self.epoch.fetch_add(1, Ordering::Relaxed);
+        self.apart.clear();
         self.cache.clear();
     }
 
@@ -340,6 +383,11 @@ impl Verifier {
             }
         }
     }
+}
+
+/// Empty for the bare postmaster.
+fn domain_of(mailbox: &Mailbox) -> &str {
+    mailbox.domain().map_or("", Domain::as_str)
 }
 
 /// What a verdict leads to. The only place where an unknown one is decided.

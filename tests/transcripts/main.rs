@@ -73,6 +73,10 @@ transcripts! {
     a_message_in_chunks
     a_message_of_the_largest_size_passes
     a_message_passes_unchanged
+    a_message_refused_early_for_one_recipient_is_sent_to_each_alone
+    a_message_refused_for_its_only_recipient_is_refused
+    a_message_refused_for_one_recipient_is_passed_on_in_a_shadow
+    a_message_refused_for_one_recipient_is_sent_to_each_alone
     a_message_that_becomes_too_large_is_refused
     a_message_that_drips_is_not_waited_for
     a_non_ascii_recipient_is_asked_about_with_smtputf8

@@ -5,6 +5,7 @@
 
 mod ineffective;
 mod listeners;
+mod profile;
 mod routes;
 
 use super::finding::Findings;
@@ -21,7 +22,7 @@ const COMMAND_LINE: std::ops::RangeInclusive<usize> = 512..=65_536;
 /// Checks settings as written, and fills in what they left out. None only with a fault.
 pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Findings) -> Option<Config> {
     ineffective::warn(settings, findings);
-    complete(settings, host_name);
+    complete(settings, host_name, findings);
     let hostname = hostname(settings, host_name, findings);
     let listeners = listeners::check(&settings.listener, findings);
     let routes = routes::check(settings, &listeners, findings);
@@ -39,12 +40,14 @@ pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Fin
 }
 
 /// Fills in the defaults that depend on other keys.
-fn complete(settings: &mut Settings, host_name: &str) {
+fn complete(settings: &mut Settings, host_name: &str, findings: &Findings) {
     let Settings { hostname, route, .. } = settings;
     *hostname = hostname.take().or_else(|| Domain::parse(host_name).ok());
     let postmaster =
         hostname.as_ref().and_then(|hostname| Mailbox::parse(&format!("postmaster@{hostname}")).ok());
-    for route in route {
+    for (at, route) in route.iter_mut().enumerate() {
+        let written = |key: &str| findings.written.contains_key(&format!("route[{at}].{key}"));
+        profile::preset(route, written);
         routes::complete(route, postmaster.as_ref());
     }
 }
@@ -90,6 +93,7 @@ fn cache(cache: &settings::Cache, findings: &mut Findings) -> Cache {
         negative_ttl: cache.negative_ttl.get(),
         negative_ttl_max: cache.negative_ttl_max.max(cache.negative_ttl).get(),
         tempfail_ttl: cache.tempfail_ttl.get(),
+        blind_ttl: cache.blind_ttl.get(),
         serve_stale: cache.serve_stale.get(),
     }
 }

@@ -18,6 +18,7 @@ fn cache() -> Cache {
         negative_ttl: 5 * MINUTE,
         negative_ttl_max: 2 * HOUR,
         tempfail_ttl: Duration::from_secs(5),
+        blind_ttl: 6 * HOUR,
         serve_stale: 24 * HOUR,
     })
 }

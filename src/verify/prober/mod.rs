@@ -62,6 +62,8 @@ pub struct Store {
     pub fallback_sender: Option<Mailbox>,
     /// How long a session may be waited for.
     pub patience: Duration,
+    /// Refusals it is taken to endure in one session until it shows how many.
+    pub refusals_endured: u32,
 }
 
 /// The prober of one verification group.
@@ -121,6 +123,7 @@ impl Prober {
     pub fn new(store: Store, cache: Arc<Cache>, metrics: (Metrics, RouteMetrics)) -> Arc<Self> {
         let at_once = MAX_BATCH * most_sessions(&store);
         Arc::new(Self {
+            endured: AtomicU32::new(store.refusals_endured.clamp(1, REFUSALS_ENDURED)),
             store,
             rechecks: Arc::new(Semaphore::new((at_once / 20).max(1))),
             cache,
@@ -128,7 +131,6 @@ impl Prober {
             pending: DashMap::with_hasher(AsIs),
             work: Mutex::default(),
             use_fallback: AtomicBool::new(false),
-            endured: AtomicU32::new(REFUSALS_ENDURED),
         })
     }
 
