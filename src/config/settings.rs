@@ -165,7 +165,7 @@ section! {
         negative_ttl_max: Period = Period::hours(2);
         /// How long a temporary failure is repeated instead of asked again.
         tempfail_ttl: Period = Period::seconds(5);
-        /// How long what was found out about a whole domain holds before it is found out again.
+        /// How long a store that takes any recipient is held to be blind, and a truthful one truthful.
         blind_ttl: Period = Period::hours(6);
         /// How long past `positive_ttl` a recipient stays good while the store cannot be asked.
         serve_stale: Period = Period::hours(24);

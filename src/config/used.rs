@@ -121,7 +121,7 @@ pub struct Cache {
     pub negative_ttl_max: Duration,
     /// Lifetime of a temporary failure; zero shares it only while the probe runs.
     pub tempfail_ttl: Duration,
-    /// How long what was found out about a whole domain holds; zero finds nothing out about one.
+    /// How long what was found out about a store's truthfulness holds; not zero.
     pub blind_ttl: Duration,
     /// How long past `positive_ttl` a recipient stays good while the store cannot be asked.
     pub serve_stale: Duration,

@@ -190,18 +190,14 @@ impl Session {
             }
             several => {
                 let mailboxes = several.iter().map(|recipient| &recipient.mailbox);
-                match self.context.verifier.keep_apart(route, mailboxes) {
-                    Kept::Together => reply,
-                    Kept::Apart => {
-                        tracing::info!(
-                            session = %self.record.session,
-                            route = %route.name,
-                            reply = %Escaped(&reply.to_string()),
-                            "a message to several was refused for one of them: they are to come alone"
-                        );
-                        replies::REFUSED_FOR_ONE
-                    }
-                }
+                self.context.verifier.keep_apart(route, mailboxes);
+                tracing::info!(
+                    session = %self.record.session,
+                    route = %route.name,
+                    reply = %Escaped(&reply.to_string()),
+                    "a message to several was refused for one of them: they are to come alone"
+                );
+                replies::REFUSED_FOR_ONE
             }
         }
     }

@@ -294,14 +294,10 @@ impl Verifier {
 
     /// The delivery port refused a whole message for one recipient, and nobody knows which: from now on each
     /// recipient in the domains of `recipients` is to come alone, for `cache.blind_ttl`.
-    pub fn keep_apart<'m>(&self, route: &Arc<Route>, recipients: impl Iterator<Item = &'m Mailbox>) -> Kept {
-        if self.blind_ttl.is_zero() {
-            return Kept::Together;
-        }
+    pub fn keep_apart<'m>(&self, route: &Arc<Route>, recipients: impl Iterator<Item = &'m Mailbox>) {
         for mailbox in recipients {
             self.apart.mark(&route.name, domain_of(mailbox), self.blind_ttl);
         }
-        Kept::Apart
     }
 
     /// Whether `mailbox` may share its transaction with other recipients.

@@ -86,6 +86,7 @@ fn is_pod(label: &str) -> bool {
 
 fn cache(cache: &settings::Cache, findings: &mut Findings) -> Cache {
     findings.at_least("cache.max_entries", cache.max_entries, 1);
+    findings.not_zero("cache.blind_ttl", cache.blind_ttl);
     Cache {
         max_entries: cache.max_entries,
         positive_ttl: cache.positive_ttl.get(),

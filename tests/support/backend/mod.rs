@@ -7,6 +7,7 @@
 //! It is no example of a server: it trusts its clients, and holds messages in memory unless told to only count.
 
 mod content;
+mod exchange;
 mod record;
 mod script;
 mod session;
@@ -24,8 +25,9 @@ use tokio_util::task::TaskTracker;
 
 use super::PATIENCE;
 
+pub use exchange::Exchange;
 pub use record::Record;
-pub use script::{Action, Phase, Script, at};
+pub use script::{Action, Judges, Limits, Phase, Script, Words, at};
 use session::{Ended, Session};
 
 /// The server. Dropping it cuts every connection and frees the port.

@@ -21,9 +21,84 @@ pub struct Script {
     pub keywords: Vec<String>,
     /// What becomes of message octets.
     pub keep: Keep,
+    /// When it judges a recipient.
+    pub judges: Judges,
+    /// What it says when no rule does.
+    pub words: Words,
+    /// What it puts up with.
+    pub limits: Limits,
     mailboxes: Option<BTreeSet<String>>,
     rules: Vec<Rule>,
     acted: usize,
+    /// None serves every domain.
+    domains: Option<BTreeSet<String>>,
+}
+
+/// When a backend that knows its mailboxes refuses another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judges {
+    AtRcpt,
+    /// 250 to every RCPT; DATA is refused when one of the recipients is unknown.
+    AtData,
+    /// 250 to every RCPT and 354 to DATA; the whole message is refused when one of its recipients is unknown.
+    AfterTheMessage,
+}
+
+/// Ordinary replies, with their codes.
+#[derive(Clone, Copy, Debug)]
+pub struct Words {
+    /// Behind 220 and the host's name.
+    pub greeting: &'static str,
+    /// Behind the host's name in the answer to EHLO and HELO.
+    pub hello: &'static str,
+    pub sender: &'static str,
+    pub recipient: &'static str,
+    /// `{}` is the recipient.
+    pub unknown: &'static str,
+    /// A recipient in a domain it does not serve.
+    pub foreign: &'static str,
+    pub go_ahead: &'static str,
+    pub queued: &'static str,
+    pub reset: &'static str,
+    pub bye: &'static str,
+    pub too_many_errors: &'static str,
+    pub too_many_connections: &'static str,
+    /// It was idle for too long, or lasted too long.
+    pub too_long: &'static str,
+}
+
+impl Words {
+    /// Those of no server in particular.
+    pub const PLAIN: Self = Self {
+        greeting: "ESMTP",
+        hello: "",
+        sender: "250 2.1.0 Ok",
+        recipient: "250 2.1.5 Ok",
+        unknown: "550 5.1.1 <{}>: Recipient address rejected: User unknown",
+        foreign: "554 5.7.1 <{}>: Relay access denied",
+        go_ahead: "354 Go ahead",
+        queued: "250 2.0.0 Ok: queued",
+        reset: "250 2.0.0 Ok",
+        bye: "221 2.0.0 Bye",
+        too_many_errors: "421 4.7.0 Too many errors",
+        too_many_connections: "421 4.7.0 Too many connections from your address",
+        too_long: "421 4.4.2 Timeout exceeded",
+    };
+}
+
+/// What a backend puts up with. The default is everything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// Before each refusal of a recipient.
+    pub tarpit: Duration,
+    /// Refusals in one session: with the last one it ends.
+    pub errors: Option<usize>,
+    /// Connections at the same time.
+    pub connections: Option<usize>,
+    /// Between two commands.
+    pub idle: Option<Duration>,
+    /// For a whole session.
+    pub lifetime: Option<Duration>,
 }
 
 /// Whether messages are kept or only counted (for those larger than a test should hold).
@@ -262,10 +337,35 @@ impl Script {
             host: "store.test".to_owned(),
             keywords: keywords.map(str::to_owned).to_vec(),
             keep: Keep::Octets,
+            judges: Judges::AtRcpt,
+            words: Words::PLAIN,
+            limits: Limits::default(),
             mailboxes: None,
+            domains: None,
             rules: Vec::new(),
             acted: 0,
         }
+    }
+
+    /// Refusing recipients in other domains than those of its mailboxes: it relays for nobody.
+    pub fn serving_only_their_domains(self) -> Self {
+        let domains = self.mailboxes.iter().flatten().filter_map(|mailbox| mailbox.rsplit_once('@'));
+        Self { domains: Some(domains.map(|(_, domain)| domain.to_owned()).collect()), ..self }
+    }
+
+    /// Refusing recipients in other domains than these.
+    pub fn serving_only(self, domains: &[&str]) -> Self {
+        Self { domains: Some(domains.iter().map(|domain| domain.to_ascii_lowercase()).collect()), ..self }
+    }
+
+    /// Judging recipients at another time.
+    pub fn judging(self, judges: Judges) -> Self {
+        Self { judges, ..self }
+    }
+
+    /// Putting up with less.
+    pub fn limited(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// With one more EHLO keyword.
@@ -322,9 +422,28 @@ impl Script {
     }
 
     pub(super) fn ehlo(&self) -> String {
-        let mut lines: Vec<_> = std::iter::once(&self.host).chain(&self.keywords).collect();
+        let hello = format!("{}{}", self.host, self.words.hello);
+        let mut lines: Vec<_> = std::iter::once(&hello).chain(&self.keywords).collect();
         let last = lines.pop().expect("at least the host");
         lines.iter().map(|line| format!("250-{line}\r\n")).collect::<String>() + "250 " + last
+    }
+
+    /// What it says to a RCPT.
+    pub(super) fn answer_to(&self, recipient: &str) -> String {
+        let domain = recipient.rsplit_once('@').map(|(_, domain)| domain.to_ascii_lowercase());
+        let foreign = self.domains.as_ref().zip(domain).is_some_and(|(own, domain)| !own.contains(&domain));
+        let words = match (foreign, self.judges) {
+            (true, _) => self.words.foreign,
+            (false, Judges::AtRcpt) if !self.knows(recipient) => self.words.unknown,
+            (false, _) => self.words.recipient,
+        };
+        words.replace("{}", recipient)
+    }
+
+    /// Why it refuses DATA or a message, where it does so for one of these recipients.
+    pub(super) fn refusal_of(&self, recipients: &[String], when: Judges) -> Option<String> {
+        let unknown = recipients.iter().find(|recipient| !self.knows(recipient))?;
+        (self.judges == when).then(|| self.words.unknown.replace("{}", unknown))
     }
 
     pub(super) fn knows(&self, address: &str) -> bool {
