@@ -143,6 +143,14 @@ impl Backend {
         self.open(permit, purpose, deadline).await
     }
 
+    /// A new session beside the budget and the breaker, for who examines the backend and will not keep it.
+    ///
+    /// # Errors
+    /// The [`Fault`] that kept it from being opened.
+    pub async fn open_aside(&self) -> Result<Connection, Fault> {
+        Connection::open(&self.dialer, &self.endpoint, &self.identity, self.patience).await
+    }
+
     async fn permit(&self, purpose: Use, deadline: Instant) -> Result<Permit, LeaseFault> {
         timeout_at(deadline, self.budget.permit(purpose)).await.map_err(|_| LeaseFault::Busy)
     }

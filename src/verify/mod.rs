@@ -6,8 +6,10 @@
 mod apart;
 mod cache;
 mod conversation;
+pub mod examine;
 mod key;
 mod list;
+mod names;
 mod probe;
 mod prober;
 mod texts;

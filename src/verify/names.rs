@@ -34,7 +34,10 @@ mod tests {
         assert_eq!(names.len(), 50);
         for name in &names {
             let local = name.local_part();
-            assert!((10..=14).contains(&local.len()) && local.bytes().all(|b| b.is_ascii_lowercase()), "{local}");
+            assert!(
+                (10..=14).contains(&local.len()) && local.bytes().all(|b| b.is_ascii_lowercase()),
+                "{local}"
+            );
         }
         let distinct: std::collections::HashSet<_> = names.iter().map(Mailbox::written).collect();
         assert!(distinct.len() > 45, "{distinct:?}");

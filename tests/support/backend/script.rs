@@ -151,6 +151,7 @@ pub(super) struct Event<'a> {
 pub struct When {
     phase: Phase,
     address: Option<String>,
+    domain: Option<String>,
     sender: Option<String>,
     session: Option<usize>,
     nth: Option<usize>,
@@ -160,13 +161,18 @@ pub struct When {
 
 /// The condition that a phase is reached.
 pub fn at(phase: Phase) -> When {
-    When { phase, address: None, sender: None, session: None, nth: None, turn: None, beyond: 0 }
+    When { phase, address: None, domain: None, sender: None, session: None, nth: None, turn: None, beyond: 0 }
 }
 
 impl When {
     /// For this address in MAIL or RCPT, in any case.
     pub fn to(self, address: &str) -> Self {
         Self { address: Some(address.to_owned()), ..self }
+    }
+
+    /// For addresses in this domain in MAIL or RCPT, in any case.
+    pub fn in_domain(self, domain: &str) -> Self {
+        Self { domain: Some(domain.to_owned()), ..self }
     }
 
     /// In a session whose latest MAIL named this sender: a probe names none ("").
@@ -196,7 +202,9 @@ impl When {
 
     fn holds(&self, event: &Event<'_>) -> bool {
         let address = event.address.unwrap_or_default();
+        let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
         self.phase == event.phase
+            && self.domain.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(domain))
             && self.address.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(address))
             && self.sender.as_deref().is_none_or(|wanted| event.sender == Some(wanted))
             && self.session.is_none_or(|wanted| wanted == event.session)
@@ -366,6 +374,11 @@ impl Script {
     /// Putting up with less.
     pub fn limited(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// Calling itself so.
+    pub fn named(self, host: &str) -> Self {
+        Self { host: host.to_owned(), ..self }
     }
 
     /// With one more EHLO keyword.

@@ -1,0 +1,158 @@
+//! Whether the backend can be reached, and what it announces.
+
+use super::{Judgement, Local, Role, Severity};
+use crate::proto::ehlo::{Extensions, Keyword};
+use crate::proto::reply::Class;
+use crate::proto::verdict::{Meaning, Stage, meaning};
+use crate::verify::examine::facts::Shut;
+
+/// A largest message below this refuses what people send every day.
+const SMALL: u64 = 10_000_000;
+
+pub(super) fn shut(shut: &Shut, role: &Role, out: &mut Judgement) {
+    let (address, host) = (&role.address, &role.host);
+    let down =
+        "Mail and questions for its routes are answered 451: senders try again for some days, then give up";
+    let mut fault = |id, what: String, remedy: String| out.found(Severity::Fault, id, what, down, remedy);
+    match shut {
+        Shut::Name => fault(
+            "unresolvable",
+            format!("{host} has no address"),
+            format!("mend the name in DNS or /etc/hosts (getent hosts {host}), or write the address in backends"),
+        ),
+        Shut::Connection(why) => fault(
+            "connection-refused",
+            format!("no connection: {why}"),
+            format!("start the server, or let its firewall and its listener (Exchange: the receive connector's bindings) take us at {address}"),
+        ),
+        Shut::Timeout => fault(
+            "connect-timeout",
+            format!("nobody answers at {address}: the connection attempt took too long"),
+            "look for a firewall that drops packets, a wrong address, or a host that is down; timeouts.backend_connect is how long we wait".to_owned(),
+        ),
+        Shut::Silent(why) => fault(
+            "no-greeting",
+            format!("it takes the connection and then {why}"),
+            "look whether an SMTP server listens there (not a submission port with implicit TLS, a web server, a balancer without servers behind it)".to_owned(),
+        ),
+        Shut::Ourselves => out.found(
+            Severity::Fault,
+            "loop",
+            format!("{address} greets with our own name, {}", role.hostname),
+            "It would give us our own mail for ever, so it is refused, and mail is answered 451",
+            "write the address of the mail server in backends; if it is the right one, give Backstop a name of its own: hostname = \"mx.example.org\"",
+        ),
+        Shut::Greeting(reply) if meaning(Stage::Greeting, reply) == Meaning::TooManyConnections => fault(
+            "busy",
+            format!("it has too many connections of ours already: {reply}"),
+            "lower max_connections of the route, or raise the server's limit per source (Exchange: Set-ReceiveConnector -MaxInboundConnectionPerSource)".to_owned(),
+        ),
+        Shut::Greeting(reply) if reply.class() == Class::Permanent => fault(
+            "greeting-refused",
+            format!("it sends us away in its greeting: {reply}"),
+            "allow our address there (Exchange: Set-ReceiveConnector -RemoteIPRanges; Postfix: postscreen_access_list; Exim: host_lookup, acl_smtp_connect)".to_owned(),
+        ),
+        Shut::Greeting(reply) => fault(
+            "greeting-deferred",
+            format!("it does not serve us now: {reply}"),
+            "look at its log: short of disk or memory, too many clients, or shutting down".to_owned(),
+        ),
+        Shut::Hello(reply) => fault(
+            "name-refused",
+            format!("it refuses our name {} in EHLO and HELO: {reply}", role.hostname),
+            "write hostname = the name our address resolves to, or exempt us from its check (Postfix: smtpd_helo_restrictions = permit_mynetworks, …)".to_owned(),
+        ),
+    }
+}
+
+pub(super) fn announced(announced: &Extensions, role: &Role, out: &mut Judgement) {
+    tls(announced, role, out);
+    for (keyword, severity, means, remedy) in missing() {
+        if !announced.has(keyword) {
+            out.found(
+                severity,
+                id_of(keyword),
+                format!("does not announce {}", keyword.as_str()),
+                means,
+                remedy,
+            );
+        }
+    }
+    if let Some(size) = announced.max_size.filter(|size| *size < SMALL) {
+        out.found(
+            Severity::Warning,
+            "small-messages",
+            format!("takes messages of {size} octets at most"),
+            "Larger ones are refused with 552 at MAIL; the smallest limit of all backends is what clients are offered",
+            "raise it (Exchange: Set-ReceiveConnector -MaxMessageSize; Postfix: message_size_limit; Exim: message_size_limit)",
+        );
+    }
+}
+
+/// What it announces. Whether `tls` of the route wants more than it offers is judged here too.
+fn tls(announced: &Extensions, role: &Role, out: &mut Judgement) {
+    if announced.has(Keyword::StartTls) {
+        out.well("offers STARTTLS");
+        return;
+    }
+    let severity = if role.local == Local::Here { Severity::Note } else { Severity::Warning };
+    out.found(
+        severity,
+        "no-tls",
+        "does not offer STARTTLS",
+        "Mail goes to it in the clear: whoever is on the way can read and change it",
+        "give it a certificate (Postfix: smtpd_tls_security_level = may, smtpd_tls_chain_files; Exim: tls_certificate; Exchange: Enable-ExchangeCertificate -Services SMTP), or keep the way there to a network you trust",
+    );
+}
+
+/// Extensions worth having, with what their lack costs.
+fn missing() -> [(Keyword, Severity, &'static str, &'static str); 7] {
+    use Severity::{Note, Warning};
+    let nothing = "nothing has to be done";
+    [
+        (
+            Keyword::Pipelining,
+            Warning,
+            "Each question costs three round trips instead of a share of one: verification is slow under load",
+            "switch it on (Postfix: smtpd_discard_ehlo_keywords; Exchange: Set-ReceiveConnector -PipeliningEnabled $true), or remove the filter in between that hides it (Cisco: no fixup smtp)",
+        ),
+        (
+            Keyword::EnhancedStatusCodes,
+            Note,
+            "A refusal is understood by its basic code alone: 550 means unknown, whatever its words say",
+            "switch it on where the server can (Exchange: Set-ReceiveConnector -EnhancedStatusCodesEnabled $true)",
+        ),
+        (
+            Keyword::Size,
+            Note,
+            "A message that is too large is refused only after it was sent",
+            "write limits.max_message_size: it is then refused at MAIL",
+        ),
+        (
+            Keyword::EightBitMime,
+            Note,
+            "Clients are not offered 8BITMIME: those that can convert messages first, others send them as they are",
+            nothing,
+        ),
+        (Keyword::SmtpUtf8, Note, "Mail to and from non-ASCII addresses is refused", nothing),
+        (
+            Keyword::Dsn,
+            Note,
+            "Senders cannot ask for delivery notices; that also keeps forgers from asking for them",
+            nothing,
+        ),
+        (Keyword::Chunking, Note, "Clients send messages with DATA, not in chunks", nothing),
+    ]
+}
+
+const fn id_of(keyword: Keyword) -> &'static str {
+    match keyword {
+        Keyword::Pipelining => "no-pipelining",
+        Keyword::EnhancedStatusCodes => "no-enhancedstatuscodes",
+        Keyword::Size => "no-size",
+        Keyword::EightBitMime => "no-8bitmime",
+        Keyword::SmtpUtf8 => "no-smtputf8",
+        Keyword::Dsn => "no-dsn",
+        _ => "no-chunking",
+    }
+}
