@@ -88,7 +88,9 @@ impl Screen<'_> {
         };
         self.line(f, colour, word, &format!("{} [{}]", finding.what, finding.id))?;
         paragraph(f, INDENT, INDENT, &finding.means)?;
-        paragraph(f, INDENT, INDENT + 3, &format!("-> {}", finding.remedy))?;
+        if !finding.remedy.is_empty() {
+            paragraph(f, INDENT, INDENT + 3, &format!("-> {}", finding.remedy))?;
+        }
         writeln!(f)
     }
 

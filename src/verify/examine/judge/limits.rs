@@ -41,7 +41,7 @@ pub(super) fn together(together: Option<&Together>, out: &mut Judgement) {
             "few-recipients",
             format!("takes {taken} in a transaction of the probe's sender: {reply}"),
             "Questions have a transaction each until a server has shown that it takes more",
-            "nothing has to be done",
+            "",
         ),
         _ => {}
     }
@@ -72,10 +72,10 @@ pub(super) fn endurance(endurance: Option<&Endurance>, role: &Role, out: &mut Ju
         "Backstop learns this and leaves each session before; the fewer, the more sessions a burst of unknown names costs",
         match role.profile {
             crate::config::Profile::Exchange => {
-                "nothing has to be done; Set-ReceiveConnector -MaxProtocolErrors for our address makes it cheaper"
+                "Set-ReceiveConnector -MaxProtocolErrors for our address makes it cheaper"
             }
             crate::config::Profile::Standard => {
-                "nothing has to be done; more for our address makes it cheaper (Postfix: smtpd_soft_error_limit, smtpd_hard_error_limit; Exim: smtp_accept_max_nonmail, no delay in the ACL), for Exchange profile = \"exchange\" starts with 5"
+                "more for our address makes it cheaper (Postfix: smtpd_soft_error_limit, smtpd_hard_error_limit; Exim: no delay in the RCPT ACL, smtp_ratelimit_rcpt), for Exchange write profile = \"exchange\""
             }
         },
     );

@@ -43,7 +43,7 @@ pub struct Finding {
     pub what: String,
     /// What it means for mail.
     pub means: String,
-    /// What to do: configuration, or a command at the server.
+    /// What to do: configuration, or a command at the server. Empty where nothing has to be done.
     pub remedy: String,
 }
 

@@ -50,7 +50,7 @@ pub(super) fn shut(shut: &Shut, role: &Role, out: &mut Judgement) {
         Shut::Greeting(reply) if reply.class() == Class::Permanent => fault(
             "greeting-refused",
             format!("it sends us away in its greeting: {reply}"),
-            "allow our address there (Exchange: Set-ReceiveConnector -RemoteIPRanges; Postfix: postscreen_access_list; Exim: host_lookup, acl_smtp_connect)".to_owned(),
+            "allow our address there (Exchange: Set-ReceiveConnector -RemoteIPRanges; Postfix: postscreen_access_list; Exim: host_reject_connection, acl_smtp_connect)".to_owned(),
         ),
         Shut::Greeting(reply) => fault(
             "greeting-deferred",
@@ -108,13 +108,13 @@ fn tls(announced: &Extensions, role: &Role, out: &mut Judgement) {
 /// Extensions worth having, with what their lack costs.
 fn missing() -> [(Keyword, Severity, &'static str, &'static str); 7] {
     use Severity::{Note, Warning};
-    let nothing = "nothing has to be done";
+    let nothing = "";
     [
         (
             Keyword::Pipelining,
             Warning,
             "Each question costs three round trips instead of a share of one: verification is slow under load",
-            "switch it on (Postfix: smtpd_discard_ehlo_keywords; Exchange: Set-ReceiveConnector -PipeliningEnabled $true), or remove the filter in between that hides it (Cisco: no fixup smtp)",
+            "switch it on (Postfix: smtpd_discard_ehlo_keywords; Exchange: Set-ReceiveConnector -PipeliningEnabled $true), or remove the filter in between that hides it (Cisco ASA: no inspect esmtp)",
         ),
         (
             Keyword::EnhancedStatusCodes,

@@ -98,7 +98,7 @@ fn blind(fact: &DomainFact, role: &Role, out: &mut Judgement) {
     let tells_at_data = fact.data.as_ref().is_some_and(|reply| meaning(Stage::Data, reply) == Meaning::Bad);
     let remedy = match role.profile {
         Profile::Exchange => format!(
-            "Exchange 2013 and later: ask the hub transport, verify.backends = [\"{}:2525\"], and there Install-AntiSpamAgents, Set-RecipientFilterConfig -Enabled $true -RecipientValidationEnabled $true; or verify.source = \"file\"",
+            "Exchange 2013 and later: ask the hub transport, verify.backends = [\"{}:2525\"], and there Install-AntiSpamAgents.ps1, Set-RecipientFilterConfig -Enabled $true -RecipientValidationEnabled $true; or verify.source = \"file\"",
             role.host
         ),
         Profile::Standard => format!(
@@ -119,7 +119,7 @@ fn blind(fact: &DomainFact, role: &Role, out: &mut Judgement) {
             "blind-delivery",
             what,
             "Another source decides, and is the only guard: a recipient that was removed a moment ago is still taken here",
-            "nothing has to be done; keep cache.positive_ttl short (15m) where mailboxes come and go",
+            "keep cache.positive_ttl short (15m) where mailboxes come and go",
         ),
         IsAsked::Decides if tells_at_data => out.found(
             Severity::Warning,
