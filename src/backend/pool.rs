@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::budget::{Budget, Permit, Use};
 use super::connection::{Connection, Fault, Identity, Patience};
+use super::habits::Habits;
 use super::health::Health;
 use crate::config::Endpoint;
 use crate::net::dial::Dialer;
@@ -40,6 +41,7 @@ pub struct Backend {
     patience: Patience,
     budget: Budget,
     health: Health,
+    habits: Habits,
     announced: Mutex<Option<Extensions>>,
     kept: Mutex<Vec<Kept>>,
     last_fault: Mutex<Option<String>>,
@@ -100,6 +102,12 @@ impl Backend {
     #[must_use]
     pub const fn budget(&self) -> &Budget {
         &self.budget
+    }
+
+    /// What it was seen to do.
+    #[must_use]
+    pub const fn habits(&self) -> &Habits {
+        &self.habits
     }
 
     /// What it announced last; none when it was never reached.
@@ -339,6 +347,7 @@ impl Backends {
             patience,
             budget: Budget::new(quota.connections),
             health: Health::new(quota.eject),
+            habits: Habits::default(),
             announced: Mutex::default(),
             kept: Mutex::default(),
             last_fault: Mutex::default(),
