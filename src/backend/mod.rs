@@ -3,10 +3,12 @@
 mod budget;
 mod connection;
 mod envelope;
+mod habits;
 mod health;
 mod pool;
 
 pub use budget::{Budget, Permit, Use};
 pub use connection::{Connection, Fault, Identity, Patience, Phase};
 pub use envelope::{EnvelopeFault, mail_command, rcpt_command};
+pub use habits::{Habits, Learnt, MAX_BATCH};
 pub use pool::{Backend, Backends, Lease, LeaseFault, Origin, Quota};

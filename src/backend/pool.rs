@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::budget::{Budget, Permit, Use};
 use super::connection::{Connection, Fault, Identity, Patience};
+use super::habits::Habits;
 use super::health::Health;
 use crate::config::Endpoint;
 use crate::net::dial::Dialer;
@@ -40,6 +41,7 @@ pub struct Backend {
     patience: Patience,
     budget: Budget,
     health: Health,
+    habits: Habits,
     announced: Mutex<Option<Extensions>>,
     kept: Mutex<Vec<Kept>>,
     last_fault: Mutex<Option<String>>,
@@ -100,6 +102,12 @@ impl Backend {
     #[must_use]
     pub const fn budget(&self) -> &Budget {
         &self.budget
+    }
+
+    /// What it was seen to do.
+    #[must_use]
+    pub const fn habits(&self) -> &Habits {
+        &self.habits
     }
 
     /// What it announced last; none when it was never reached.
@@ -317,6 +325,8 @@ pub struct Quota {
     pub connections: usize,
     /// How long it rests after several faults in a row; zero: not at all.
     pub eject: Duration,
+    /// Refusals it is taken to endure in one session until it shows how many.
+    pub refusals: u32,
 }
 
 /// All backends, by where they listen.
@@ -338,6 +348,7 @@ impl Backends {
             let (least, metrics) = named.entry(endpoint).or_insert_with(|| (quota, Vec::new()));
             least.connections = least.connections.min(quota.connections);
             least.eject = least.eject.min(quota.eject);
+            least.refusals = least.refusals.min(quota.refusals);
             metrics.push(series);
         }
         let backend = |endpoint: Endpoint, quota: Quota, metrics| Backend {
@@ -347,6 +358,7 @@ impl Backends {
             patience,
             budget: Budget::new(quota.connections),
             health: Health::new(quota.eject),
+            habits: Habits::starting_with(quota.refusals),
             announced: Mutex::default(),
             kept: Mutex::default(),
             last_fault: Mutex::default(),

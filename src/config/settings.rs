@@ -9,7 +9,9 @@ use std::path::PathBuf;
 
 use figment::value::Value;
 
-use super::choice::{BareNewline, LogFormat, Mode, OnUnknown, Profile, RoutedRecipients, SourceKind};
+use super::choice::{
+    BareNewline, LogFormat, Mode, OnUnknown, Profile, RoutedRecipients, SourceKind, StageKind,
+};
 use super::endpoint::Endpoint;
 use super::networks::Network;
 use super::read::{self, Reader, Section, Setting, Table};
@@ -135,6 +137,8 @@ section! {
         deny: Vec<Listed> = Vec::new();
         /// Whom to ask. Default: the route's backends.
         backends: Vec<Endpoint> = Vec::new();
+        /// Which answer counts: the one to RCPT, to DATA, or to DATA only where RCPT proves blind.
+        stage: StageKind = StageKind::Auto;
         /// The sender of probes. Default: the null sender, `<>`.
         sender: Option<Mailbox> = None;
         /// The sender used where the null sender is refused. Default: postmaster@ our host name.

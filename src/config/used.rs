@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::choice::{BareNewline, LogFormat, Mode, OnUnknown, Profile, RoutedRecipients};
+use super::choice::{BareNewline, LogFormat, Mode, OnUnknown, Profile, RoutedRecipients, StageKind};
 use super::endpoint::Endpoint;
 use super::networks::Networks;
 use super::recipients::RecipientList;
@@ -78,6 +78,8 @@ pub struct Verify {
     pub allow: RecipientList,
     /// Refused without asking.
     pub deny: RecipientList,
+    /// Which answer counts.
+    pub stage: StageKind,
     /// The sender of probes; none is the null sender.
     pub sender: Option<Mailbox>,
     /// The sender where that one is refused; none when it would be the same.
