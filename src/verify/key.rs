@@ -47,6 +47,12 @@ impl Key {
         Self(number as u128)
     }
 
+    /// The same recipient, asked about another way.
+    #[must_use]
+    pub(super) const fn otherwise(self) -> Self {
+        Self(!self.0)
+    }
+
     /// A number from 0 to 255 that is spread evenly over keys: for jitter without a source of chance.
     #[must_use]
     pub const fn scatter(self) -> u8 {

@@ -219,7 +219,7 @@ impl Verifier {
     ) -> Verified {
         let remembered = |verdict| Verified::of(verdict, RecipientSource::Cache);
         let cache = &self.shared.cache;
-        match cache.known(subject.key, subject.mailbox.written(), subject.scope.guard()) {
+        match cache.known(subject.entry(), subject.mailbox.written(), subject.scope.guard()) {
             Known::Good(freshness @ (Freshness::Fresh | Freshness::Aging)) => {
                 // While the store's refusals are not believed, what it knows tells whether it has recovered.
                 if freshness == Freshness::Aging || subject.scope.is_braked() {
@@ -229,7 +229,7 @@ impl Verifier {
             }
             Known::Bad(reply) => {
                 let old = remembered(Verdict::Undeliverable(reply));
-                let young = cache.bad_since(subject.key) < Some(route.verify.recheck);
+                let young = cache.bad_since(subject.entry()) < Some(route.verify.recheck);
                 if asker.urgency != Urgency::Clean || young {
                     return old;
                 }
@@ -285,20 +285,15 @@ impl Verifier {
             mailbox.domain().and_then(|domain| self.generations.get(domain).map(|g| *g)).unwrap_or(0);
         let epoch = self.epoch.load(Ordering::Relaxed);
         let canonical = mailbox.canonical(route.verify.local_case);
-        let parts: [&[u8]; 5] = [
-            &callout.identity,
-            &[scope.answer_that_counts()],
-            &forgotten.to_le_bytes(),
-            &epoch.to_le_bytes(),
-            canonical.as_bytes(),
-        ];
+        let parts: [&[u8]; 4] =
+            [&callout.identity, &forgotten.to_le_bytes(), &epoch.to_le_bytes(), canonical.as_bytes()];
         Some((callout, Subject { key: self.keyring.key(&parts), mailbox: mailbox.clone(), scope }))
     }
 
     /// The delivery port refused `mailbox` itself: a good entry is gone at once. Gives what that says of the store.
     pub fn contradicted(&self, route: &Route, mailbox: &Mailbox) -> Contradicted {
         let Some((_, subject)) = self.question(route, mailbox) else { return Contradicted::Nothing };
-        let held = self.shared.cache.held_good(subject.key);
+        let held = self.shared.cache.held_good(subject.entry());
         if held {
             subject.scope.turned(mailbox);
         }
@@ -308,7 +303,7 @@ impl Verifier {
         if held && let Some((_, series)) = self.groups.get(&route.name) {
             series.contradicted();
         }
-        self.shared.cache.contradict(subject.key)
+        self.shared.cache.contradict(subject.entry())
     }
 
     /// The delivery port refused a whole message for one recipient, and nobody knows which: from now on each
@@ -340,7 +335,8 @@ impl Verifier {
             let by_any = mailbox.domain().is_some_and(|domain| self.routes.is_by_any(domain));
             by_any && callout.relay_test.as_ref().is_some_and(|test| !test.passed())
         });
-        let entry = subject.and_then(|s| self.shared.cache.entry(s.key, mailbox.written(), s.scope.guard()));
+        let entry =
+            subject.and_then(|s| self.shared.cache.entry(s.entry(), mailbox.written(), s.scope.guard()));
         Explanation {
             route: Arc::clone(route),
             entry,
@@ -384,7 +380,7 @@ impl Verifier {
     pub fn forget(&self, route: &Route, mailbox: &Mailbox) {
         if let Some((callout, subject)) = self.question(route, mailbox) {
             callout.prober.forget(subject.key);
-            self.shared.cache.forget(subject.key);
+            self.shared.cache.forget(subject.entry());
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::brake::{Brake, Braking};
 use super::cache::{Guard, Tally};
+use super::key::Key;
 use super::truth::{Sighting, Test, Truth};
 use crate::config::StageKind;
 use crate::observe::{AlarmKind, Alarms};
@@ -133,10 +134,10 @@ impl Scope {
         &self.tally
     }
 
-    /// Which answer counts. It is part of every key: good answers to RCPT are not found any more once RCPT proved
-    /// blind.
-    pub(super) fn answer_that_counts(&self) -> u8 {
-        self.flags.load(Ordering::Relaxed) & AT_DATA
+    /// What the cache holds an answer about the recipient of `key` under. Once RCPT has proved blind that is another
+    /// entry: good answers to RCPT are not found any more.
+    pub(super) fn entry(&self, key: Key) -> Key {
+        if self.flags.load(Ordering::Relaxed) & AT_DATA == 0 { key } else { key.otherwise() }
     }
 
     /// Whether the delivery port guards too, or the cache alone.

@@ -99,6 +99,13 @@ pub(super) struct Subject {
     pub(super) scope: Arc<Scope>,
 }
 
+impl Subject {
+    /// What the cache holds the answer under.
+    pub(super) fn entry(&self) -> Key {
+        self.scope.entry(self.key)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Pending {
     subscribers: Vec<oneshot::Sender<Answer>>,
@@ -268,8 +275,7 @@ impl Prober {
 
     /// What came into the cache between somebody's look there and now.
     fn meanwhile(&self, subject: &Subject) -> Option<Verdict> {
-        let Subject { key, mailbox, scope } = subject;
-        match self.shared.cache.known(*key, mailbox.written(), scope.guard()) {
+        match self.shared.cache.known(subject.entry(), subject.mailbox.written(), subject.scope.guard()) {
             Known::Good(super::cache::Freshness::Stale) | Known::Nothing => None,
             Known::Good(_) => Some(Verdict::Deliverable),
             Known::Bad(reply) => Some(Verdict::Undeliverable(reply)),

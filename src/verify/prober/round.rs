@@ -62,13 +62,25 @@ impl Prober {
                     self.work().waiting.put_first(vec![question]);
                     break;
                 }
-                Placed::Nowhere(question) => {
-                    let blind = Finding::Unknown(Cause::Blind);
-                    self.settle(&question, blind, Conversation::default(), AskAt::Nowhere);
-                }
+                Placed::Nowhere(question) => self.settle_blind(&question),
             }
         }
         if batch.is_empty() { Round::Nothing } else { Round::Recipients(batch) }
+    }
+
+    /// What waits first and nobody can tell needs no session.
+    pub(super) fn settle_undecidable(&self) {
+        while let Some(question) = self.pop(None) {
+            if question.scope.ask_at() != AskAt::Nowhere || question.scope.test_is_due() {
+                return self.work().waiting.put_first(vec![question]);
+            }
+            self.settle_blind(&question);
+        }
+    }
+
+    fn settle_blind(&self, question: &Question) {
+        let blind = Finding::Unknown(Cause::Blind);
+        self.settle(question, blind, Conversation::default(), AskAt::Nowhere);
     }
 
     /// Puts a question into the batch with what belongs beside it, or says where else it goes.

@@ -71,17 +71,24 @@ impl Prober {
     /// One session after another, as long as there is something to ask.
     async fn serve(self: Arc<Self>) {
         loop {
+            self.settle_undecidable();
+            if self.is_done() {
+                return;
+            }
             match self.lease().await {
                 Some(lease) => self.serve_with(lease).await,
                 None if self.leave_to_others() => return,
                 None => self.fail_all(),
             }
-            let mut work = self.work();
-            if !work.waiting.has(self.least(&work)) {
-                work.sessions -= 1;
-                return;
-            }
         }
+    }
+
+    /// Whether nothing waits for another session; this one is over then.
+    fn is_done(&self) -> bool {
+        let mut work = self.work();
+        let done = !work.waiting.has(self.least(&work));
+        work.sessions -= usize::from(done);
+        done
     }
 
     /// A backend that takes no more sessions still answers on those it has. Gives whether there are others.
@@ -220,11 +227,13 @@ impl Prober {
             None if batch.fullest >= habits.recipients() as usize => habits.took_all(),
             None => {}
         }
-        let witnesses = questions.first().map(|first| first.scope.witnesses()).unwrap_or_default();
-        let several = questions.len() > 1;
+        let several = questions.iter().filter(|question| question.purpose == Purpose::Recipient).count() > 1;
+        let usual = |first: &&Question| first.voice == Voice::Usual && several;
+        let scope = questions.first().filter(usual).map(|first| Arc::clone(&first.scope));
         self.hear_batch(questions, batch.findings, as_whom);
+        let witnesses = scope.filter(|s| !s.is_braked()).map(|scope| scope.witnesses()).unwrap_or_default();
         match (&batch.health, witnesses.as_slice()) {
-            (Health::Well, [one, other]) if several && habits.try_several() => {
+            (Health::Well, [one, other]) if habits.try_several() => {
                 self.try_several(lease, habits, sender, [one, other]).await
             }
             _ => batch.health,

@@ -102,7 +102,7 @@ impl Prober {
     fn is_doubtful(&self, question: &Question) -> bool {
         question.voice == Voice::Usual
             && !question.scope.is_braked()
-            && self.shared.cache.held_good(question.key)
+            && self.shared.cache.held_good(question.scope.entry(question.key))
     }
 
     /// As another sender, and beside another recipient that was good: one that vanished leaves the others there.
@@ -115,7 +115,7 @@ impl Prober {
 
     /// Whether a refusal for good is believed: not while the store refuses in numbers what it knew.
     fn believed(&self, question: &Question, reply: Reply) -> Finding {
-        if self.shared.cache.held_good(question.key) && !question.scope.is_braked() {
+        if self.shared.cache.held_good(question.scope.entry(question.key)) && !question.scope.is_braked() {
             question.scope.turned(&question.mailbox);
         }
         if question.scope.is_braked() {
@@ -145,6 +145,7 @@ impl Prober {
     ) {
         let Question { key, mailbox, scope, .. } = question;
         let cache = &self.shared.cache;
+        let entry = scope.entry(*key);
         let remember = self.pending.get(key).is_none_or(|pending| !pending.forget);
         self.raise_alarms(question, &finding);
         let (verdict, result) = match finding {
@@ -152,14 +153,14 @@ impl Prober {
                 if scope.belief(at) == Belief::Full {
                     scope.knows(mailbox);
                     if remember {
-                        cache.learn_good(*key, scope.tally());
+                        cache.learn_good(entry, scope.tally());
                     }
                 }
                 (Verdict::Deliverable, ProbeResult::Deliverable)
             }
             Finding::Bad(reply) => {
                 if remember {
-                    cache.learn_bad(*key, &reply, mailbox.written());
+                    cache.learn_bad(entry, &reply, mailbox.written());
                 }
                 (Verdict::Undeliverable(reply), ProbeResult::Undeliverable)
             }
@@ -167,7 +168,7 @@ impl Prober {
             Finding::Unknown(cause) => {
                 // Only what the store itself said damps a stampede; its absence is never put on an address.
                 if remember && cause.store_answered() == StoreAnswered::NotAboutTheRecipient {
-                    cache.learn_deferred(*key, &cause);
+                    cache.learn_deferred(entry, &cause);
                 }
                 (Verdict::Unknown(cause), ProbeResult::Unknown)
             }
