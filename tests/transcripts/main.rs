@@ -137,6 +137,12 @@ transcripts! {
     data_may_be_what_counts
     every_command_has_its_answer
     everything_said_before_the_end_is_answered
+    exchange_2010_is_left_before_it_has_had_enough_errors
+    exchange_2010_refuses_a_recipient_after_its_tarpit
+    exchange_2010_that_has_had_enough_errors_is_asked_again
+    exchange_2013_at_25_alone_refuses_whole_messages
+    exchange_2013_is_asked_at_2525_and_delivered_to_at_25
+    exchange_online_refuses_at_its_edge
     lists_decide_without_asking
     malformed_commands_are_refused
     nothing_is_asked_where_verification_is_off
