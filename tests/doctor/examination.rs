@@ -267,6 +267,30 @@ async fn a_fallback_sender_that_works_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_configured_sender_is_asked_with_and_the_null_sender_for_bounces() {
+    let sender = Mailbox::parse("probe@example.org").ok();
+    let with_sender = || Plan { sender: sender.clone(), ..plan() };
+    let refused = |sender: &str| sound().on(at(Phase::Mail).to(sender), Action::reply("550 5.7.1 Not you"));
+    let no_null = || sound().on(at(Phase::Mail).from("").to(""), Action::reply("550 5.7.1 No null senders"));
+    let judgement = examined(no_null(), with_sender(), role()).await.judgement;
+    assert_eq!(wrong(&judgement), [(Severity::Warning, "null-sender-refused")]);
+    assert!(judgement.well.contains(&"takes the sender <probe@example.org>".to_owned()), "{judgement:#?}");
+    let judgement = examined(refused("probe@example.org"), with_sender(), role()).await.judgement;
+    assert_eq!(wrong(&judgement), [(Severity::Warning, "sender-refused")]);
+    let later = sound().on(at(Phase::Mail).from("").to(""), Action::reply("451 4.7.1 Later"));
+    let judgement = examined(later, plan(), role()).await.judgement;
+    assert_eq!(wrong(&judgement), [(Severity::Warning, "null-sender-unanswered")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_domain_without_a_postmaster_is_noted() {
+    let script = sound().on(at(Phase::Rcpt).to("postmaster@example.org"), Action::reply("550 5.1.1 No"));
+    let judgement = examined(script, plan(), role()).await.judgement;
+    assert_eq!(wrong(&judgement), []);
+    assert_eq!(found(&judgement, "postmaster-refused").severity, Severity::Note);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_single_recipient_behind_a_null_sender_is_noted() {
     let script = sound().on(
         at(Phase::Rcpt).from("").to("postmaster@example.org").nth(3),
