@@ -11,6 +11,8 @@ use std::io::{IsTerminal as _, Write as _};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::terminal::{print, say};
 use super::{ConfigFile, ConfigFlags, Exit, load};
 use crate::net::dial::Dialer;
@@ -96,9 +98,8 @@ pub(super) async fn doctor(arguments: &Arguments) -> Exit {
     for target in target::all(&context.config, &known) {
         let Some(backend) = context.backends.find(&target.endpoint) else { continue };
         let plan = target.plan(!arguments.no_connections);
-        let mut progress = Progress::new(&target.role.address, arguments.json);
-        let facts = examine(backend, &plan, |step| progress.show(step)).await;
-        let took = progress.end();
+        let progress = Progress::new(&target.role.address, arguments.json);
+        let (facts, took) = progress.beside(|tell| examine(backend, &plan, tell)).await;
         let mut judgement = judge(&facts, &target.role);
         if target.domains.is_empty() && matches!(facts.reach, Reach::Open { .. }) {
             judgement.findings.push(no_domain());
@@ -138,6 +139,9 @@ fn colour() -> text::Colour {
     if std::io::stdout().is_terminal() && !plain { text::Colour::On } else { text::Colour::Off }
 }
 
+/// How often the line that says what is being done is renewed.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
 /// What is being done, on a terminal, in a line that goes away.
 struct Progress<'t> {
     backend: &'t str,
@@ -151,21 +155,33 @@ impl<'t> Progress<'t> {
         Self { backend, began: tokio::time::Instant::now(), shown }
     }
 
-    fn show(&self, step: Step) {
-        if self.shown {
-            let (backend, step, seconds) = (self.backend, step.as_str(), self.began.elapsed().as_secs());
-            let mut out = std::io::stderr().lock();
-            let _ = write!(out, "\r\x1b[K{backend}: {step} ({seconds} s)");
-            let _ = out.flush();
-        }
+    /// Does what `work` does, which tells us how far it is. Gives its result, and how long it took.
+    async fn beside<W: Future>(&self, work: impl FnOnce(Box<dyn FnMut(Step)>) -> W) -> (W::Output, Duration) {
+        let (tell, step) = tokio::sync::watch::channel(Step::Connect);
+        let work = work(Box::new(move |step| {
+            tell.send_replace(step);
+        }));
+        let mut work = std::pin::pin!(work);
+        let done = loop {
+            self.line(&self.told(*step.borrow()));
+            if let Ok(done) = timeout(LOOK_EVERY, &mut work).await {
+                break done;
+            }
+        };
+        self.line("");
+        (done, self.began.elapsed())
     }
 
-    fn end(&mut self) -> Duration {
+    fn told(&self, step: Step) -> String {
+        format!("{}: {} ({} s)", self.backend, step.as_str(), self.began.elapsed().as_secs())
+    }
+
+    /// Puts `text` in place of what the line says.
+    fn line(&self, text: &str) {
         if self.shown {
             let mut out = std::io::stderr().lock();
-            let _ = write!(out, "\r\x1b[K");
+            let _ = write!(out, "\r\x1b[K{text}");
             let _ = out.flush();
         }
-        self.began.elapsed()
     }
 }

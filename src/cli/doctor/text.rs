@@ -77,7 +77,7 @@ impl Screen<'_> {
         for well in &judgement.well {
             self.line(f, "32", "ok", well)?;
         }
-        writeln!(f)
+        if judgement.well.is_empty() { Ok(()) } else { writeln!(f) }
     }
 
     fn finding(&self, finding: &Finding, f: &mut fmt::Formatter<'_>) -> fmt::Result {
