@@ -117,7 +117,8 @@ impl Prober {
         let mut asked = 0;
         while is_fit(&mut lease, asked, self.endured()) {
             let room = self.endured().saturating_sub(lease.connection().refusals()) as usize;
-            let batch = self.next_batch(room.min(MAX_BATCH));
+            let at_once = lease.backend().budget().at_once(MAX_BATCH);
+            let batch = self.next_batch(room.min(at_once));
             if batch.is_empty() {
                 if !self.idle().await {
                     break;
