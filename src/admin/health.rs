@@ -75,5 +75,6 @@ fn alarms(panel: &Panel) -> String {
 /// What is counted.
 pub(super) fn metrics(panel: &Panel) -> Answer {
     panel.verifier.observe();
+    panel.backends.observe();
     answer::text(StatusCode::OK, answer::METRICS, panel.metrics.render())
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Panel;
+use crate::backend::Backend;
 use crate::config::{Endpoint, RecipientSource, Route};
 use crate::observe::Alarm;
 use crate::observe::metrics::SessionState;
@@ -117,6 +118,32 @@ struct BackendStatus {
     last_fault: Option<String>,
     /// What it offered when it was reached last.
     announced: Option<Vec<String>>,
+    connections: Option<Connections>,
+}
+
+/// The connections it is given.
+#[derive(Debug, Serialize)]
+struct Connections {
+    /// At most, now.
+    limit: usize,
+    /// At most, at best.
+    configured: usize,
+    in_use: ByUse,
+    waiting: ByUse,
+    /// Open, and used by nobody.
+    kept: usize,
+    /// So many are opened at a time, after an outage; null: any number.
+    opening_slowly: Option<usize>,
+    /// How often it said that there are too many.
+    refusals: u64,
+    /// Whether it says that it is under pressure.
+    pressure: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct ByUse {
+    probe: usize,
+    delivery: usize,
 }
 
 /// What came of the last new session.
@@ -255,6 +282,23 @@ impl BackendStatus {
             },
             last_fault,
             announced: announced.map(|extensions| extensions.lines().collect()),
+            connections: backend.map(|backend| Connections::of(backend)),
+        }
+    }
+}
+
+impl Connections {
+    fn of(backend: &Backend) -> Self {
+        let account = backend.budget().account();
+        Self {
+            limit: account.limit,
+            configured: account.configured,
+            in_use: ByUse { probe: account.probes, delivery: account.deliveries },
+            waiting: ByUse { probe: account.waiting_probes, delivery: account.waiting_deliveries },
+            kept: backend.kept(),
+            opening_slowly: account.opening_slowly,
+            refusals: account.refusals,
+            pressure: account.pressed,
         }
     }
 }

@@ -176,8 +176,9 @@ pub fn meaning(stage: Stage, reply: &Reply) -> Meaning {
     }
 }
 
-/// Replies that mean the same at any stage.
-fn about_the_session(reply: &Reply) -> Option<Meaning> {
+/// What a reply means that means the same at any stage, and in a delivery too.
+#[must_use]
+pub fn about_the_session(reply: &Reply) -> Option<Meaning> {
     if reply.class() != Class::Transient {
         return None;
     }

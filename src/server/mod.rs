@@ -186,7 +186,7 @@ pub async fn greet_backends(context: &Context) {
     let timeouts = &context.config.timeouts;
     let deadline = tokio::time::Instant::now() + timeouts.backend_connect + timeouts.backend_command;
     let greetings = context.backends.iter().map(|backend| async move {
-        if let Ok(lease) = backend.lease_fresh(crate::backend::Use::Delivery, deadline).await {
+        if let Ok(lease) = backend.lease_fresh(crate::backend::Use::Greeting, deadline).await {
             lease.quit();
         }
     });

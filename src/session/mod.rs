@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::backend::Backends;
+use crate::backend::{Backends, Budget};
 use crate::config::{BareNewline, Config, Listener, Route};
 use crate::guard::{Drain, Standings};
 use crate::net::client_key::ClientKey;
@@ -224,6 +224,7 @@ impl Session {
             command: timeouts.command,
             line: timeouts.command_line,
             session_end: timeouts.session.map(|whole| self.began + whole),
+            holds: self.budget(),
         };
         let committed = match self.dialogue.transaction() {
             None => Committed::ToNothing,
@@ -415,12 +416,18 @@ impl Session {
         }
     }
 
+    /// The connections of which this client holds one now.
+    fn budget(&self) -> Option<Arc<Budget>> {
+        self.attachment.as_ref().map(|attachment| Arc::clone(attachment.lease.backend().budget()))
+    }
+
     fn body_limits(&self) -> Limits {
         let config = &self.context.config;
         Limits {
             data: config.timeouts.data,
             session_end: config.timeouts.session.map(|whole| self.began + whole),
             min_rate: config.timeouts.data_min_rate,
+            holds: self.budget(),
             max_size: config.limits.max_message_size,
             drain: self.context.drain.clone(),
         }

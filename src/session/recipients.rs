@@ -350,10 +350,11 @@ impl Session {
         for (at, endpoint) in route.backends.iter().enumerate() {
             let deadline = turn(deadline, route.backends.len() - at);
             let Some(backend) = self.context.backends.find(endpoint) else { continue };
+            let purpose = Use::Delivery(self.key);
             let lease = if self.replaced {
-                backend.lease_fresh(Use::Delivery, deadline).await
+                backend.lease_fresh(purpose, deadline).await
             } else {
-                backend.lease(Use::Delivery, deadline).await
+                backend.lease(purpose, deadline).await
             };
             match lease {
                 Ok(lease) => return Ok(Attachment::new(lease, Arc::clone(route))),

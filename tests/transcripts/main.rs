@@ -64,6 +64,7 @@ transcripts! {
     a_helo_client_gets_no_extensions
     a_hidden_keyword_is_not_offered
     a_kept_session_found_dead_is_replaced_silently
+    a_kept_session_gives_way_where_there_are_too_many
     a_kept_session_that_said_something_unasked_is_not_used
     a_known_recipient_gets_the_message
     a_line_too_long_is_read_to_its_end
@@ -103,6 +104,7 @@ transcripts! {
     a_session_lost_twice_ends_the_transaction
     a_shadow_only_watches
     a_silent_backend_in_the_envelope_is_lost
+    a_slow_message_makes_way_where_connections_are_scarce
     a_source_route_is_stripped
     a_store_that_does_not_serve_the_domain_says_nothing_about_recipients
     a_store_that_is_down_is_no_answer
@@ -125,6 +127,7 @@ transcripts! {
     an_extension_assumed_and_missing_is_temporary
     an_extension_lost_after_it_was_offered_is_temporary
     an_idle_client_is_left
+    an_idle_transaction_makes_way_where_connections_are_scarce
     an_unknown_recipient_is_asked_about_again_in_time
     an_unknown_recipient_is_refused_in_the_backends_words
     bad_recipients_sent_together_are_errors_too
@@ -165,6 +168,7 @@ transcripts! {
     the_last_chunk_may_be_empty
     the_next_backend_of_the_route_is_tried
     the_rest_of_a_long_reply_line_is_cut
+    too_many_connections_is_waited_out
     too_many_errors_end_the_session
     two_refused_senders_say_nothing_about_a_recipient
     whom_nobody_can_ask_about_is_accepted_where_that_is_wanted

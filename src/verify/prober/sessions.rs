@@ -128,7 +128,8 @@ impl Prober {
         let mut asked = 0;
         while is_fit(&mut lease, asked, habits.endured()) {
             let room = habits.endured().saturating_sub(lease.connection().refusals()) as usize;
-            let round = self.next_round(room.min(habits.batch()));
+            let at_once = backend.budget().at_once(habits.batch());
+            let round = self.next_round(room.min(at_once));
             if round.len() == 0 {
                 if !self.idle().await {
                     break;
