@@ -13,11 +13,24 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Verifier;
+use crate::config::Route;
+use crate::proto::address::{Domain, Mailbox};
+
 /// Most domains marked. A route for all subdomains of a domain takes any name below it.
 const MAX_MARKS: usize = 1000;
 
 /// A route, and one of its domains; empty for the bare postmaster.
 type Place = (Arc<str>, Box<str>);
+
+/// Whether a recipient may share its transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It may.
+    Together,
+    /// It is to come alone.
+    Apart,
+}
 
 /// The marks.
 #[derive(Debug, Default)]
@@ -80,6 +93,33 @@ impl Apart {
     pub(super) fn clear(&self) {
         self.ends.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
+}
+
+impl Verifier {
+    /// The delivery port refused a whole message for one recipient, and nobody knows which: from now on each
+    /// recipient in the domains of `recipients` is to come alone, for `cache.blind_ttl`.
+    pub fn keep_apart<'m>(&self, route: &Arc<Route>, recipients: impl Iterator<Item = &'m Mailbox>) {
+        for mailbox in recipients {
+            self.apart.mark(&route.name, domain_of(mailbox), self.blind_ttl);
+        }
+    }
+
+    /// Whether `mailbox` may share its transaction with other recipients.
+    #[must_use]
+    pub fn kept(&self, route: &Arc<Route>, mailbox: &Mailbox) -> Kept {
+        if self.apart.is_marked(&route.name, domain_of(mailbox)) { Kept::Apart } else { Kept::Together }
+    }
+
+    /// The domains of `route` whose recipients are to come alone.
+    #[must_use]
+    pub fn marks(&self, route: &Route) -> Vec<Mark> {
+        self.apart.of(&route.name)
+    }
+}
+
+/// Empty for the bare postmaster.
+fn domain_of(mailbox: &Mailbox) -> &str {
+    mailbox.domain().map_or("", Domain::as_str)
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ use prober::{Shared, Subject};
 use relay_test::RelayTest;
 use scope::{AskAt, Scope};
 
-pub use apart::Mark;
+pub use apart::{Kept, Mark};
 pub use cache::{Cache, Contradicted, Entry, Freshness, Guard, Known, Sizes};
 pub use conversation::Conversation;
 pub use judge::{Decision, Judgement, decide};
@@ -66,15 +66,6 @@ pub struct Verified {
     pub source: RecipientSource,
     /// The probe's conversation, if one was held for this answer.
     pub conversation: Conversation,
-}
-
-/// Whether a recipient may share its transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
-    /// It may.
-    Together,
-    /// It is to come alone.
-    Apart,
 }
 
 /// Everything that is known of one recipient, for an operator.
@@ -306,26 +297,6 @@ impl Verifier {
         self.shared.cache.contradict(subject.entry())
     }
 
-    /// The delivery port refused a whole message for one recipient, and nobody knows which: from now on each
-    /// recipient in the domains of `recipients` is to come alone, for `cache.blind_ttl`.
-    pub fn keep_apart<'m>(&self, route: &Arc<Route>, recipients: impl Iterator<Item = &'m Mailbox>) {
-        for mailbox in recipients {
-            self.apart.mark(&route.name, domain_of(mailbox), self.blind_ttl);
-        }
-    }
-
-    /// Whether `mailbox` may share its transaction with other recipients.
-    #[must_use]
-    pub fn kept(&self, route: &Arc<Route>, mailbox: &Mailbox) -> Kept {
-        if self.apart.is_marked(&route.name, domain_of(mailbox)) { Kept::Apart } else { Kept::Together }
-    }
-
-    /// The domains of `route` whose recipients are to come alone.
-    #[must_use]
-    pub fn marks(&self, route: &Route) -> Vec<Mark> {
-        self.apart.of(&route.name)
-    }
-
     /// What is known of `mailbox`, without asking anybody.
     #[must_use]
     pub fn explain(&self, route: &Arc<Route>, mailbox: &Mailbox) -> Explanation {
@@ -432,11 +403,6 @@ impl Verifier {
             }
         }
     }
-}
-
-/// Empty for the bare postmaster.
-fn domain_of(mailbox: &Mailbox) -> &str {
-    mailbox.domain().map_or("", Domain::as_str)
 }
 
 impl Verified {
