@@ -183,7 +183,8 @@ impl Session {
             return reply;
         }
         match transaction.accepted() {
-            [only] => {
+            // Once, or named more than once.
+            [only, again @ ..] if again.iter().all(|other| other.mailbox == only.mailbox) => {
                 if self.context.verifier.contradicted(route, &only.mailbox) == Contradicted::StoreIll {
                     return replies::UNDETERMINED;
                 }
