@@ -2,7 +2,7 @@
 //!
 //! Later places win: defaults, then the file, then the environment, then flags. Everything wrong is said in
 //! one answer, each fault with its key, the value as written, the reason and what to write instead; a
-//! misspelt key is a fault too. Nothing outside this module reads figment.
+//! misspelt key is a fault too. Nothing outside this module reads figment. Certificates are read with it.
 //!
 //! Not here: watching the file (the server does, and loads again), the contents of recipient files (the
 //! verifier reads those), and looking up host names (who dials does).
@@ -34,8 +34,10 @@ use std::path::PathBuf;
 use figment::value::Dict;
 
 pub use certificate::{Certificate, CertificateFault, CertificateFiles, Contents, Part, Validity};
-pub use choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients, SourceKind};
-pub use endpoint::Endpoint;
+pub use choice::{
+    BareNewline, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, RouteTls, RoutedRecipients, SourceKind,
+};
+pub use endpoint::{Endpoint, Opening};
 pub use finding::{Fault, Faults, Finding, Origin, Warning};
 pub use networks::{Network, Networks};
 pub use pin::Pin;
@@ -44,8 +46,8 @@ pub use routes::{DomainPattern, Routes};
 pub use secret::Secret;
 pub use source::{Environment, Flags, Source};
 pub use used::{
-    Admin, BackendTls, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Timeouts, TlsPolicy,
-    Verify,
+    Admin, BackendTls, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Timeouts, Tls,
+    TlsPolicy, Verify,
 };
 pub use value::{Period, Rate, Size};
 pub use word::{Filter, Keyword, Name};

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::tls::TlsStream;
@@ -71,7 +71,7 @@ impl Stream {
 
     /// Takes the connection out, for a handshake.
     #[must_use]
-    pub const fn take(&mut self) -> Self {
+    pub const fn hand_over(&mut self) -> Self {
         std::mem::replace(self, Self::Gone)
     }
 
@@ -148,10 +148,17 @@ pub async fn read_some(stream: &mut Stream, buffer: &mut Vec<u8>) -> io::Result<
     .await
 }
 
+/// Writes all of `octets`, down to the system: inside TLS what was taken is not yet on its way.
+///
+/// # Errors
+/// Those of the stream.
+pub async fn write_through(stream: &mut Stream, octets: &[u8]) -> io::Result<()> {
+    stream.write_all(octets).await?;
+    stream.flush().await
+}
+
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt as _;
-
     use super::*;
 
     #[tokio::test]

@@ -68,7 +68,7 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ),
     ("route:[[route]]\nbackends = ['b:25']", "route[1].domains", "domains = [\"example.org\"]"),
     ("route:[[route]]\ndomains = ['b']", "route[1].backends", "backends = [\"10.0.0.5:25\"]"),
-    ("route:[[route]]\ndomains = ['b']\nbackends = ['smtps://b:465']", "route[1].backends[0]", "host:port"),
+    ("route:[[route]]\ndomains = ['b']\nbackends = ['smtp://b:25']", "route[1].backends[0]", "host:port"),
     ("route:[[route]]\ndomains = ['b']\nbackends = ['b:25', 'b:25']", "route[1].backends", "write it once"),
     // Verification.
     ("route:verify.mode = 'on'", "route[0].verify.mode", "\"enforce\", \"shadow\", \"off\""),
@@ -143,7 +143,7 @@ fn all_faults_come_in_one_answer() {
     let text = "
         hostname = 'a b'
         [[listener]]\nname = 'x y'\naddress = ['25', '[::]:25']\nnam = 1
-        [[route]]\ndomains = ['example.org', 'b..c']\nbackends = ['smtps://a:465', 'b:25']\nmax_connections = 1
+        [[route]]\ndomains = ['example.org', 'b..c']\nbackends = ['smtp://a:25', 'b:25']\nmax_connections = 1
         [route.verify]\ntimeout = 25\nmode = 'on'\nsource = 'file'
         [[route]]\ndomains = ['example.org']\nname = 5
         [cache]\npositive_ttl = 5\nmax_entrys = 1
