@@ -5,8 +5,10 @@ mod connection;
 mod envelope;
 mod health;
 mod pool;
+mod secure;
 
 pub use budget::{Budget, Permit, Use};
 pub use connection::{Connection, Fault, Identity, Patience, Phase};
 pub use envelope::{EnvelopeFault, mail_command, rcpt_command};
 pub use pool::{Backend, Backends, Lease, LeaseFault, Origin, Quota};
+pub use secure::Protection;

@@ -17,10 +17,12 @@ use tokio::time::{Instant, timeout_at};
 use super::budget::{Budget, Permit, Use};
 use super::connection::{Connection, Fault, Identity, Patience};
 use super::health::Health;
-use crate::config::Endpoint;
+use super::secure::{Protection, Security, counted};
+use crate::config::{BackendTls, Endpoint};
 use crate::net::dial::Dialer;
-use crate::observe::metrics::{BackendConnection, BackendMetrics, BackendUse};
+use crate::observe::metrics::{BackendConnection, BackendMetrics, BackendUse, TlsResult};
 use crate::proto::ehlo::Extensions;
+use crate::proto::tls::TlsFacts;
 
 /// Exchange closes after 10 minutes even in use: be gone before.
 const MAX_AGE: Duration = Duration::from_secs(8 * 60);
@@ -38,11 +40,14 @@ pub struct Backend {
     dialer: Dialer,
     identity: Identity,
     patience: Patience,
+    security: Security,
     budget: Budget,
     health: Health,
     announced: Mutex<Option<Extensions>>,
     kept: Mutex<Vec<Kept>>,
     last_fault: Mutex<Option<String>>,
+    /// Of the last new session.
+    last_tls: Mutex<Option<TlsFacts>>,
     /// One for each route that names it.
     metrics: Vec<BackendMetrics>,
 }
@@ -114,6 +119,12 @@ impl Backend {
         lock(&self.last_fault).clone()
     }
 
+    /// What was agreed on with it when it took us last; none without TLS.
+    #[must_use]
+    pub fn last_tls(&self) -> Option<TlsFacts> {
+        lock(&self.last_tls).clone()
+    }
+
     /// How long it is left alone yet; none when it is tried.
     #[must_use]
     pub fn rests_for(&self) -> Option<Duration> {
@@ -158,7 +169,7 @@ impl Backend {
         };
         let opened = async {
             self.make_room().await;
-            Connection::open(&self.dialer, &self.endpoint, &self.identity, self.patience).await
+            self.connect(deadline).await
         };
         let opened =
             timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(super::Phase::Greeting)));
@@ -168,6 +179,7 @@ impl Backend {
                 self.metrics.iter().for_each(BackendMetrics::up);
                 *lock(&self.announced) = Some(*connection.announced());
                 *lock(&self.last_fault) = None;
+                *lock(&self.last_tls) = connection.tls().cloned();
                 let kept = Kept { connection, transactions: 0, since: Instant::now() };
                 Ok(self.leased(kept, permit, Origin::Fresh, purpose))
             }
@@ -181,6 +193,46 @@ impl Backend {
                 Err(fault.into())
             }
         }
+    }
+
+    /// A new connection, in TLS as that is wanted. One that may go on without leaves time for it.
+    async fn connect(&self, deadline: Instant) -> Result<Connection, Fault> {
+        let protection = self.security.protection();
+        let mut patience = self.patience;
+        if matches!(protection, Protection::Offered(_)) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            patience.tls_handshake = patience.tls_handshake.min(left / 2);
+        }
+        let fault = match self.open_with(patience, protection).await {
+            Err(fault) if protection.yields_to(&fault) => fault,
+            opened => return opened,
+        };
+        let opened = self.open_with(patience, Protection::Absent).await?;
+        tracing::warn!(backend = %self.endpoint, %fault, "no TLS with the backend: going on without for a while");
+        self.security.avoid();
+        self.count_tls(TlsResult::Fallback);
+        Ok(opened)
+    }
+
+    async fn open_with(&self, patience: Patience, protection: Protection<'_>) -> Result<Connection, Fault> {
+        let (dialer, endpoint, identity) = (&self.dialer, &self.endpoint, &self.identity);
+        let opened = Connection::open(dialer, endpoint, identity, patience, protection).await;
+        match &opened {
+            Ok(connection) => {
+                connection
+                    .handshake()
+                    .into_iter()
+                    .for_each(|handshake| self.count_tls(counted(Ok(handshake))));
+            }
+            Err(Fault::Tls(fault)) => self.count_tls(counted(Err(fault))),
+            Err(_) => {}
+        }
+        opened
+    }
+
+    /// Counts once, whichever routes name the backend.
+    fn count_tls(&self, result: TlsResult) {
+        self.metrics.first().into_iter().for_each(|series| series.tls_handshake(result));
     }
 
     /// Takes leave of the oldest sessions that stand in slots somebody holds a permit for by now.
@@ -303,12 +355,14 @@ impl Lease {
 }
 
 /// How a backend is to be treated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Quota {
     /// Connections it may have, at least 2.
     pub connections: usize,
     /// How long it rests after several faults in a row; zero: not at all.
     pub eject: Duration,
+    /// How it is spoken to; the same whoever names it.
+    pub tls: BackendTls,
 }
 
 /// All backends, by where they listen.
@@ -327,12 +381,13 @@ impl Backends {
     ) -> Self {
         let mut named: HashMap<Endpoint, (Quota, Vec<BackendMetrics>)> = HashMap::new();
         for (endpoint, quota, series) in endpoints {
-            let (least, metrics) = named.entry(endpoint).or_insert_with(|| (quota, Vec::new()));
+            let (least, metrics) = named.entry(endpoint).or_insert_with(|| (quota.clone(), Vec::new()));
             least.connections = least.connections.min(quota.connections);
             least.eject = least.eject.min(quota.eject);
             metrics.push(series);
         }
         let backend = |endpoint: Endpoint, quota: Quota, metrics| Backend {
+            security: Security::new(quota.tls, &endpoint),
             endpoint,
             dialer: dialer.clone(),
             identity: identity.clone(),
@@ -342,6 +397,7 @@ impl Backends {
             announced: Mutex::default(),
             kept: Mutex::default(),
             last_fault: Mutex::default(),
+            last_tls: Mutex::default(),
             metrics,
         };
         let by_endpoint = named
@@ -383,6 +439,6 @@ impl Backends {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

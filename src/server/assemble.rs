@@ -30,13 +30,15 @@ fn backends(config: &Config, dialer: &Dialer, metrics: &Metrics) -> Backends {
         };
         route.backends.iter().chain(asked).map(|endpoint| {
             let series = metrics.backend(&route.name, &endpoint.to_string());
-            let quota = Quota { connections: route.max_connections, eject: route.eject };
+            let quota =
+                Quota { connections: route.max_connections, eject: route.eject, tls: route.tls.clone() };
             (endpoint.clone(), quota, series)
         })
     });
     let identity = Identity { hostname: config.hostname.as_str().into() };
     let patience = Patience {
         connect: config.timeouts.backend_connect,
+        tls_handshake: config.timeouts.tls_handshake,
         command: config.timeouts.backend_command,
         end_of_data: config.timeouts.backend_end_of_data,
     };
