@@ -152,7 +152,7 @@ impl Connection {
             secured: None,
         };
         if endpoint.opening == Opening::Tls
-            && let Protection::Offered(connector) | Protection::Demanded(connector, _) = protection
+            && let Protection::Demanded(connector, _) = protection
         {
             connection.shake_hands(connector).await?;
         }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::connection::Fault;
 use super::pool::lock;
-use crate::config::{BackendTls, Endpoint, TlsPolicy};
+use crate::config::{BackendTls, Endpoint, Opening, TlsPolicy};
 use crate::net::tls::{Connector, Handshake, HandshakeFault};
 use crate::observe::metrics::TlsResult;
 
@@ -23,6 +23,7 @@ const AVOIDED: Duration = Duration::from_secs(600);
 pub(super) struct Security {
     tls: BackendTls,
     connector: Connector,
+    opening: Opening,
     /// No TLS before this time.
     avoided: Mutex<Option<Instant>>,
 }
@@ -40,13 +41,22 @@ pub enum Protection<'s> {
 
 impl Security {
     pub(super) fn new(tls: BackendTls, endpoint: &Endpoint) -> Self {
-        Self { connector: Connector::new(&tls, endpoint), tls, avoided: Mutex::default() }
+        Self {
+            connector: Connector::new(&tls, endpoint),
+            tls,
+            opening: endpoint.opening,
+            avoided: Mutex::default(),
+        }
     }
 
     /// What the next connection is to have.
     pub(super) fn protection(&self) -> Protection<'_> {
         match self.tls.policy {
             TlsPolicy::Off => Protection::Absent,
+            // There is no going on without where TLS comes first.
+            TlsPolicy::Opportunistic if self.opening == Opening::Tls => {
+                Protection::Demanded(&self.connector, "opportunistic")
+            }
             TlsPolicy::Opportunistic if lock(&self.avoided).is_some_and(|until| Instant::now() < until) => {
                 Protection::Absent
             }
