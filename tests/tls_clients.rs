@@ -106,6 +106,34 @@ async fn openssl_sees_the_certificate_for_the_name_it_asks_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_shown_a_certificate_it_can_verify() {
+    let directory = Directory::new("tls-rsa");
+    let files = Files { chain: directory.path().join("rsa.crt"), key: directory.path().join("rsa.key") };
+    let (chain, key) = (files.chain.display().to_string(), files.key.display().to_string());
+    let made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "9", "-subj", "/CN=rsa"];
+    let said = openssl(
+        &[
+            &made,
+            ["-addext", "subjectAltName=DNS:mx.example.org", "-keyout", &key, "-out", &chain].as_slice(),
+        ]
+        .concat(),
+    );
+    assert!(files.chain.exists(), "{said}");
+    let ecdsa = Pair::alone(&[NAME]).write(&directory, "ecdsa");
+    let front = Front::showing(directory, &[ecdsa, files], "").await;
+    for (algorithms, version, expected) in [
+        ("ECDSA+SHA256:RSA-PSS+SHA256:RSA+SHA256", "-tls1_3", "ecdsa_secp256r1_sha256|ECDSA"),
+        ("RSA-PSS+SHA256:RSA+SHA256", "-tls1_3", "RSA-PSS"),
+        ("RSA-PSS+SHA256:RSA+SHA256", "-tls1_2", "RSA-PSS"),
+    ] {
+        let said = s_client(front.smtps, &[version, "-sigalgs", algorithms], &["QUIT"]).await;
+        let line = said.lines().find(|line| line.starts_with("Peer signature type:"));
+        let line = line.unwrap_or_else(|| panic!("{algorithms} {version}:\n{said}"));
+        assert!(expected.split('|').any(|name| line.contains(name)), "{algorithms} {version}: {line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_from_before_starttls_survives_it() {
     let front = Front::with(&[&Pair::alone(&[NAME])], "").await;
     let mut client = Client::greeted(front.mx).await;

@@ -24,6 +24,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod used;
+mod validity;
 mod value;
 mod word;
 mod write;
@@ -33,7 +34,7 @@ use std::path::PathBuf;
 
 use figment::value::Dict;
 
-pub use certificate::{Certificate, CertificateFault, CertificateFiles, Contents, Part, Validity};
+pub use certificate::{Certificate, CertificateFault, CertificateFiles, Contents, Part};
 pub use choice::{
     BareNewline, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, RouteTls, RoutedRecipients, SourceKind,
 };
@@ -49,6 +50,7 @@ pub use used::{
     Admin, BackendTls, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Timeouts, Tls,
     TlsPolicy, Verify,
 };
+pub use validity::Validity;
 pub use value::{Period, Rate, Size};
 pub use word::{Filter, Keyword, Name};
 

@@ -159,6 +159,11 @@ pub async fn write_through(stream: &mut Stream, octets: &[u8]) -> io::Result<()>
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_plain_stream_does_not_pay_for_tls() {
+        assert!(size_of::<Stream>() <= 48, "{}", size_of::<Stream>());
+    }
+
     use super::*;
 
     #[tokio::test]

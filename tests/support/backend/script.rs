@@ -34,8 +34,9 @@ pub struct Script {
 pub(super) enum Tls {
     #[default]
     Off,
-    StartTls(Arc<ServerConfig>),
-    Implicit(Arc<ServerConfig>),
+    /// With STARTTLS.
+    OnRequest(Arc<ServerConfig>),
+    FromStart(Arc<ServerConfig>),
 }
 
 /// Whether a session is encrypted by now.
@@ -304,12 +305,12 @@ impl Script {
 
     /// Offering STARTTLS, outside TLS.
     pub fn with_starttls(self, config: Arc<ServerConfig>) -> Self {
-        Self { tls: Tls::StartTls(config), ..self }
+        Self { tls: Tls::OnRequest(config), ..self }
     }
 
     /// With TLS from the first octet on.
     pub fn with_implicit_tls(self, config: Arc<ServerConfig>) -> Self {
-        Self { tls: Tls::Implicit(config), ..self }
+        Self { tls: Tls::FromStart(config), ..self }
     }
 
     /// Counting message octets instead of keeping them.
@@ -357,7 +358,7 @@ impl Script {
     /// The reply to EHLO, for a client `within` TLS or not.
     pub(super) fn ehlo(&self, within: Within) -> String {
         let starttls = "STARTTLS".to_owned();
-        let offered = matches!(self.tls, Tls::StartTls(_)) && within == Within::Plaintext;
+        let offered = matches!(self.tls, Tls::OnRequest(_)) && within == Within::Plaintext;
         let starttls = offered.then_some(&starttls);
         let mut lines: Vec<_> = std::iter::once(&self.host).chain(&self.keywords).chain(starttls).collect();
         let last = lines.pop().expect("at least the host");

@@ -78,7 +78,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     }
 
     async fn converse(&mut self) -> Result<Infallible, Ended> {
-        if let Tls::Implicit(config) = self.script(|script| script.tls.clone()) {
+        if let Tls::FromStart(config) = self.script(|script| script.tls.clone()) {
             self.secure(config).await?;
         }
         let greeting = self.script(|script| format!("220 {} ESMTP", script.host));
@@ -108,7 +108,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
 
     async fn start_tls(&mut self) -> Result<(), Ended> {
         let config = match self.script(|script| script.tls.clone()) {
-            Tls::StartTls(config) if self.within == Within::Plaintext => config,
+            Tls::OnRequest(config) if self.within == Within::Plaintext => config,
             _ => return self.answer(Phase::StartTls, "503 5.5.1 Not now").await,
         };
         let action = self.decide(Phase::StartTls, None, 0, "220 2.0.0 Go ahead");
