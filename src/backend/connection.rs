@@ -11,15 +11,17 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::secure::Protection;
-use crate::config::{Endpoint, Opening};
+use super::budget::{Budget, Opening, Round, Shrunk};
+use super::secure::{Handshaking, Protection};
+use crate::config::{Endpoint, EndpointTls};
 use crate::net::dial::{DialFault, Dialer};
 use crate::net::stream::{Pending, Stream, read_some, write_through};
-use crate::net::tls::{Connector, Handshake, HandshakeFault};
+use crate::net::tls::{Handshake, HandshakeFault};
 use crate::proto::dialogue::HelloKind;
 use crate::proto::ehlo::{Extensions, Keyword};
 use crate::proto::reply::{Class, Reply, ReplyFault, ReplyReader};
 use crate::proto::tls::TlsFacts;
+use crate::proto::verdict::{Meaning, about_the_session};
 
 /// Where in the session something failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +88,12 @@ impl Fault {
                 | Self::Garbled(Phase::StartTls, _)
         )
     }
+
+    /// Whether the backend is well, and has too many connections of ours.
+    pub(super) fn is_crowded(&self) -> bool {
+        matches!(self, Self::Refused(_, reply)
+            if about_the_session(reply) == Some(Meaning::TooManyConnections))
+    }
 }
 
 /// How long to wait for what.
@@ -93,8 +101,6 @@ impl Fault {
 pub struct Patience {
     /// For the connection itself.
     pub connect: Duration,
-    /// For its part of a TLS handshake.
-    pub tls_handshake: Duration,
     /// For each reply.
     pub command: Duration,
     /// For the reply to a message (RFC 5321 §4.5.3.2.6: at least 10 minutes, else messages are doubled).
@@ -108,9 +114,27 @@ pub struct Identity {
     pub hostname: Arc<str>,
 }
 
+/// Where a backend is, and how we come to it.
+#[derive(Debug, Clone)]
+pub struct Approach {
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// How it is reached.
+    pub dialer: Dialer,
+    /// Who we are to it.
+    pub identity: Identity,
+    /// How long it may take.
+    pub patience: Patience,
+}
+
 /// An open session, greeted both ways.
 #[derive(Debug)]
 pub struct Connection {
+    endpoint: Endpoint,
+    /// What the backend has too much of is told to this one.
+    budget: Arc<Budget>,
+    /// When the last command was sent.
+    round: Round,
     stream: Stream,
     input: Vec<u8>,
     reader: ReplyReader,
@@ -132,18 +156,20 @@ impl Connection {
     /// # Errors
     /// The [`Fault`] with the phase it happened in.
     pub async fn open(
-        dialer: &Dialer,
-        endpoint: &Endpoint,
-        identity: &Identity,
-        patience: Patience,
+        approach: &Approach,
+        opening: &Opening,
         protection: Protection<'_>,
     ) -> Result<Self, Fault> {
+        let Approach { endpoint, dialer, identity, patience } = approach;
         let stream = dialer.dial(endpoint, patience.connect).await?;
         let mut connection = Self {
+            endpoint: endpoint.clone(),
+            budget: Arc::clone(opening.budget()),
+            round: opening.round(),
             stream,
             input: Vec::new(),
             reader: ReplyReader::default(),
-            patience,
+            patience: *patience,
             announced: Extensions::default(),
             hello: HelloKind::Ehlo,
             opened: Instant::now(),
@@ -151,10 +177,10 @@ impl Connection {
             over: false,
             secured: None,
         };
-        if endpoint.opening == Opening::Tls
-            && let Protection::Demanded(connector, _) = protection
+        if endpoint.tls == EndpointTls::Implicit
+            && let Protection::Demanded(handshaking, _) = protection
         {
-            connection.shake_hands(connector).await?;
+            connection.shake_hands(handshaking).await?;
         }
         let greeting = connection.reply(Phase::Greeting).await?;
         if greeting.class() != Class::Positive {
@@ -165,7 +191,7 @@ impl Connection {
             return Err(Fault::Ourselves);
         }
         connection.greet(identity).await?;
-        if endpoint.opening == Opening::Smtp {
+        if endpoint.tls == EndpointTls::Negotiated {
             connection.protect(protection, identity).await?;
         }
         Ok(connection)
@@ -174,8 +200,8 @@ impl Connection {
     /// Goes on inside TLS where that is wanted and to be had.
     async fn protect(&mut self, protection: Protection<'_>, identity: &Identity) -> Result<(), Fault> {
         let offered = self.announced.has(Keyword::StartTls);
-        let connector = match protection {
-            Protection::Demanded(connector, _) | Protection::Offered(connector) if offered => connector,
+        let handshaking = match protection {
+            Protection::Demanded(handshaking, _) | Protection::Offered(handshaking) if offered => handshaking,
             Protection::Demanded(_, policy) => {
                 self.farewell().await;
                 return Err(Fault::NoTls(policy));
@@ -195,15 +221,16 @@ impl Connection {
             Pending::End if self.input.is_empty() => return Err(Fault::Closed(Phase::StartTls)),
             _ => return Err(Fault::Unsolicited),
         }
-        self.shake_hands(connector).await?;
+        self.shake_hands(handshaking).await?;
         // Nothing it said before counts (RFC 3207 §4.2).
         (self.reader, self.announced, self.hello) =
             (ReplyReader::default(), Extensions::default(), HelloKind::Ehlo);
         self.greet(identity).await
     }
 
-    async fn shake_hands(&mut self, connector: &Connector) -> Result<(), Fault> {
-        let secured = connector.connect(self.stream.hand_over(), self.patience.tls_handshake).await?;
+    async fn shake_hands(&mut self, handshaking: Handshaking<'_>) -> Result<(), Fault> {
+        let Handshaking { connector, patience } = handshaking;
+        let secured = connector.connect(self.stream.hand_over(), patience).await?;
         self.stream = secured.stream;
         self.secured = Some((secured.facts, secured.handshake));
         Ok(())
@@ -347,6 +374,7 @@ impl Connection {
     }
 
     async fn write(&mut self, octets: &[u8], phase: Phase) -> Result<(), Fault> {
+        self.round = self.budget.round();
         let written = timeout(self.patience.command, write_through(&mut self.stream, octets)).await;
         written.map_err(|_| Fault::Timeout(phase))?.map_err(|fault| Fault::Io(phase, fault))
     }
@@ -369,6 +397,7 @@ impl Connection {
                     Class::Transient | Class::Permanent => self.refusals += 1,
                     Class::Positive | Class::Intermediate => {}
                 }
+                self.heed(&reply);
                 return Ok(reply);
             }
             let read = timeout_at(deadline, read_some(&mut self.stream, &mut self.input)).await;
@@ -377,6 +406,23 @@ impl Connection {
                 Ok(_) => {}
                 Err(fault) => return Err(Fault::Io(phase, fault)),
             }
+        }
+    }
+}
+
+impl Connection {
+    /// Whatever the backend says it has too much of, it gets less of it.
+    fn heed(&self, reply: &Reply) {
+        match about_the_session(reply) {
+            Some(Meaning::TooManyConnections) => match self.budget.refused(self.round) {
+                Shrunk::To(limit) => tracing::warn!(
+                    backend = %self.endpoint, limit, %reply,
+                    "backend has too many connections of ours: it is given fewer for a while"
+                ),
+                Shrunk::Before => {}
+            },
+            Some(Meaning::Pressure) => self.budget.pressed(),
+            _ => {}
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::connection::Fault;
 use super::pool::lock;
-use crate::config::{BackendTls, Endpoint, Opening, TlsPolicy};
+use crate::config::{BackendTls, Endpoint, EndpointTls, TlsPolicy};
 use crate::net::tls::{Connector, Handshake, HandshakeFault};
 use crate::observe::metrics::TlsResult;
 
@@ -22,8 +22,10 @@ const AVOIDED: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(super) struct Security {
     tls: BackendTls,
+    when: EndpointTls,
     connector: Connector,
-    opening: Opening,
+    /// For the backend's part of a handshake.
+    patience: Duration,
     /// No TLS before this time.
     avoided: Mutex<Option<Instant>>,
 }
@@ -34,36 +36,46 @@ pub enum Protection<'s> {
     /// None.
     Absent,
     /// Where the backend offers it.
-    Offered(&'s Connector),
+    Offered(Handshaking<'s>),
     /// Or the session is none. The word names the policy.
-    Demanded(&'s Connector, &'static str),
+    Demanded(Handshaking<'s>, &'static str),
+}
+
+/// How TLS comes about.
+#[derive(Debug, Clone, Copy)]
+pub struct Handshaking<'s> {
+    /// Who shakes hands.
+    pub connector: &'s Connector,
+    /// For so long at most.
+    pub patience: Duration,
 }
 
 impl Security {
-    pub(super) fn new(tls: BackendTls, endpoint: &Endpoint) -> Self {
-        Self {
-            connector: Connector::new(&tls, endpoint),
-            tls,
-            opening: endpoint.opening,
-            avoided: Mutex::default(),
-        }
+    pub(super) fn new(tls: BackendTls, endpoint: &Endpoint, patience: Duration) -> Self {
+        let connector = Connector::new(&tls, endpoint);
+        Self { tls, when: endpoint.tls, connector, patience, avoided: Mutex::default() }
     }
 
-    /// What the next connection is to have.
-    pub(super) fn protection(&self) -> Protection<'_> {
+    /// What the next connection is to have, which must be there before the deadline.
+    pub(super) fn protection(&self, deadline: Instant) -> Protection<'_> {
+        let handshaking = Handshaking { connector: &self.connector, patience: self.patience };
         match self.tls.policy {
             TlsPolicy::Off => Protection::Absent,
             // There is no going on without where TLS comes first.
-            TlsPolicy::Opportunistic if self.opening == Opening::Tls => {
-                Protection::Demanded(&self.connector, "opportunistic")
+            TlsPolicy::Opportunistic if self.when == EndpointTls::Implicit => {
+                Protection::Demanded(handshaking, "opportunistic")
             }
             TlsPolicy::Opportunistic if lock(&self.avoided).is_some_and(|until| Instant::now() < until) => {
                 Protection::Absent
             }
-            TlsPolicy::Opportunistic => Protection::Offered(&self.connector),
-            TlsPolicy::Required => Protection::Demanded(&self.connector, "required"),
-            TlsPolicy::Verify(_) => Protection::Demanded(&self.connector, "verify"),
-            TlsPolicy::Pin(_) => Protection::Demanded(&self.connector, "pin"),
+            TlsPolicy::Opportunistic => {
+                // One that hangs leaves time to go on without.
+                let half = deadline.saturating_duration_since(Instant::now()) / 2;
+                Protection::Offered(Handshaking { patience: self.patience.min(half), ..handshaking })
+            }
+            TlsPolicy::Required => Protection::Demanded(handshaking, "required"),
+            TlsPolicy::Verify(_) => Protection::Demanded(handshaking, "verify"),
+            TlsPolicy::Pin(_) => Protection::Demanded(handshaking, "pin"),
         }
     }
 

@@ -14,17 +14,17 @@ pub struct Endpoint {
     pub host: String,
     /// Never 0.
     pub port: u16,
-    /// What is spoken there first.
-    pub opening: Opening,
+    /// Whether TLS comes first there.
+    pub tls: EndpointTls,
 }
 
-/// What a connection begins with.
+/// When TLS begins, if it does (RFC 8314 §3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Opening {
-    /// SMTP; TLS may follow with STARTTLS.
-    Smtp,
-    /// TLS.
-    Tls,
+pub enum EndpointTls {
+    /// After the greetings, with STARTTLS.
+    Negotiated,
+    /// With the first octet.
+    Implicit,
 }
 
 /// What stands before an endpoint with TLS from the beginning.
@@ -40,8 +40,8 @@ impl Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port, opening } = self;
-        if *opening == Opening::Tls {
+        let Self { host, port, tls } = self;
+        if *tls == EndpointTls::Implicit {
             f.write_str(SMTPS)?;
         }
         if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
@@ -59,7 +59,7 @@ impl Leaf for Endpoint {
                 let remedy = misread.remedy.replace("write \"", "write \"smtps://");
                 Misread::new(misread.reason, remedy)
             })?;
-            return Ok(Self { opening: Opening::Tls, ..within });
+            return Ok(Self { tls: EndpointTls::Implicit, ..within });
         }
         Self::parse_smtp(text, 25)
     }
@@ -91,7 +91,7 @@ impl Endpoint {
         let port = port.ok_or_else(|| {
             Misread::new("the port is not a number from 1 to 65535", format!("write \"{host}:{usual}\""))
         })?;
-        Ok(Self { host: parse_host(host)?, port, opening: Opening::Smtp })
+        Ok(Self { host: parse_host(host)?, port, tls: EndpointTls::Negotiated })
     }
 }
 

@@ -37,8 +37,9 @@ use figment::value::Dict;
 pub use certificate::{Certificate, CertificateFault, CertificateFiles, Contents, Part};
 pub use choice::{
     BareNewline, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, RouteTls, RoutedRecipients, SourceKind,
+    StageKind,
 };
-pub use endpoint::{Endpoint, Opening};
+pub use endpoint::{Endpoint, EndpointTls};
 pub use finding::{Fault, Faults, Finding, Origin, Warning};
 pub use networks::{Network, Networks};
 pub use pin::Pin;

@@ -8,7 +8,7 @@ use rustls::RootCertStore;
 
 use crate::config::certificate::{self, Certificate, CertificateFault, CertificateFiles, Part};
 use crate::config::choice::{ListenerTls, MinVersion, RouteTls};
-use crate::config::endpoint::{Endpoint, Opening};
+use crate::config::endpoint::{Endpoint, EndpointTls};
 use crate::config::finding::Findings;
 use crate::config::settings::{self, Settings};
 use crate::config::used::{BackendTls, Tls, TlsPolicy};
@@ -150,7 +150,7 @@ impl Trust {
 
 /// A port that speaks TLS from the first octet on cannot be spoken to without.
 fn never_off(key: &str, route: &settings::Route, findings: &mut Findings) {
-    let implicit = |endpoint: &&Endpoint| endpoint.opening == Opening::Tls;
+    let implicit = |endpoint: &&Endpoint| endpoint.tls == EndpointTls::Implicit;
     if let Some(endpoint) = route.backends.iter().chain(&route.verify.backends).find(implicit) {
         let reason = format!("{endpoint} is TLS from the beginning");
         findings.fault(

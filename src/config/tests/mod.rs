@@ -140,7 +140,7 @@ fn every_key_reaches_the_configuration_in_use() {
     assert_eq!(config.listeners[0].addresses.len(), 2);
     let route = config.routes.find(&Domain::parse("any.example").unwrap()).unwrap();
     assert_eq!(route.backends[0].to_string(), "mail:2525");
-    assert_eq!(route.backends[1].opening, Opening::Tls);
+    assert_eq!(route.backends[1].tls, EndpointTls::Implicit);
     assert!(matches!(&route.tls.policy, TlsPolicy::Verify(roots) if roots.len() == 1));
     assert_eq!(route.tls.name.as_deref(), Some("mail.example.org"));
     let listeners: Vec<_> = config.listeners.iter().map(|listener| listener.tls).collect();

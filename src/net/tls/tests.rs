@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::config::{BackendTls, CertificateFiles, Endpoint, Opening, TlsPolicy};
+use crate::config::{BackendTls, CertificateFiles, Endpoint, EndpointTls, TlsPolicy};
 use crate::net::stream::{Pending, read_some};
 use crate::observe::metrics::Metrics;
 
@@ -31,7 +31,7 @@ fn acceptor(name: &str) -> Acceptor {
 }
 
 fn connector() -> Connector {
-    let endpoint = Endpoint { host: "mx.example.org".into(), port: 25, opening: Opening::Smtp };
+    let endpoint = Endpoint { host: "mx.example.org".into(), port: 25, tls: EndpointTls::Negotiated };
     Connector::new(&BackendTls { policy: TlsPolicy::Required, name: None }, &endpoint)
 }
 

@@ -27,6 +27,7 @@ pub(super) struct Families {
     pub(super) backend_connections: IntGaugeVec,
     pub(super) tls_handshakes: IntCounterVec,
     pub(super) certificate_expiry: IntGaugeVec,
+    pub(super) backend_connection_limit: IntGaugeVec,
 }
 
 impl Families {
@@ -52,6 +53,7 @@ impl Families {
             backend_connections: gauges(&r, "backstop_backend_connections", "Connections to the backend that are in use.", &["route", "backend", "use"]),
             tls_handshakes: counters(&r, "backstop_tls_handshakes_total", "TLS handshakes, and sessions with a backend that went on without one.", &["side", "result"]),
             certificate_expiry: gauges(&r, "backstop_certificate_expiry_timestamp_seconds", "When the certificate ceases to hold, by the file of its chain.", &["name"]),
+            backend_connection_limit: gauges(&r, "backstop_backend_connection_limit", "Connections the backend is given at most, probes and deliveries together.", &["route", "backend"]),
             registry: r,
         }
     }
