@@ -35,6 +35,8 @@ fn backends(config: &Config, dialer: &Dialer, metrics: &Metrics) -> Backends {
                 connections: route.max_connections,
                 eject: route.eject,
                 refusals: route.verify.refusals_endured,
+                tls: route.tls.clone(),
+                tls_handshake: config.timeouts.tls_handshake,
             };
             (endpoint.clone(), quota, series)
         })

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::resolver::name_server;
 use crate::support::backend::{Backend, Exchange, Limits, Script};
+use crate::support::certificate::Pair;
 use crate::support::exim::Exim;
 use crate::support::machine::{Directory, free_address};
 use crate::support::postfix::Postfix;
@@ -177,6 +178,40 @@ async fn a_server_that_is_not_there_is_told_from_one_that_has_no_name() {
         assert_eq!(ids(&report), [id]);
         assert_eq!(report["backends"][0]["reached"], Value::Bool(false));
         assert_eq!(code(&output), 1);
+    }
+}
+
+#[tokio::test]
+async fn tls_is_held_against_what_the_route_wants() {
+    let script = || Script::knowing(["postmaster@example.org"]).serving_only_their_domains();
+    let own = Pair::alone(&["mail.example.org"]);
+    let pinned = format!("tls = \"pin\"\ntls_pins = [{:?}]", own.pin());
+    let other = format!("tls = \"pin\"\ntls_pins = [{:?}]", Pair::alone(&["mail.example.org"]).pin());
+    for (script, keys, finding, exit) in [
+        (script().with_starttls(own.server()), "", None, 0),
+        (script().with_starttls(own.server()), &*pinned, None, 0),
+        (script().with_starttls(own.server()), &*other, Some("tls-refused"), 1),
+        (script().with_starttls(own.server()), "tls = \"off\"", Some("tls-unused"), 0),
+        (script(), "tls = \"required\"", Some("tls-refused"), 1),
+    ] {
+        let (_store, address) = Backend::start(script).await;
+        let directory = Directory::new("doctor-tls");
+        let text = format!(
+            "hostname = \"mx.example.org\"\n[[route]]\ndomains = [\"example.org\"]\nbackends = [\"{address}\"]\n{keys}\n"
+        );
+        let file = directory.write("backstop.toml", text);
+        let command = Command::new(env!("CARGO_BIN_EXE_backstop"));
+        let arguments = ["doctor", "--json", "--no-connections", "--config", file.to_str().unwrap()];
+        let output = run(command, &arguments).await;
+        let report = json(&output);
+        let found: Vec<_> = ids(&report).into_iter().filter(|id| id.contains("tls")).collect();
+        assert_eq!(found, Vec::from_iter(finding), "{keys}: {report:#}");
+        assert_eq!(
+            report["backends"][0]["facts"]["tls"].is_string(),
+            finding.is_none(),
+            "{keys}: {report:#}"
+        );
+        assert_eq!(code(&output), exit, "{keys}: {report:#}");
     }
 }
 

@@ -1,35 +1,39 @@
 //! Each finding, against a backend that gives reason for it, and for no other.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use backstop::config::{self, Endpoint, Environment, Flags, Profile, Source};
+use backstop::config::{self, Endpoint, EndpointTls, Environment, Flags, Profile, Source};
 use backstop::net::dial::Dialer;
 use backstop::proto::address::{Domain, Mailbox};
 use backstop::server::assemble;
 use backstop::verify::examine::facts::{EnduranceEnd, Facts};
-use backstop::verify::examine::judge::{Delivers, Finding, IsAsked, Judgement, Local, Role, Severity, judge};
+use backstop::verify::examine::judge::{
+    Delivers, Finding, IsAsked, Judgement, Local, Role, Severity, TlsWanted, judge,
+};
 use backstop::verify::examine::{Plan, examine};
 use tokio::sync::mpsc;
+use tokio_rustls::rustls::ServerConfig;
 
 use crate::support::backend::{Action, Backend, Exchange, Judges, Limits, Phase, Script, at};
+use crate::support::certificate::Pair;
 
 const MAILBOXES: [&str; 2] = ["ann@example.org", "postmaster@example.org"];
 /// The fallback where none is configured.
 const FALLBACK: &str = "postmaster@mx.example.org";
 
+/// What it shakes hands with.
+static SERVER: LazyLock<Arc<ServerConfig>> = LazyLock::new(|| Pair::alone(&["mail.example.org"]).server());
+
 /// A server in which nothing is wrong.
 fn sound() -> Script {
-    let keywords = [
-        "PIPELINING",
-        "SIZE 50000000",
-        "8BITMIME",
-        "ENHANCEDSTATUSCODES",
-        "SMTPUTF8",
-        "DSN",
-        "CHUNKING",
-        "STARTTLS",
-    ];
+    in_the_clear().with_starttls(Arc::clone(&SERVER))
+}
+
+/// The same without TLS.
+fn in_the_clear() -> Script {
+    let keywords =
+        ["PIPELINING", "SIZE 50000000", "8BITMIME", "ENHANCEDSTATUSCODES", "SMTPUTF8", "DSN", "CHUNKING"];
     Script::knowing(MAILBOXES).serving_only_their_domains().offering_only(&keywords)
 }
 
@@ -38,6 +42,7 @@ fn role() -> Role {
         delivers: Delivers::Named,
         asked: IsAsked::Decides,
         profile: Profile::Standard,
+        tls: TlsWanted::Offered,
         local: Local::Away,
         address: "mail.example.org:25".to_owned(),
         host: "mail.example.org".to_owned(),
@@ -79,7 +84,7 @@ async fn examined(script: Script, plan: Plan, role: Role) -> Examined {
             serving.serve(stream);
         }
     });
-    let endpoint = Endpoint { host: "mail.example.org".to_owned(), port: 25 };
+    let endpoint = Endpoint { host: "mail.example.org".to_owned(), port: 25, tls: EndpointTls::Negotiated };
     let facts = examine(context.backends.find(&endpoint).unwrap(), &plan, |_| {}).await;
     taking.abort();
     let judgement = judge(&facts, &role);
@@ -105,7 +110,7 @@ async fn nothing_is_wrong_with_a_sound_server() {
     let Examined { judgement, record, .. } = examined(sound(), Plan { known, ..plan() }, role()).await;
     assert_eq!(judgement.findings, []);
     for well in [
-        "offers STARTTLS",
+        "is spoken to in TLSv1.3 TLS_",
         "takes the sender <>",
         "refuses names nobody has in example.org at RCPT: 550 5.1.1 ",
         "takes ann@example.org: 250 2.1.5 Ok",
@@ -182,13 +187,15 @@ async fn what_a_server_cannot_take_is_told() {
     use Severity::Warning;
     let limited = |limits: Limits| sound().limited(limits);
     are_found(vec![
-        ("in the clear", sound().offering_only(&["PIPELINING"]), vec![(Warning, "no-tls")]),
-        ("no pipelining", sound().offering_only(&["STARTTLS"]), vec![(Warning, "no-pipelining")]),
+        ("in the clear", in_the_clear(), vec![(Warning, "no-tls")]),
+        ("no handshake", in_the_clear().offering("STARTTLS"), vec![(Warning, "tls-failed")]),
         (
-            "small",
-            sound().offering_only(&["STARTTLS", "PIPELINING", "SIZE 1000000"]),
-            vec![(Warning, "small-messages")],
+            "a handshake cut off",
+            sound().on(at(Phase::Handshake), Action::close()),
+            vec![(Warning, "tls-failed")],
         ),
+        ("no pipelining", sound().offering_only(&["8BITMIME"]), vec![(Warning, "no-pipelining")]),
+        ("small", sound().offering_only(&["PIPELINING", "SIZE 1000000"]), vec![(Warning, "small-messages")]),
         (
             "tarpit",
             limited(Limits { tarpit: Duration::from_secs(5), ..Limits::default() }),
@@ -222,7 +229,7 @@ async fn whom_a_server_takes_and_refuses_is_told() {
         ),
         (
             "anyone, and a relay",
-            Script::blind().offering_only(&["PIPELINING", "SIZE", "STARTTLS"]),
+            Script::blind().with_starttls(Arc::clone(&SERVER)),
             vec![(Fault, "unverifiable"), (Fault, "relays")],
         ),
         ("told at DATA", sound().judging(Judges::AtData), vec![(Warning, "blind-at-rcpt")]),

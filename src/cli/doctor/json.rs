@@ -53,10 +53,11 @@ fn finding(finding: &Finding) -> Value {
 }
 
 fn seen(facts: &Facts) -> Value {
-    let Reach::Open { took, announced } = &facts.reach else { return Value::Null };
+    let Reach::Open { took, announced, tls } = &facts.reach else { return Value::Null };
     json!({
         "connect_seconds": seconds(*took),
         "announced": announced.lines().collect::<Vec<_>>(),
+        "tls": tls.as_ref().map(ToString::to_string),
         "senders": facts.senders.iter().map(sender).collect::<Vec<_>>(),
         "domains": facts.domains.iter().map(domain).collect::<Vec<_>>(),
         "known": facts.known.iter().map(asked).collect::<Vec<_>>(),

@@ -1,9 +1,9 @@
 //! Which backends there are to examine, and what each is to us.
 
-use crate::config::{Config, DomainPattern, Endpoint, Mode, Profile, RecipientSource, Route};
+use crate::config::{Config, DomainPattern, Endpoint, Mode, Profile, RecipientSource, Route, TlsPolicy};
 use crate::proto::address::{Domain, Mailbox};
 use crate::verify::examine::Plan;
-use crate::verify::examine::judge::{Delivers, IsAsked, Local, Role};
+use crate::verify::examine::judge::{Delivers, IsAsked, Local, Role, TlsWanted};
 
 /// Domains asked about at each backend. More would tell little new, and cost it more.
 const MAX_DOMAINS: usize = 5;
@@ -85,6 +85,12 @@ impl Target {
                 Profile::Exchange
             } else {
                 Profile::Standard
+            },
+            tls: match first.tls.policy {
+                TlsPolicy::Off => TlsWanted::Off,
+                TlsPolicy::Opportunistic => TlsWanted::Offered,
+                TlsPolicy::Required => TlsWanted::Demanded,
+                TlsPolicy::Verify(_) | TlsPolicy::Pin(_) => TlsWanted::Proved,
             },
             local: if local { Local::Here } else { Local::Away },
             address: endpoint.to_string(),

@@ -59,7 +59,7 @@ impl Screen<'_> {
             .map(|(role, routes)| format!("{role} {}", routes.join(", ")))
             .collect();
         writeln!(f, "  {}", roles.join("; "))?;
-        if let Reach::Open { took: reached, announced } = &facts.reach {
+        if let Reach::Open { took: reached, announced, .. } = &facts.reach {
             let offers: Vec<String> = announced.lines().collect();
             let offers = if offers.is_empty() { "nothing".to_owned() } else { offers.join(", ") };
             let told = format!(

@@ -8,6 +8,7 @@ use crate::net::dial::DialFault;
 use crate::proto::address::Mailbox;
 use crate::proto::ehlo::Extensions;
 use crate::proto::reply::Reply;
+use crate::proto::tls::TlsFacts;
 
 /// All that was seen of one backend.
 #[derive(Debug)]
@@ -37,8 +38,10 @@ pub enum Reach {
     Open {
         /// From dialling to the answer to EHLO.
         took: Duration,
-        /// What it announced.
+        /// What it announced, inside TLS where there is any.
         announced: Extensions,
+        /// What was agreed on, inside TLS.
+        tls: Option<TlsFacts>,
     },
     /// No.
     Shut(Shut),
@@ -57,6 +60,8 @@ pub enum Shut {
     Ourselves,
     /// It took the connection and sent us away in this greeting.
     Greeting(Reply),
+    /// TLS is demanded, or comes first there, and no handshake came about.
+    Tls(String),
     /// It refused EHLO and HELO.
     Hello(Reply),
     /// It took the connection and then was silent, closed it, or spoke something else than SMTP.
@@ -75,6 +80,13 @@ impl Shut {
             Fault::Dial(DialFault::Refused(_, why)) => Self::Connection(why.to_string()),
             Fault::Dial(DialFault::Ourselves(_)) | Fault::Ourselves => Self::Ourselves,
             Fault::Refused(Phase::Greeting, reply) => Self::Greeting(reply),
+            Fault::Refused(Phase::StartTls, reply) => Self::Tls(format!("STARTTLS is answered {reply}")),
+            fault @ (Fault::Tls(_)
+            | Fault::NoTls(_)
+            | Fault::Timeout(Phase::StartTls)
+            | Fault::Closed(Phase::StartTls)
+            | Fault::Io(Phase::StartTls, _)
+            | Fault::Garbled(Phase::StartTls, _)) => Self::Tls(fault.to_string()),
             Fault::Refused(_, reply) => Self::Hello(reply),
             other => Self::Silent(other.to_string()),
         }

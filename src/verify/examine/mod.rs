@@ -102,7 +102,8 @@ pub async fn examine(backend: &Arc<Backend>, plan: &Plan, mut progress: impl FnM
     let began = Instant::now();
     let (reach, session) = match backend.open_aside().await {
         Ok(session) => {
-            (Reach::Open { took: began.elapsed(), announced: *session.announced() }, Some(session))
+            let (announced, tls) = (*session.announced(), session.tls().cloned());
+            (Reach::Open { took: began.elapsed(), announced, tls }, Some(session))
         }
         Err(fault) => (Reach::Shut(Shut::of(fault)), None),
     };

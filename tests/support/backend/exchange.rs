@@ -7,11 +7,12 @@
 //! - Exchange Online with directory based edge blocking: refused at RCPT, in words that speak of access.
 //!
 //! Each closes a session after a few errors, after 5 idle minutes and after 10 in all, and takes so many connections
-//! from one source. STARTTLS is left out of what they announce, as the scripted backend cannot do it.
+//! from one source. STARTTLS is for who wants it ([`Script::with_starttls`]).
 
 use std::time::Duration;
 
-use super::script::{Judges, Limits, Script, Words};
+use super::manners::{Judges, Limits, Words};
+use super::script::Script;
 
 /// Which Exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

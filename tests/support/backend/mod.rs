@@ -8,9 +8,11 @@
 
 mod content;
 mod exchange;
+mod manners;
 mod record;
 mod script;
 mod session;
+mod wire;
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,8 +28,9 @@ use tokio_util::task::TaskTracker;
 use super::PATIENCE;
 
 pub use exchange::Exchange;
+pub use manners::{Judges, Limits, Words};
 pub use record::Record;
-pub use script::{Action, Judges, Limits, Phase, Script, Words, at};
+pub use script::{Action, Phase, Script, at};
 use session::{Ended, Session};
 
 /// The server. Dropping it cuts every connection and frees the port.

@@ -8,9 +8,13 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
+
+use super::manners::{Judges, Limits, Words};
 
 /// The whole behaviour of a backend.
 #[derive(Clone, Debug)]
@@ -32,73 +36,24 @@ pub struct Script {
     acted: usize,
     /// None serves every domain.
     domains: Option<BTreeSet<String>>,
+    pub(super) tls: Tls,
 }
 
-/// When a backend that knows its mailboxes refuses another.
+/// TLS with the backend.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Tls {
+    #[default]
+    Off,
+    /// With STARTTLS.
+    OnRequest(Arc<ServerConfig>),
+    FromStart(Arc<ServerConfig>),
+}
+
+/// Whether a session is encrypted by now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Judges {
-    AtRcpt,
-    /// 250 to every RCPT; DATA is refused when one of the recipients is unknown.
-    AtData,
-    /// 250 to every RCPT and 354 to DATA; the whole message is refused when one of its recipients is unknown.
-    AfterTheMessage,
-}
-
-/// Ordinary replies, with their codes.
-#[derive(Clone, Copy, Debug)]
-pub struct Words {
-    /// Behind 220 and the host's name.
-    pub greeting: &'static str,
-    /// Behind the host's name in the answer to EHLO and HELO.
-    pub hello: &'static str,
-    pub sender: &'static str,
-    pub recipient: &'static str,
-    /// `{}` is the recipient.
-    pub unknown: &'static str,
-    /// A recipient in a domain it does not serve.
-    pub foreign: &'static str,
-    pub go_ahead: &'static str,
-    pub queued: &'static str,
-    pub reset: &'static str,
-    pub bye: &'static str,
-    pub too_many_errors: &'static str,
-    pub too_many_connections: &'static str,
-    /// It was idle for too long, or lasted too long.
-    pub too_long: &'static str,
-}
-
-impl Words {
-    /// Those of no server in particular.
-    pub const PLAIN: Self = Self {
-        greeting: "ESMTP",
-        hello: "",
-        sender: "250 2.1.0 Ok",
-        recipient: "250 2.1.5 Ok",
-        unknown: "550 5.1.1 <{}>: Recipient address rejected: User unknown",
-        foreign: "554 5.7.1 <{}>: Relay access denied",
-        go_ahead: "354 Go ahead",
-        queued: "250 2.0.0 Ok: queued",
-        reset: "250 2.0.0 Ok",
-        bye: "221 2.0.0 Bye",
-        too_many_errors: "421 4.7.0 Too many errors",
-        too_many_connections: "421 4.7.0 Too many connections from your address",
-        too_long: "421 4.4.2 Timeout exceeded",
-    };
-}
-
-/// What a backend puts up with. The default is everything.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Limits {
-    /// Before each refusal of a recipient.
-    pub tarpit: Duration,
-    /// Refusals in one session: with the last one it ends.
-    pub errors: Option<usize>,
-    /// Connections at the same time.
-    pub connections: Option<usize>,
-    /// Between two commands.
-    pub idle: Option<Duration>,
-    /// For a whole session.
-    pub lifetime: Option<Duration>,
+pub(super) enum Within {
+    Plaintext,
+    Tls,
 }
 
 /// Whether messages are kept or only counted (for those larger than a test should hold).
@@ -114,6 +69,9 @@ pub enum Phase {
     Greeting,
     Ehlo,
     Helo,
+    StartTls,
+    /// In a handshake, when the client has begun it. An action leaves nothing of it: let it end the session.
+    Handshake,
     Mail,
     Rcpt,
     Data,
@@ -352,6 +310,7 @@ impl Script {
             domains: None,
             rules: Vec::new(),
             acted: 0,
+            tls: Tls::Off,
         }
     }
 
@@ -390,6 +349,16 @@ impl Script {
     /// With exactly these EHLO keywords.
     pub fn offering_only(self, keywords: &[&str]) -> Self {
         Self { keywords: keywords.iter().map(|&keyword| keyword.to_owned()).collect(), ..self }
+    }
+
+    /// Offering STARTTLS, outside TLS.
+    pub fn with_starttls(self, config: Arc<ServerConfig>) -> Self {
+        Self { tls: Tls::OnRequest(config), ..self }
+    }
+
+    /// With TLS from the first octet on.
+    pub fn with_implicit_tls(self, config: Arc<ServerConfig>) -> Self {
+        Self { tls: Tls::FromStart(config), ..self }
     }
 
     /// Counting message octets instead of keeping them.
@@ -434,9 +403,13 @@ impl Script {
         self.acted
     }
 
-    pub(super) fn ehlo(&self) -> String {
+    /// The reply to EHLO, for a client `within` TLS or not.
+    pub(super) fn ehlo(&self, within: Within) -> String {
         let hello = format!("{}{}", self.host, self.words.hello);
-        let mut lines: Vec<_> = std::iter::once(&hello).chain(&self.keywords).collect();
+        let starttls = "STARTTLS".to_owned();
+        let offered = matches!(self.tls, Tls::OnRequest(_)) && within == Within::Plaintext;
+        let starttls = offered.then_some(&starttls);
+        let mut lines: Vec<_> = std::iter::once(&hello).chain(&self.keywords).chain(starttls).collect();
         let last = lines.pop().expect("at least the host");
         lines.iter().map(|line| format!("250-{line}\r\n")).collect::<String>() + "250 " + last
     }

@@ -95,7 +95,7 @@ pub(super) fn connections(connections: Option<&Connections>, out: &mut Judgement
     };
     let why = match refusal {
         Shut::Greeting(reply) | Shut::Hello(reply) => reply.to_string(),
-        Shut::Connection(why) | Shut::Silent(why) => why.clone(),
+        Shut::Connection(why) | Shut::Silent(why) | Shut::Tls(why) => why.clone(),
         Shut::Timeout => "the connection attempt took too long".to_owned(),
         Shut::Name | Shut::Ourselves => "it is no longer reached".to_owned(),
     };

@@ -56,6 +56,8 @@ pub struct Role {
     pub asked: IsAsked,
     /// What kind of server the configuration says it is.
     pub profile: Profile,
+    /// Whether it is to be spoken to in TLS.
+    pub tls: TlsWanted,
     /// It is on this machine: nobody listens in between.
     pub local: Local,
     /// Where it listens, as the configuration writes it.
@@ -88,6 +90,19 @@ pub enum IsAsked {
     Elsewhere,
     /// Recipients are not verified.
     Never,
+}
+
+/// Whether a backend is to be spoken to in TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsWanted {
+    /// Never.
+    Off,
+    /// Where it can be had, with anyone.
+    Offered,
+    /// Always, with anyone.
+    Demanded,
+    /// Always, with who proves to be the right one.
+    Proved,
 }
 
 /// Whether a backend is on this machine.
@@ -132,8 +147,9 @@ pub fn judge(facts: &Facts, role: &Role) -> Judgement {
     let mut judgement = Judgement::default();
     match &facts.reach {
         Reach::Shut(shut) => reach::shut(shut, role, &mut judgement),
-        Reach::Open { announced, .. } => {
-            reach::announced(announced, role, &mut judgement);
+        Reach::Open { announced, tls, .. } => {
+            reach::tls(announced, tls.as_ref(), role, &mut judgement);
+            reach::announced(announced, &mut judgement);
             trust::senders(&facts.senders, role, &mut judgement);
             recipients::domains(&facts.domains, role, &mut judgement);
             recipients::known(&facts.known, &mut judgement);

@@ -1,8 +1,9 @@
 //! Whether the backend can be reached, and what it announces.
 
-use super::{Judgement, Local, Role, Severity};
+use super::{Judgement, Local, Role, Severity, TlsWanted};
 use crate::proto::ehlo::{Extensions, Keyword};
 use crate::proto::reply::Class;
+use crate::proto::tls::TlsFacts;
 use crate::proto::verdict::{Meaning, Stage, meaning};
 use crate::verify::examine::facts::Shut;
 
@@ -35,6 +36,11 @@ pub(super) fn shut(shut: &Shut, role: &Role, out: &mut Judgement) {
             format!("it takes the connection and then {why}"),
             "look whether an SMTP server listens there (not a submission port with implicit TLS, a web server, a balancer without servers behind it)".to_owned(),
         ),
+        Shut::Tls(why) => fault(
+            "tls-refused",
+            format!("no session in TLS: {why}"),
+            "look at its certificate, and at tls, tls_pins, tls_ca and tls_name of the route; it must speak TLS 1.2 or 1.3 (older Exchange: switch 1.2 on, or write tls = \"off\" on a network you trust)".to_owned(),
+        ),
         Shut::Ourselves => out.found(
             Severity::Fault,
             "loop",
@@ -65,8 +71,7 @@ pub(super) fn shut(shut: &Shut, role: &Role, out: &mut Judgement) {
     }
 }
 
-pub(super) fn announced(announced: &Extensions, role: &Role, out: &mut Judgement) {
-    tls(announced, role, out);
+pub(super) fn announced(announced: &Extensions, out: &mut Judgement) {
     for (keyword, severity, means, remedy) in missing() {
         if !announced.has(keyword) {
             out.found(
@@ -89,20 +94,39 @@ pub(super) fn announced(announced: &Extensions, role: &Role, out: &mut Judgement
     }
 }
 
-/// What it announces. Whether `tls` of the route wants more than it offers is judged here too.
-fn tls(announced: &Extensions, role: &Role, out: &mut Judgement) {
-    if announced.has(Keyword::StartTls) {
-        out.well("offers STARTTLS");
-        return;
-    }
+/// Whether it was spoken to in TLS, given what is wanted and what it offers.
+pub(super) fn tls(announced: &Extensions, agreed: Option<&TlsFacts>, role: &Role, out: &mut Judgement) {
     let severity = if role.local == Local::Here { Severity::Note } else { Severity::Warning };
-    out.found(
-        severity,
-        "no-tls",
-        "does not offer STARTTLS",
-        "Mail goes to it in the clear: whoever is on the way can read and change it",
-        "give it a certificate (Postfix: smtpd_tls_security_level = may, smtpd_tls_chain_files; Exim: tls_certificate; Exchange: Enable-ExchangeCertificate -Services SMTP), or keep the way there to a network you trust",
-    );
+    let in_the_clear = "Mail goes to it in the clear: whoever is on the way can read and change it";
+    match (agreed, announced.has(Keyword::StartTls), role.tls) {
+        (Some(agreed), _, TlsWanted::Proved) => {
+            out.well(format!("is spoken to in {agreed}, and proves to be the right one"));
+        }
+        (Some(agreed), ..) => {
+            out.well(format!("is spoken to in {agreed}; nothing is asked of its certificate"));
+        }
+        (None, true, TlsWanted::Off) => out.found(
+            severity,
+            "tls-unused",
+            "offers STARTTLS, and tls = \"off\" does without",
+            in_the_clear,
+            "write tls = \"opportunistic\", or \"verify\" or \"pin\", unless the network is to be trusted",
+        ),
+        (None, true, _) => out.found(
+            severity,
+            "tls-failed",
+            "offers STARTTLS, but no handshake came about",
+            format!("{in_the_clear}, though it could be otherwise"),
+            "look at its certificate and protocols: it must speak TLS 1.2 or 1.3 (older Exchange: switch 1.2 on, or write tls = \"off\" on a network you trust)",
+        ),
+        (None, false, _) => out.found(
+            severity,
+            "no-tls",
+            "does not offer STARTTLS",
+            in_the_clear,
+            "give it a certificate (Postfix: smtpd_tls_security_level = may, smtpd_tls_chain_files; Exim: tls_certificate; Exchange: Enable-ExchangeCertificate -Services SMTP), or keep the way there to a network you trust",
+        ),
+    }
 }
 
 /// Extensions worth having, with what their lack costs.
