@@ -62,6 +62,7 @@ fn panel_with(backend: SocketAddr, token: Option<&str>, change: impl FnOnce(&mut
     Panel {
         config: context.config,
         verifier: context.verifier,
+        alarms: context.alarms,
         backends: context.backends,
         metrics: context.metrics,
         drain: context.drain,

@@ -3,6 +3,7 @@
 mod budget;
 mod connection;
 mod envelope;
+mod habits;
 mod health;
 mod lease;
 mod pool;
@@ -11,6 +12,7 @@ mod turns;
 pub use budget::{Account, Budget, Opening, Permit, Round, Shrunk, Use};
 pub use connection::{Approach, Connection, Fault, Identity, Patience, Phase};
 pub use envelope::{EnvelopeFault, mail_command, rcpt_command};
+pub use habits::{Habits, Learnt, MAX_BATCH};
 pub use lease::{Lease, Origin};
 pub use pool::{Backend, Backends, LeaseFault, Quota};
 pub use turns::{Place, Turns};

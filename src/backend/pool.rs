@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::budget::{Budget, Opening, Permit, Use};
 use super::connection::{Approach, Connection, Fault, Identity, Patience, Phase};
+use super::habits::Habits;
 use super::health::{Attempt, Health};
 use super::lease::{Kept, Lease, Origin};
 use crate::config::Endpoint;
@@ -35,6 +36,7 @@ pub struct Backend {
     approach: Approach,
     budget: Arc<Budget>,
     health: Health,
+    habits: Habits,
     announced: Mutex<Option<Extensions>>,
     kept: Mutex<Vec<Kept>>,
     last_fault: Mutex<Option<String>>,
@@ -74,6 +76,12 @@ impl Backend {
     #[must_use]
     pub const fn budget(&self) -> &Arc<Budget> {
         &self.budget
+    }
+
+    /// What it was seen to do.
+    #[must_use]
+    pub const fn habits(&self) -> &Habits {
+        &self.habits
     }
 
     /// What it announced last; none when it was never reached.
@@ -297,6 +305,7 @@ impl Backends {
             approach: Approach { endpoint, dialer: dialer.clone(), identity: identity.clone(), patience },
             budget: Budget::new(quota.connections),
             health: Health::new(quota.eject),
+            habits: Habits::default(),
             announced: Mutex::default(),
             kept: Mutex::default(),
             last_fault: Mutex::default(),

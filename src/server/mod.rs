@@ -95,7 +95,7 @@ impl Server {
         if let Some((socket, admin)) = self.admin.take() {
             tokio::spawn(admin::serve(socket, Arc::new(self.panel(admin)), self.ended.clone()));
         }
-        greet_backends(&self.context).await;
+        tokio::join!(greet_backends(&self.context), self.context.verifier.test_relays());
         let limits = &self.context.config.limits;
         let connections = Connections::new(limits.max_connections, limits.max_connections_per_client);
         for (listener, socket) in self.doors.drain(..) {
@@ -151,6 +151,7 @@ impl Server {
             config: Arc::clone(&self.context.config),
             verifier: Arc::clone(&self.context.verifier),
             backends: Arc::clone(&self.context.backends),
+            alarms: self.context.alarms.clone(),
             metrics: self.context.metrics.clone(),
             drain: self.context.drain.clone(),
             serving: self.serving.clone(),

@@ -26,6 +26,7 @@ use crate::config::{BareNewline, Config, Listener, Route};
 use crate::guard::{Drain, Standings};
 use crate::net::client_key::ClientKey;
 use crate::net::stream::Stream;
+use crate::observe::Alarms;
 use crate::observe::metrics::{
     ConnectionResult, ListenerMetrics, MessageResult, Metrics, RouteMetrics, SessionGauge, SessionState,
 };
@@ -56,6 +57,8 @@ pub struct Context {
     pub backends: Arc<Backends>,
     /// Where what happens is counted.
     pub metrics: Metrics,
+    /// What is wrong with routes.
+    pub alarms: Alarms,
     /// When sessions are to end.
     pub drain: Drain,
     /// Which clients have a clean record.
@@ -73,7 +76,7 @@ impl Context {
         verifier: Arc<Verifier>,
         backends: Arc<Backends>,
         metrics: Metrics,
-        drain: Drain,
+        alarms: Alarms,
     ) -> Self {
         let routes = config.routes.iter().map(|r| (Arc::clone(&r.name), metrics.route(&r.name))).collect();
         let no_route = metrics.route("");
@@ -84,7 +87,8 @@ impl Context {
             verifier,
             backends,
             metrics,
-            drain,
+            alarms,
+            drain: Drain::default(),
             standings: Standings::default(),
             routes,
             no_route,
