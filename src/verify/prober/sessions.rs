@@ -227,7 +227,8 @@ impl Prober {
             None if batch.fullest >= habits.recipients() as usize => habits.took_all(),
             None => {}
         }
-        let usual = |first: &&Question| first.voice == Voice::Usual && questions.len() > 1;
+        let several = questions.iter().filter(|question| question.purpose == Purpose::Recipient).count() > 1;
+        let usual = |first: &&Question| first.voice == Voice::Usual && several;
         let scope = questions.first().filter(usual).map(|first| Arc::clone(&first.scope));
         self.hear_batch(questions, batch.findings, as_whom);
         let witnesses = scope.filter(|s| !s.is_braked()).map(|scope| scope.witnesses()).unwrap_or_default();
