@@ -39,7 +39,9 @@ pub use recipients::{Listed, RecipientList};
 pub use routes::{DomainPattern, Routes};
 pub use secret::Secret;
 pub use source::{Environment, Flags, Source};
-pub use used::{Admin, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Timeouts, Verify};
+pub use used::{
+    Admin, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Store, Timeouts, Verify,
+};
 pub use value::{Period, Rate, Size};
 pub use word::{Filter, Keyword, Name};
 
