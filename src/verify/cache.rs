@@ -132,7 +132,7 @@ struct Deferred {
 
 /// Counts good entries by whoever opened the tally: how many has a domain?
 #[derive(Debug, Clone)]
-pub(super) struct Tally {
+pub struct Tally {
     number: u32,
     /// What it is called in the store, where numbers mean nothing.
     mark: u32,
@@ -141,7 +141,8 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Good entries in the cache.
-    pub(super) fn count(&self) -> u32 {
+    #[must_use]
+    pub fn count(&self) -> u32 {
         self.count.load(Ordering::Relaxed)
     }
 }
@@ -244,7 +245,8 @@ impl Cache {
     }
 
     /// The tally of good entries of `name` in `route`; it begins with those that came from the store.
-    pub(super) fn tally_of(&self, route: &str, name: &str) -> Tally {
+    #[must_use]
+    pub fn tally_of(&self, route: &str, name: &str) -> Tally {
         let mut hasher = SipHasher13::new();
         [route, "\0", name].iter().for_each(|part| hasher.write(part.as_bytes()));
         let [a, b, c, d, ..] = hasher.finish().to_le_bytes();
@@ -310,7 +312,7 @@ impl Cache {
     }
 
     /// The recipient exists.
-    pub(super) fn learn_good(&self, key: Key, tally: &Tally) {
+    pub fn learn_good(&self, key: Key, tally: &Tally) {
         if self.lifetimes.positive_ttl.is_zero() {
             return;
         }

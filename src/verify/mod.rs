@@ -42,7 +42,7 @@ use prober::{Shared, Subject};
 use relay_test::RelayTest;
 use scope::{AskAt, Scope};
 
-pub use cache::{Cache, Contradicted, Entry, Freshness, Guard, Known, Sizes, bounds};
+pub use cache::{Cache, Contradicted, Entry, Freshness, Guard, Known, Sizes, Tally, bounds};
 pub use conversation::Conversation;
 pub use judge::{Decision, Judgement, decide};
 pub use key::{Key, Keyring};
