@@ -192,6 +192,11 @@ impl Scope {
         (at_data && state.data.begin(self.blind_ttl)).then_some(Tested::Data)
     }
 
+    /// Whether the last random name asked at RCPT got no answer.
+    pub(super) fn missed_test(&self) -> bool {
+        self.state().recipient.missed()
+    }
+
     /// Whether a test is due, without making it.
     pub(super) fn test_is_due(&self) -> bool {
         let state = self.state();

@@ -54,15 +54,23 @@ pub(super) struct Test {
     last: Option<Instant>,
     /// A random name is on its way since then.
     under_way: Option<Instant>,
+    /// The last random name got no answer.
+    missed: bool,
 }
 
 impl Test {
     pub(super) const fn new() -> Self {
-        Self { truth: Truth::Untested, taken: 0, last: None, under_way: None }
+        Self { truth: Truth::Untested, taken: 0, last: None, under_way: None, missed: false }
     }
 
     pub(super) const fn truth(&self) -> Truth {
         self.truth
+    }
+
+    /// Whether the last random name got no answer: where a session ends over what was asked before it, it is to
+    /// be asked first.
+    pub(super) const fn missed(&self) -> bool {
+        self.missed
     }
 
     /// Whether a random name should be asked now. `ttl` is how long an outcome holds.
@@ -86,6 +94,7 @@ impl Test {
     /// A random name was answered; none says nothing about it. Gives the new truth if it changed.
     pub(super) fn saw(&mut self, sighting: Option<Sighting>) -> Option<Truth> {
         self.under_way = None;
+        self.missed = sighting.is_none();
         let before = self.truth;
         match sighting {
             None => return None,

@@ -1,6 +1,8 @@
 //! What a session asks next: a batch at RCPT, or one question at DATA, with the random names and witnesses that
 //! belong beside it.
 
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 
 use super::queue::Urgency;
@@ -85,30 +87,31 @@ impl Prober {
 
     /// Puts a question into the batch with what belongs beside it, or says where else it goes.
     fn place(&self, question: Question, batch: &mut Vec<Question>) -> Placed {
-        let fits = batch.first().is_none_or(|first| first.voice == question.voice);
-        if !fits || (question.scope.ask_at() != AskAt::Recipient && !batch.is_empty()) {
+        let scope = Arc::clone(&question.scope);
+        // What a random name shows may decide how, or whether, the question itself is asked. And where the last one got
+        // no answer, since the session ended over what was before it, the next goes first.
+        let name_first = scope.ask_at() != AskAt::Recipient || scope.missed_test();
+        let fits = batch.first().is_none_or(|first| first.voice == question.voice && !name_first);
+        if !fits {
             return Placed::Later(question);
         }
-        let at = question.scope.ask_at();
-        let random = self.random_beside(&question);
-        match (at, random) {
-            (AskAt::Recipient, random) => {
-                let recovery = self.recovery_beside(&question);
-                batch.push(question);
-                // Behind it: there are stores that end the session over the first name they do not know.
-                batch.extend(random.into_iter().chain(recovery));
-                Placed::InBatch
-            }
-            // What a random name shows decides how, or whether, the question itself is asked.
-            (_, Some(random)) => {
+        match (self.random_beside(&question), scope.ask_at()) {
+            (Some(random), _) if name_first => {
                 self.work().waiting.put_first(vec![question]);
                 Placed::Before(match random.purpose {
                     Purpose::Random(Tested::Data) => Round::Data(random),
                     _ => Round::Recipients(vec![random]),
                 })
             }
-            (AskAt::Data, None) => Placed::Before(Round::Data(question)),
-            (AskAt::Nowhere, None) => Placed::Nowhere(question),
+            (random, AskAt::Recipient) => {
+                let recovery = self.recovery_beside(&question);
+                batch.push(question);
+                // Behind it: there are stores that end the session over the first name they do not know.
+                batch.extend(random.into_iter().chain(recovery));
+                Placed::InBatch
+            }
+            (_, AskAt::Data) => Placed::Before(Round::Data(question)),
+            (_, AskAt::Nowhere) => Placed::Nowhere(question),
         }
     }
 
