@@ -31,7 +31,10 @@ use std::path::PathBuf;
 
 use figment::value::Dict;
 
-pub use choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients, SourceKind};
+pub use choice::{
+    BareNewline, ClientAddress, LogFormat, Mode, OnUnknown, ProxyProtocol, Received, RoutedRecipients,
+    SourceKind,
+};
 pub use endpoint::Endpoint;
 pub use finding::{Fault, Faults, Finding, Origin, Warning};
 pub use networks::{Network, Networks};
@@ -39,7 +42,9 @@ pub use recipients::{Listed, RecipientList};
 pub use routes::{DomainPattern, Routes};
 pub use secret::Secret;
 pub use source::{Environment, Flags, Source};
-pub use used::{Admin, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Timeouts, Verify};
+pub use used::{
+    Admin, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Timeouts, Trace, Verify,
+};
 pub use value::{Period, Rate, Size};
 pub use word::{Filter, Keyword, Name};
 

@@ -9,7 +9,10 @@ use std::path::PathBuf;
 
 use figment::value::Value;
 
-use super::choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients, SourceKind};
+use super::choice::{
+    BareNewline, ClientAddress, LogFormat, Mode, OnUnknown, ProxyProtocol, Received, RoutedRecipients,
+    SourceKind,
+};
 use super::endpoint::Endpoint;
 use super::networks::Network;
 use super::read::{self, Reader, Section, Setting, Table};
@@ -95,6 +98,14 @@ section! {
         name: Name = Name::derived("mx");
         /// Where it listens. `[::]` takes IPv4 too; with port 0 the system chooses one.
         address: Vec<SocketAddr> = vec![SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 25)];
+        /// Whether connections begin with a PROXY header that says who the client is.
+        proxy_protocol: ProxyProtocol = ProxyProtocol::Off;
+        /// Whether clients in `trusted` may say with XCLIENT who the client is.
+        xclient: bool = false;
+        /// Networks that are believed when they say who the client is.
+        trusted: Vec<Network> = Vec::new();
+        /// Takes connections meant for other addresses, which the system redirects here (TPROXY).
+        transparent: bool = false;
     }
 }
 
@@ -107,6 +118,10 @@ section! {
         domains: Vec<DomainPattern> = Vec::new();
         /// Who takes the mail, as `host:port` or `[ipv6]:port`.
         backends: Vec<Endpoint> = Vec::new();
+        /// How the backend learns the true client.
+        client_address: ClientAddress = ClientAddress::None;
+        /// Whether a `Received:` line is put before each message.
+        received: Received = Received::Auto;
         /// EHLO keywords never offered to clients.
         hide_ehlo: Vec<Keyword> = Vec::new();
         /// Connections to each backend address, probes and deliveries together. At least 2.
@@ -207,6 +222,8 @@ section! {
         data_min_rate: Rate = Rate::bytes_per_second(500);
         /// A whole session. 0: any time.
         session: Period = Period::ZERO;
+        /// Until a PROXY header is whole.
+        proxy_header: Period = Period::seconds(5);
         /// Until a backend has taken our connection.
         backend_connect: Period = Period::seconds(3);
         /// Until a backend has answered a command.

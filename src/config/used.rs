@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients};
+use super::choice::{
+    BareNewline, ClientAddress, LogFormat, Mode, OnUnknown, ProxyProtocol, RoutedRecipients,
+};
 use super::endpoint::Endpoint;
 use super::networks::Networks;
 use super::recipients::RecipientList;
@@ -44,6 +46,14 @@ pub struct Listener {
     pub name: Arc<str>,
     /// At least one. Port 0 lets the system choose.
     pub addresses: Vec<SocketAddr>,
+    /// Whether connections begin with a PROXY header.
+    pub proxy_protocol: ProxyProtocol,
+    /// Whether trusted clients may use XCLIENT.
+    pub xclient: bool,
+    /// Who is believed about the client; not empty when anyone is to be.
+    pub trusted: Networks,
+    /// Whether connections meant for other addresses are taken.
+    pub transparent: bool,
 }
 
 /// The domains of one mail store.
@@ -55,6 +65,10 @@ pub struct Route {
     pub domains: Vec<DomainPattern>,
     /// Who takes the mail; at least one.
     pub backends: Vec<Endpoint>,
+    /// How the backends learn the true client.
+    pub client_address: ClientAddress,
+    /// Whether a `Received:` line is put before each message.
+    pub trace: Trace,
     /// EHLO keywords never offered to clients, in capitals.
     pub hide_ehlo: Vec<String>,
     /// Connections to each backend address, probes and deliveries together; at least 2.
@@ -63,6 +77,15 @@ pub struct Route {
     pub eject: Duration,
     /// How recipients are verified.
     pub verify: Verify,
+}
+
+/// What is put before a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trace {
+    /// Nothing.
+    None,
+    /// A `Received:` line.
+    Received,
 }
 
 /// How recipients of a route are verified.
@@ -159,6 +182,8 @@ pub struct Timeouts {
     pub data_min_rate: Option<u64>,
     /// A whole session; none for any time.
     pub session: Option<Duration>,
+    /// Until a PROXY header is whole.
+    pub proxy_header: Duration,
     /// Until a backend has taken our connection.
     pub backend_connect: Duration,
     /// Until a backend has answered a command.
