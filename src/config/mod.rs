@@ -7,12 +7,14 @@
 //! Not here: watching the file (the server does, and loads again), the contents of recipient files (the
 //! verifier reads those), and looking up host names (who dials does).
 
+mod certificate;
 mod check;
 mod choice;
 mod endpoint;
 mod finding;
 mod leaf;
 mod networks;
+mod pin;
 mod read;
 mod recipients;
 mod routes;
@@ -31,6 +33,7 @@ use std::path::PathBuf;
 
 use figment::value::Dict;
 
+pub use certificate::{Certificate, CertificateFault, CertificateFiles, Contents, Part, Validity};
 pub use choice::{
     BareNewline, ClientAddress, LogFormat, Mode, OnUnknown, ProxyProtocol, Received, RoutedRecipients,
     SourceKind,
@@ -38,12 +41,14 @@ pub use choice::{
 pub use endpoint::Endpoint;
 pub use finding::{Fault, Faults, Finding, Origin, Warning};
 pub use networks::{Network, Networks};
+pub use pin::Pin;
 pub use recipients::{Listed, RecipientList};
 pub use routes::{DomainPattern, Routes};
 pub use secret::Secret;
 pub use source::{Environment, Flags, Source};
 pub use used::{
-    Admin, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Timeouts, Trace, Verify,
+    Admin, BackendTls, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Timeouts, TlsPolicy,
+    Trace, Verify,
 };
 pub use value::{Period, Rate, Size};
 pub use word::{Filter, Keyword, Name};

@@ -8,11 +8,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::RootCertStore;
+
 use super::choice::{
     BareNewline, ClientAddress, LogFormat, Mode, OnUnknown, ProxyProtocol, RoutedRecipients,
 };
 use super::endpoint::Endpoint;
 use super::networks::Networks;
+use super::pin::Pin;
 use super::recipients::RecipientList;
 use super::routes::{DomainPattern, Routes};
 use super::secret::Secret;
@@ -86,6 +89,30 @@ pub enum Trace {
     None,
     /// A `Received:` line.
     Received,
+}
+
+/// TLS with the backends of a route.
+#[derive(Debug, Clone)]
+pub struct BackendTls {
+    /// Whether there is to be any, and with whom.
+    pub policy: TlsPolicy,
+    /// The name to verify instead of the backend's host.
+    pub name: Option<String>,
+}
+
+/// Who a backend must prove to be.
+#[derive(Debug, Clone)]
+pub enum TlsPolicy {
+    /// No TLS.
+    Off,
+    /// TLS with anyone where it can be had, else none.
+    Opportunistic,
+    /// TLS with anyone.
+    Required,
+    /// TLS with who has a certificate for the name that leads to one of these roots; not empty.
+    Verify(Arc<RootCertStore>),
+    /// TLS with who has one of these keys; not empty.
+    Pin(Vec<Pin>),
 }
 
 /// How recipients of a route are verified.

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use super::tls::TlsFacts;
+
 /// A client's name in the DNS.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ClientName {
@@ -23,17 +25,6 @@ pub enum ClientProtocol {
     Esmtp,
 }
 
-/// The TLS session a client is in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientTls {
-    /// As OpenSSL spells it: `TLSv1.3`.
-    pub version: Box<str>,
-    /// The cipher suite by its IANA name.
-    pub cipher: Box<str>,
-    /// The name the client asked for (SNI).
-    pub server_name: Option<Box<str>>,
-}
-
 /// Who a client is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientFacts {
@@ -48,5 +39,5 @@ pub struct ClientFacts {
     /// How it greeted.
     pub protocol: ClientProtocol,
     /// The TLS session it is in, with us.
-    pub tls: Option<ClientTls>,
+    pub tls: Option<TlsFacts>,
 }

@@ -12,6 +12,7 @@ pub mod proxy_header;
 pub mod received;
 pub mod replies;
 pub mod reply;
+pub mod tls;
 pub mod verdict;
 pub mod xclient;
 pub mod xtext;

@@ -14,7 +14,7 @@ mod write;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-pub use write::{Secured, local, proxied, v1};
+pub use write::{local, proxied, v1};
 
 /// Longest header taken, in octets. Those of this world have a few hundred, client certificates included.
 pub const MOST: usize = V2_FIXED + 2048;

@@ -13,9 +13,8 @@ use super::client::{ClientFacts, ClientProtocol};
 pub const MOST: u64 = 1024;
 /// Longest name written.
 const MAX_NAME: usize = 255;
-/// Longest recipient written, and longest part of a TLS comment.
+/// Longest recipient written.
 const MAX_RECIPIENT: usize = 254;
-const MAX_TLS: usize = 64;
 
 /// What a line tells besides the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +40,7 @@ impl Trace<'_> {
         let _ =
             write!(line, ")\r\n\tby {} with {} id {}", plain(self.by), self.protocol(client), self.session);
         if let Some(tls) = &client.tls {
-            let part = |text: &str| plain(text).chars().take(MAX_TLS).collect::<String>();
-            let _ = write!(line, "\r\n\t(using {} with {})", part(&tls.version), part(&tls.cipher));
+            let _ = write!(line, "\r\n\t({tls})");
         }
         if let Some(recipient) = self.recipient.filter(|recipient| is_writable(recipient)) {
             let _ = write!(line, "\r\n\tfor <{recipient}>");
@@ -120,7 +118,11 @@ const fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::client::{ClientName, ClientTls};
+    use crate::proto::client::ClientName;
+    use crate::proto::tls::{TlsFacts, TlsVersion};
+
+    const TLS: TlsFacts =
+        TlsFacts { version: TlsVersion::Tls13, cipher: "TLS_CHACHA20_POLY1305_SHA256", server_name: None };
 
     fn client() -> ClientFacts {
         ClientFacts {
@@ -146,17 +148,12 @@ mod tests {
              \tby mx.example.org with ESMTP id 0123456789ab;\r\n\
              \tSun, 9 Sep 2001 01:46:40 +0000\r\n"
         );
-        let tls = ClientTls {
-            version: "TLSv1.3".into(),
-            cipher: "TLS13_AES_256_GCM_SHA384".into(),
-            server_name: None,
-        };
-        let client = ClientFacts { address: "[2001:db8::1]:4".parse().unwrap(), tls: Some(tls), ..client() };
+        let client = ClientFacts { address: "[2001:db8::1]:4".parse().unwrap(), tls: Some(TLS), ..client() };
         assert_eq!(
             Trace { recipient: Some("ann@example.org"), ..trace() }.line(&client),
             "Received: from client.example.net ([IPv6:2001:db8::1])\r\n\
              \tby mx.example.org with ESMTPS id 0123456789ab\r\n\
-             \t(using TLSv1.3 with TLS13_AES_256_GCM_SHA384)\r\n\
+             \t(TLSv1.3 TLS_CHACHA20_POLY1305_SHA256)\r\n\
              \tfor <ann@example.org>;\r\n\
              \tSun, 9 Sep 2001 01:46:40 +0000\r\n"
         );
@@ -165,9 +162,7 @@ mod tests {
     #[test]
     fn nothing_a_client_says_makes_another_line_or_too_long_a_one() {
         let helo = "x\r\nTo: (me);<>\"\\\u{202e}ü".to_owned() + &"y".repeat(500);
-        let tls =
-            ClientTls { version: "v".repeat(99).into(), cipher: "c".repeat(99).into(), server_name: None };
-        let client = ClientFacts { helo: helo.into(), tls: Some(tls), ..client() };
+        let client = ClientFacts { helo: helo.into(), tls: Some(TLS), ..client() };
         let long = "a".repeat(MAX_RECIPIENT);
         let by = "b".repeat(300);
         let line = Trace { recipient: Some(&long), by: &by, utf8: true, ..trace() }.line(&client);

@@ -25,6 +25,8 @@ pub(super) struct Families {
     pub(super) contradicted: IntCounterVec,
     pub(super) backend_up: IntGaugeVec,
     pub(super) backend_connections: IntGaugeVec,
+    pub(super) tls_handshakes: IntCounterVec,
+    pub(super) certificate_expiry: IntGaugeVec,
 }
 
 impl Families {
@@ -48,6 +50,8 @@ impl Families {
             contradicted: counters(&r, "backstop_verdict_contradicted_total", "Cached verdicts that the delivery port contradicted.", &["route", "cached"]),
             backend_up: gauges(&r, "backstop_backend_up", "1 when the backend took us when last tried.", &["route", "backend"]),
             backend_connections: gauges(&r, "backstop_backend_connections", "Connections to the backend that are in use.", &["route", "backend", "use"]),
+            tls_handshakes: counters(&r, "backstop_tls_handshakes_total", "TLS handshakes, and sessions with a backend that went on without one.", &["side", "result"]),
+            certificate_expiry: gauges(&r, "backstop_certificate_expiry_timestamp_seconds", "When the certificate ceases to hold, by the file of its chain.", &["name"]),
             registry: r,
         }
     }

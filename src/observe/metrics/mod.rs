@@ -29,7 +29,7 @@ use families::Families;
 pub use handles::{BackendConnection, BackendMetrics, ListenerMetrics, RouteMetrics, SessionGauge};
 pub use labels::{
     BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult, RecipientSource,
-    SessionState,
+    SessionState, TlsResult, TlsSide,
 };
 
 /// What [`Metrics::render`] returns, as a `Content-Type`; Prometheus 3 insists on one.
@@ -50,6 +50,7 @@ struct Inner {
     probe_duration: Histogram,
     session_duration: Histogram,
     transaction_added: Histogram,
+    tls_handshakes: Children<TlsSide, Children<TlsResult, IntCounter>>,
     started: SystemTime,
 }
 
@@ -71,6 +72,11 @@ impl Metrics {
             probe_duration: families.probe_duration.clone(),
             session_duration: families.session_duration.clone(),
             transaction_added: families.transaction_added.clone(),
+            tls_handshakes: Children::new(|side: TlsSide| {
+                Children::new(|result: TlsResult| {
+                    families.tls_handshakes.with_label_values(&[side.as_str(), result.as_str()])
+                })
+            }),
             started: SystemTime::now(),
             families,
         }))
@@ -112,6 +118,18 @@ impl Metrics {
     /// A transaction ended in which the client waited so long for us and not for its backend.
     pub fn added(&self, took: Duration) {
         self.0.transaction_added.observe(took.as_secs_f64());
+    }
+
+    /// A TLS handshake ended so.
+    pub fn tls_handshake(&self, side: TlsSide, result: TlsResult) {
+        self.0.tls_handshakes.get(side).get(result).inc();
+    }
+
+    /// The certificate of this name (a configured file) ceases to hold then.
+    pub fn certificate_expires(&self, name: &str, when: SystemTime) {
+        let seconds = when.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let gauge = self.0.families.certificate_expiry.with_label_values(&[name]);
+        gauge.set(i64::try_from(seconds).unwrap_or(i64::MAX));
     }
 
     /// The cache holds so many entries of a kind. Counting them may be costly, so this is called by whoever

@@ -1,4 +1,5 @@
 use super::*;
+use crate::proto::tls::{TlsFacts, TlsVersion};
 
 fn client(address: &str, destination: &str) -> Source {
     Source::Client { address: address.parse().unwrap(), destination: destination.parse().unwrap() }
@@ -115,8 +116,11 @@ fn a_right_checksum_is_taken() {
 
 #[test]
 fn what_is_written_is_read_again() {
-    let secured =
-        Secured { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384", server_name: Some("mx.test") };
+    let tls = TlsFacts {
+        version: TlsVersion::Tls12,
+        cipher: "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+        server_name: Some("mx.test".into()),
+    };
     for (from, to, told) in [
         ("192.0.2.1:40000", Some("198.51.100.2:25"), ("192.0.2.1:40000", "198.51.100.2:25")),
         ("[::ffff:192.0.2.1]:4", Some("[::ffff:198.51.100.2]:25"), ("192.0.2.1:4", "198.51.100.2:25")),
@@ -126,9 +130,7 @@ fn what_is_written_is_read_again() {
     ] {
         let (from, to) = (from.parse().unwrap(), to.map(|to| to.parse().unwrap()));
         let source = client(told.0, told.1);
-        for header in
-            [v1(from, to), proxied(from, to, "session", None), proxied(from, to, "s", Some(secured))]
-        {
+        for header in [v1(from, to), proxied(from, to, "session", None), proxied(from, to, "s", Some(&tls))] {
             assert_eq!(read(&header), Ok(Start::Header { len: header.len(), source }), "{header:?}");
         }
     }

@@ -3,17 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{V2_FIXED, V2_START, Version};
-
-/// What is told of a client's TLS session (§2.2.5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Secured<'s> {
-    /// As OpenSSL spells it: `TLSv1.3`.
-    pub version: &'s str,
-    /// The cipher suite.
-    pub cipher: &'s str,
-    /// The name the client asked for (SNI).
-    pub server_name: Option<&'s str>,
-}
+use crate::proto::tls::TlsFacts;
 
 /// Longest unique identifier (§2.2.4), and longest text of ours in any extension.
 const TEXT_MOST: usize = 128;
@@ -49,7 +39,7 @@ pub fn proxied(
     client: SocketAddr,
     destination: Option<SocketAddr>,
     session: &str,
-    secured: Option<Secured<'_>>,
+    tls: Option<&TlsFacts>,
 ) -> Vec<u8> {
     let (from, to) = pair(client, destination);
     let mut block = Vec::with_capacity(128);
@@ -62,14 +52,14 @@ pub fn proxied(
     block.extend(from.port().to_be_bytes());
     block.extend(to.port().to_be_bytes());
     extension(UNIQUE_ID, session.as_bytes(), &mut block);
-    if let Some(Secured { version, cipher, server_name }) = secured {
-        if let Some(name) = server_name {
+    if let Some(tls) = tls {
+        if let Some(name) = &tls.server_name {
             extension(AUTHORITY, name.as_bytes(), &mut block);
         }
         // No client certificate was verified: anything but zero says so.
         let mut ssl = vec![CLIENT_SSL, 0, 0, 0, 1];
-        extension(SSL_VERSION, version.as_bytes(), &mut ssl);
-        extension(SSL_CIPHER, cipher.as_bytes(), &mut ssl);
+        extension(SSL_VERSION, tls.version.as_str().as_bytes(), &mut ssl);
+        extension(SSL_CIPHER, tls.openssl_cipher().as_bytes(), &mut ssl);
         extension(SSL, &ssl, &mut block);
     }
     let mut header = Vec::with_capacity(V2_FIXED + block.len());
