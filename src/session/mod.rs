@@ -23,7 +23,8 @@ use tokio::time::Instant;
 
 use crate::backend::Backends;
 use crate::config::{BareNewline, Config, Listener, Route};
-use crate::guard::{ClientKey, Drain, Standings};
+use crate::guard::{Drain, Standings};
+use crate::net::client_key::ClientKey;
 use crate::net::stream::Stream;
 use crate::observe::metrics::{
     ConnectionResult, ListenerMetrics, MessageResult, Metrics, RouteMetrics, SessionGauge, SessionState,
