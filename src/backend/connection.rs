@@ -11,12 +11,15 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::introduction::{Introduction, Means};
 use crate::config::Endpoint;
 use crate::net::dial::{DialFault, Dialer};
 use crate::net::stream::{Pending, Stream, read_some};
 use crate::proto::dialogue::HelloKind;
 use crate::proto::ehlo::Extensions;
+use crate::proto::proxy_header::Version;
 use crate::proto::reply::{Class, Reply, ReplyFault, ReplyReader};
+use crate::proto::xclient;
 
 /// Where in the session something failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub enum Phase {
     Greeting,
     /// EHLO or HELO.
     Hello,
+    /// XCLIENT and what follows it: about the client from here on.
+    Introduction,
     /// Any command after that.
     Command,
     /// Behind the end of a message.
@@ -58,6 +63,43 @@ pub enum Fault {
     /// Octets that answer nothing.
     #[error("sent something unasked")]
     Unsolicited,
+    /// It does not take from us who the client is.
+    #[error("it does not offer us XCLIENT with ADDR, which client_address = \"xclient\" needs")]
+    NoXclient,
+}
+
+/// Whose fault it is that a session did not come about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blame {
+    /// The backend's, or that of the way to it.
+    Backend,
+    /// The client's: the backend has heard of it, and said this.
+    Client(Reply),
+    /// The route's: what it says about the client does not fit the backend, or the network.
+    Route,
+}
+
+impl Fault {
+    /// Whose fault it is, in a session that was to be introduced so.
+    #[must_use]
+    pub fn blame(&self, introduction: &Introduction) -> Blame {
+        match (self, introduction.means()) {
+            (Self::NoXclient, _) | (Self::Dial(_), Some(Means::Transparent)) => Blame::Route,
+            // Not taken as a command at all, or not from us.
+            (Self::Refused(Phase::Introduction, reply), _) if is_about_xclient(reply) => Blame::Route,
+            (Self::Refused(Phase::Introduction, reply), _)
+            | (
+                Self::Refused(Phase::Greeting | Phase::Hello, reply),
+                Some(Means::Proxy(_) | Means::Transparent),
+            ) => Blame::Client(reply.clone()),
+            _ => Blame::Backend,
+        }
+    }
+}
+
+/// Whether a refusal of XCLIENT speaks of the command, rather than of the client it names.
+fn is_about_xclient(reply: &Reply) -> bool {
+    matches!(reply.code(), 500..=504) || (reply.code() == 550 && reply.mentions("authorization"))
 }
 
 /// How long to wait for what.
@@ -76,6 +118,8 @@ pub struct Patience {
 pub struct Identity {
     /// Our name in EHLO, and what no backend may greet with.
     pub hostname: Arc<str>,
+    /// The header it expects on every connection, also on those that are for no client.
+    pub header: Option<Version>,
 }
 
 /// An open session, greeted both ways.
@@ -86,6 +130,9 @@ pub struct Connection {
     reader: ReplyReader,
     patience: Patience,
     announced: Extensions,
+    /// What it would be told of a client.
+    xclient: Option<xclient::Announced>,
+    introduction: Introduction,
     hello: HelloKind,
     opened: Instant,
     /// Refusals it has given; backends count them as errors against us.
@@ -95,7 +142,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Dials, waits for the greeting, says EHLO (HELO where EHLO is refused).
+    /// Dials, waits for the greeting, says EHLO (HELO where EHLO is refused), and whom it is for.
     ///
     /// # Errors
     /// The [`Fault`] with the phase it happened in.
@@ -104,19 +151,25 @@ impl Connection {
         endpoint: &Endpoint,
         identity: &Identity,
         patience: Patience,
+        introduction: &Introduction,
     ) -> Result<Self, Fault> {
-        let stream = dialer.dial(endpoint, patience.connect).await?;
+        let stream = dialer.dial(endpoint, introduction.origin(), patience.connect).await?;
         let mut connection = Self {
             stream,
             input: Vec::new(),
             reader: ReplyReader::default(),
             patience,
             announced: Extensions::default(),
+            xclient: None,
+            introduction: Introduction::Ourselves,
             hello: HelloKind::Ehlo,
             opened: Instant::now(),
             refusals: 0,
             over: false,
         };
+        if let Some(header) = introduction.header(identity.header) {
+            connection.write(&header, Phase::Greeting).await?;
+        }
         let greeting = connection.reply(Phase::Greeting).await?;
         if greeting.class() != Class::Positive {
             connection.farewell().await;
@@ -125,31 +178,73 @@ impl Connection {
         if names(&greeting, &identity.hostname) {
             return Err(Fault::Ourselves);
         }
-        connection.greet(identity).await?;
+        let reply = connection.greet(introduction.greets_as(&identity.hostname), Phase::Hello).await?;
+        if names(&reply, &identity.hostname) {
+            return Err(Fault::Ourselves);
+        }
+        connection.introduce(introduction).await?;
         Ok(connection)
     }
 
-    async fn greet(&mut self, identity: &Identity) -> Result<(), Fault> {
-        let name = &identity.hostname;
-        self.write(format!("EHLO {name}\r\n").as_bytes(), Phase::Hello).await?;
-        let mut reply = self.reply(Phase::Hello).await?;
+    /// EHLO with `name`, HELO where that is refused. Gives the answer.
+    async fn greet(&mut self, name: &str, phase: Phase) -> Result<Reply, Fault> {
+        self.hello = HelloKind::Ehlo;
+        self.write(format!("EHLO {name}\r\n").as_bytes(), phase).await?;
+        let mut reply = self.reply(phase).await?;
         if reply.class() == Class::Permanent {
             // Only HELO's refusal is a fault: servers from before EHLO are still out there.
             self.hello = HelloKind::Helo;
-            self.write(format!("HELO {name}\r\n").as_bytes(), Phase::Hello).await?;
-            reply = self.reply(Phase::Hello).await?;
+            self.write(format!("HELO {name}\r\n").as_bytes(), phase).await?;
+            reply = self.reply(phase).await?;
         }
         if reply.class() != Class::Positive {
             self.farewell().await;
-            return Err(Fault::Refused(Phase::Hello, reply));
+            return Err(Fault::Refused(phase, reply));
         }
-        if names(&reply, name) {
-            return Err(Fault::Ourselves);
+        self.announced = match self.hello {
+            HelloKind::Ehlo => Extensions::announced(&reply),
+            HelloKind::Helo => Extensions::default(),
+        };
+        if phase == Phase::Hello {
+            self.xclient = xclient::Announced::of(&reply);
         }
-        if self.hello == HelloKind::Ehlo {
-            self.announced = Extensions::announced(&reply);
+        Ok(reply)
+    }
+
+    /// Says whom the session is for, where there are words for it, and greets again as that client.
+    async fn introduce(&mut self, introduction: &Introduction) -> Result<(), Fault> {
+        if let Introduction::Client { means: Means::Xclient, client, .. } = introduction {
+            let Some(announced) = self.xclient else {
+                self.farewell().await;
+                return Err(Fault::NoXclient);
+            };
+            self.write(announced.command(client).as_bytes(), Phase::Introduction).await?;
+            let reply = self.reply(Phase::Introduction).await?;
+            if reply.class() != Class::Positive {
+                self.farewell().await;
+                return Err(Fault::Refused(Phase::Introduction, reply));
+            }
+            self.greet(&client.helo, Phase::Introduction).await?;
         }
+        self.introduction = introduction.clone();
         Ok(())
+    }
+
+    /// Whom the session is for.
+    #[must_use]
+    pub const fn introduction(&self) -> &Introduction {
+        &self.introduction
+    }
+
+    /// Makes a session that was another client's this one's: nothing of the last transaction stays.
+    pub(super) async fn introduce_anew(&mut self, introduction: &Introduction) -> Result<(), Fault> {
+        let cleared = self.exchange(b"RSET\r\n").await?;
+        if cleared.class() != Class::Positive {
+            return Err(Fault::Refused(Phase::Command, cleared));
+        }
+        self.quiet()?;
+        self.introduce(introduction).await?;
+        self.quiet()
     }
 
     /// What it announced; nothing after HELO.
@@ -261,7 +356,7 @@ impl Connection {
     async fn reply(&mut self, phase: Phase) -> Result<Reply, Fault> {
         let wait = match phase {
             Phase::EndOfData => self.patience.end_of_data,
-            Phase::Greeting | Phase::Hello | Phase::Command => self.patience.command,
+            Phase::Greeting | Phase::Hello | Phase::Introduction | Phase::Command => self.patience.command,
         };
         let deadline = Instant::now() + wait;
         loop {

@@ -4,9 +4,11 @@ mod budget;
 mod connection;
 mod envelope;
 mod health;
+mod introduction;
 mod pool;
 
 pub use budget::{Budget, Permit, Use};
-pub use connection::{Connection, Fault, Identity, Patience, Phase};
+pub use connection::{Blame, Connection, Fault, Identity, Patience, Phase};
 pub use envelope::{EnvelopeFault, mail_command, rcpt_command};
+pub use introduction::{Introduction, Means};
 pub use pool::{Backend, Backends, Lease, LeaseFault, Origin, Quota};

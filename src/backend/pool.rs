@@ -2,8 +2,8 @@
 //!
 //! A delivery session is taken when a client's first recipient is accepted and given back when the
 //! transaction ends, so a client that idles holds none. It is reused by whoever comes next, as long as it is
-//! young, has refused nothing, and answers RSET with 2yz (RFC 5321 §4.1.1.5). Across clients that misleads
-//! nobody, for the backend is not told who the client is.
+//! young, has refused nothing, and answers RSET with 2yz (RFC 5321 §4.1.1.5); across clients only where that misleads
+//! nobody about who is speaking (see [`Introduction`]).
 //!
 //! A session that is kept holds no permit: who waits for one would never get it. It stands in a slot nobody
 //! needs, and leaves when a new connection needs that slot.
@@ -15,12 +15,14 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::budget::{Budget, Permit, Use};
-use super::connection::{Connection, Fault, Identity, Patience};
+use super::connection::{Blame, Connection, Fault, Identity, Patience};
 use super::health::Health;
+use super::introduction::{Introduction, Reuse};
 use crate::config::Endpoint;
 use crate::net::dial::Dialer;
 use crate::observe::metrics::{BackendConnection, BackendMetrics, BackendUse};
 use crate::proto::ehlo::Extensions;
+use crate::proto::proxy_header::Version;
 
 /// Exchange closes after 10 minutes even in use: be gone before.
 const MAX_AGE: Duration = Duration::from_secs(8 * 60);
@@ -28,6 +30,8 @@ const MAX_AGE: Duration = Duration::from_secs(8 * 60);
 const MAX_IDLE: Duration = Duration::from_secs(60);
 /// Sessions kept idle per backend.
 const MAX_KEPT: usize = 16;
+/// Between two alarms of one backend.
+const ALARM_EVERY: Duration = Duration::from_secs(60);
 /// Transactions in one session; servers count, and some close at a thousand.
 const MAX_TRANSACTIONS: u32 = 500;
 
@@ -43,6 +47,8 @@ pub struct Backend {
     announced: Mutex<Option<Extensions>>,
     kept: Mutex<Vec<Kept>>,
     last_fault: Mutex<Option<String>>,
+    /// When the last alarm was given.
+    alarmed: Mutex<Option<Instant>>,
     /// One for each route that names it.
     metrics: Vec<BackendMetrics>,
 }
@@ -67,6 +73,17 @@ pub enum LeaseFault {
     /// The backend did not take us.
     #[error(transparent)]
     Fault(#[from] Fault),
+}
+
+impl LeaseFault {
+    /// Whose fault it is, in a session that was to be introduced so.
+    #[must_use]
+    pub fn blame(&self, introduction: &Introduction) -> Blame {
+        match self {
+            Self::Fault(fault) => fault.blame(introduction),
+            Self::Busy | Self::Resting(_) => Blame::Backend,
+        }
+    }
 }
 
 /// Where a leased session comes from.
@@ -124,23 +141,33 @@ impl Backend {
     ///
     /// # Errors
     /// [`LeaseFault`].
-    pub async fn lease(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
+    pub async fn lease(
+        self: &Arc<Self>,
+        purpose: Use,
+        introduction: &Introduction,
+        deadline: Instant,
+    ) -> Result<Lease, LeaseFault> {
         let permit = self.permit(purpose, deadline).await?;
         if purpose == Use::Delivery
-            && let Some(kept) = self.take_kept()
+            && let Some((kept, origin)) = self.take_kept(introduction, deadline).await
         {
-            return Ok(self.leased(kept, permit, Origin::Kept, purpose));
+            return Ok(self.leased(kept, permit, origin, purpose));
         }
-        self.open(permit, purpose, deadline).await
+        self.open(permit, purpose, introduction, deadline).await
     }
 
     /// A new session, also when one is kept.
     ///
     /// # Errors
     /// [`LeaseFault`].
-    pub async fn lease_fresh(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
+    pub async fn lease_fresh(
+        self: &Arc<Self>,
+        purpose: Use,
+        introduction: &Introduction,
+        deadline: Instant,
+    ) -> Result<Lease, LeaseFault> {
         let permit = self.permit(purpose, deadline).await?;
-        self.open(permit, purpose, deadline).await
+        self.open(permit, purpose, introduction, deadline).await
     }
 
     async fn permit(&self, purpose: Use, deadline: Instant) -> Result<Permit, LeaseFault> {
@@ -151,6 +178,7 @@ impl Backend {
         self: &Arc<Self>,
         permit: Permit,
         purpose: Use,
+        introduction: &Introduction,
         deadline: Instant,
     ) -> Result<Lease, LeaseFault> {
         let Some(attempt) = self.health.attempt() else {
@@ -158,7 +186,8 @@ impl Backend {
         };
         let opened = async {
             self.make_room().await;
-            Connection::open(&self.dialer, &self.endpoint, &self.identity, self.patience).await
+            let Self { dialer, endpoint, identity, .. } = &**self;
+            Connection::open(dialer, endpoint, identity, self.patience, introduction).await
         };
         let opened =
             timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(super::Phase::Greeting)));
@@ -166,10 +195,21 @@ impl Backend {
             Ok(connection) => {
                 attempt.succeeded();
                 self.metrics.iter().for_each(BackendMetrics::up);
-                *lock(&self.announced) = Some(*connection.announced());
+                self.heard(&connection);
                 *lock(&self.last_fault) = None;
                 let kept = Kept { connection, transactions: 0, since: Instant::now() };
                 Ok(self.leased(kept, permit, Origin::Fresh, purpose))
+            }
+            Err(fault) if fault.blame(introduction) != Blame::Backend => {
+                match fault.blame(introduction) {
+                    // It is well, and does what it is there for.
+                    Blame::Client(_) => attempt.succeeded(),
+                    _ => {
+                        attempt.undecided();
+                        self.alarm(&fault);
+                    }
+                }
+                Err(fault.into())
             }
             Err(fault) => {
                 drop(attempt);
@@ -180,6 +220,23 @@ impl Backend {
                 }
                 Err(fault.into())
             }
+        }
+    }
+
+    /// What it announces, which is what others are offered: to one client it may announce less.
+    fn heard(&self, connection: &Connection) {
+        let mut announced = lock(&self.announced);
+        if announced.is_none() || *connection.introduction() == Introduction::Ourselves {
+            *announced = Some(*connection.announced());
+        }
+    }
+
+    /// Mail is held up until somebody mends the configuration: said once a minute.
+    fn alarm(&self, fault: &Fault) {
+        let mut last = lock(&self.alarmed);
+        if last.is_none_or(|last| last.elapsed() >= ALARM_EVERY) {
+            *last = Some(Instant::now());
+            tracing::error!(backend = %self.endpoint, %fault, "the backend cannot be told who the client is: mail for it is deferred");
         }
     }
 
@@ -212,15 +269,46 @@ impl Backend {
         }
     }
 
+    /// A kept session that is for this client, or was made so.
+    async fn take_kept(&self, introduction: &Introduction, deadline: Instant) -> Option<(Kept, Origin)> {
+        if let Some(kept) = self.youngest_kept(introduction, Reuse::AsItIs) {
+            return Some((kept, Origin::Kept));
+        }
+        while let Some(mut kept) = self.youngest_kept(introduction, Reuse::Anew) {
+            let introducing = timeout_at(deadline, kept.connection.introduce_anew(introduction));
+            match introducing.await {
+                // As good as new: what it said just now was an answer.
+                Ok(Ok(())) => return Some((kept, Origin::Fresh)),
+                Ok(Err(fault)) => tracing::debug!(backend = %self.endpoint, %fault, "kept session lost"),
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+
     /// The youngest kept session that still looks alive.
-    fn take_kept(&self) -> Option<Kept> {
+    fn youngest_kept(&self, introduction: &Introduction, reuse: Reuse) -> Option<Kept> {
         let mut shelf = lock(&self.kept);
-        while let Some(mut kept) = shelf.pop() {
+        let fits = |kept: &Kept| introduction.reuse(kept.connection.introduction()) == reuse;
+        while let Some(at) = shelf.iter().rposition(fits) {
+            let mut kept = shelf.remove(at);
             if kept.is_fit() {
                 return Some(kept);
             }
         }
         None
+    }
+
+    /// Takes leave of the sessions that are good for nobody once this session of a client is over.
+    fn dismiss(&self, session: &str) {
+        let mut shelf = lock(&self.kept);
+        let bound = |kept: &Kept| kept.connection.introduction().bound_to() == Some(session);
+        let (bound, others): (Vec<_>, Vec<_>) = shelf.drain(..).partition(bound);
+        *shelf = others;
+        drop(shelf);
+        for kept in bound {
+            tokio::spawn(kept.leave());
+        }
     }
 
     /// Takes leave of sessions nobody has needed for a while.
@@ -309,6 +397,8 @@ pub struct Quota {
     pub connections: usize,
     /// How long it rests after several faults in a row; zero: not at all.
     pub eject: Duration,
+    /// The PROXY header it expects on every connection.
+    pub header: Option<Version>,
 }
 
 /// All backends, by where they listen.
@@ -335,13 +425,14 @@ impl Backends {
         let backend = |endpoint: Endpoint, quota: Quota, metrics| Backend {
             endpoint,
             dialer: dialer.clone(),
-            identity: identity.clone(),
+            identity: Identity { header: quota.header, ..identity.clone() },
             patience,
             budget: Budget::new(quota.connections),
             health: Health::new(quota.eject),
             announced: Mutex::default(),
             kept: Mutex::default(),
             last_fault: Mutex::default(),
+            alarmed: Mutex::default(),
             metrics,
         };
         let by_endpoint = named
@@ -362,6 +453,11 @@ impl Backends {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Backend>> {
         self.by_endpoint.values()
+    }
+
+    /// A client's session is over: takes leave of what was introduced as its own.
+    pub fn dismiss(&self, session: &str) {
+        self.iter().for_each(|backend| backend.dismiss(session));
     }
 
     /// Takes leave of every session that is kept, and waits for those in use to end, for so long at most.

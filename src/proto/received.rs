@@ -86,7 +86,7 @@ const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// RFC 5322 §3.3, in UTC.
+/// RFC 5322 §3.3, in UTC; always of the same length, so that what was said of a message's size stays true.
 fn date(seconds: u64, out: &mut String) {
     let (days, clock) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
@@ -95,7 +95,7 @@ fn date(seconds: u64, out: &mut String) {
     };
     let (hour, minute, second) = (clock / 3600, clock / 60 % 60, clock % 60);
     let (weekday, month) = (word(&DAYS, days % 7), word(&MONTHS, month));
-    let _ = write!(out, "{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000");
+    let _ = write!(out, "{weekday}, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} +0000");
 }
 
 /// The date so many days after the beginning of 1970: year, month from 0, day from 1.
@@ -146,7 +146,7 @@ mod tests {
             trace().line(&client()),
             "Received: from client.example.net ([192.0.2.1])\r\n\
              \tby mx.example.org with ESMTP id 0123456789ab;\r\n\
-             \tSun, 9 Sep 2001 01:46:40 +0000\r\n"
+             \tSun, 09 Sep 2001 01:46:40 +0000\r\n"
         );
         let client = ClientFacts { address: "[2001:db8::1]:4".parse().unwrap(), tls: Some(TLS), ..client() };
         assert_eq!(
@@ -155,7 +155,7 @@ mod tests {
              \tby mx.example.org with ESMTPS id 0123456789ab\r\n\
              \t(TLSv1.3 TLS_CHACHA20_POLY1305_SHA256)\r\n\
              \tfor <ann@example.org>;\r\n\
-             \tSun, 9 Sep 2001 01:46:40 +0000\r\n"
+             \tSun, 09 Sep 2001 01:46:40 +0000\r\n"
         );
     }
 
@@ -178,13 +178,13 @@ mod tests {
     #[test]
     fn dates_are_those_of_the_calendar() {
         for (seconds, date) in [
-            (0, "Thu, 1 Jan 1970 00:00:00 +0000"),
+            (0, "Thu, 01 Jan 1970 00:00:00 +0000"),
             (951_782_399, "Mon, 28 Feb 2000 23:59:59 +0000"),
             (951_782_400, "Tue, 29 Feb 2000 00:00:00 +0000"),
-            (951_868_800, "Wed, 1 Mar 2000 00:00:00 +0000"),
+            (951_868_800, "Wed, 01 Mar 2000 00:00:00 +0000"),
             (1_735_689_599, "Tue, 31 Dec 2024 23:59:59 +0000"),
-            (1_735_689_600, "Wed, 1 Jan 2025 00:00:00 +0000"),
-            (4_107_542_400, "Mon, 1 Mar 2100 00:00:00 +0000"),
+            (1_735_689_600, "Wed, 01 Jan 2025 00:00:00 +0000"),
+            (4_107_542_400, "Mon, 01 Mar 2100 00:00:00 +0000"),
         ] {
             let mut written = String::new();
             super::date(seconds, &mut written);

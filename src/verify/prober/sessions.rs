@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::{Pending, Prober, Question, Work, most_sessions};
-use crate::backend::{Lease, Use};
+use crate::backend::{Introduction, Lease, Use};
 use crate::net::dial::turn;
 use crate::proto::verdict::Cause;
 use crate::verify::conversation::Conversation;
@@ -103,7 +103,7 @@ impl Prober {
         for (at, backend) in backends.iter().enumerate() {
             let deadline = turn(deadline, backends.len() - at);
             // One that speaks unasked from the start would be left before anything was asked, and opened again.
-            if let Ok(mut lease) = backend.lease(Use::Probe, deadline).await
+            if let Ok(mut lease) = backend.lease(Use::Probe, &Introduction::Ourselves, deadline).await
                 && is_fit(&mut lease, 0, self.endured())
             {
                 return Some(lease);
