@@ -167,7 +167,8 @@ impl Connection {
             refusals: 0,
             over: false,
         };
-        if let Some(header) = introduction.header(identity.header) {
+        let ends = connection.stream.local_address().zip(connection.stream.peer_address());
+        if let Some(header) = introduction.header(identity.header, ends) {
             connection.write(&header, Phase::Greeting).await?;
         }
         let greeting = connection.reply(Phase::Greeting).await?;

@@ -99,9 +99,13 @@ impl Introduction {
         }
     }
 
-    /// The first octets of the connection, if a server behind PROXY headers is to have them; `expected` says that it wants
-    /// one on every connection.
-    pub(super) fn header(&self, expected: Option<Version>) -> Option<Vec<u8>> {
+    /// The first octets of a connection between these `ends`, if a server behind PROXY headers is to have them; `expected`
+    /// says that it wants one on every connection.
+    pub(super) fn header(
+        &self,
+        expected: Option<Version>,
+        ends: Option<(SocketAddr, SocketAddr)>,
+    ) -> Option<Vec<u8>> {
         match self {
             Self::Client { means: Means::Proxy(version), client, session } => {
                 let (address, destination): (SocketAddr, _) = (client.address, client.destination);
@@ -110,7 +114,7 @@ impl Introduction {
                     Version::Two => proxy_header::proxied(address, destination, session, client.tls.as_ref()),
                 })
             }
-            _ => expected.map(proxy_header::local),
+            _ => expected.map(|version| proxy_header::local(version, ends)),
         }
     }
 
@@ -165,9 +169,9 @@ mod tests {
     #[test]
     fn a_server_that_wants_headers_gets_one_for_nobody_too() {
         let expected = Some(Version::One);
-        assert_eq!(Introduction::Ourselves.header(expected).unwrap(), b"PROXY UNKNOWN\r\n");
-        assert_eq!(Introduction::Ourselves.header(None), None);
-        let told = client(ClientAddress::ProxyV1, "a", "x").header(expected).unwrap();
+        assert_eq!(Introduction::Ourselves.header(expected, None).unwrap(), b"PROXY UNKNOWN\r\n");
+        assert_eq!(Introduction::Ourselves.header(None, None), None);
+        let told = client(ClientAddress::ProxyV1, "a", "x").header(expected, None).unwrap();
         assert_eq!(told, b"PROXY TCP4 192.0.2.1 0.0.0.0 40000 0\r\n");
     }
 }

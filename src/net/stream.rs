@@ -95,6 +95,16 @@ impl Stream {
         }
     }
 
+    /// The other end of a socket.
+    #[must_use]
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok(),
+            Self::Tls(stream) => stream.carrier().peer_address(),
+            Self::Memory(_) | Self::Gone => None,
+        }
+    }
+
     /// Reads no more of what arrives than `whole` wants: at the start of a connection nobody knows yet who is to read
     /// what follows. `whole` is shown `seen`, which was taken before, and what arrives behind it; [`Prefix::Open`]
     /// takes all of that and waits for more.

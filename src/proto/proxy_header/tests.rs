@@ -135,9 +135,12 @@ fn what_is_written_is_read_again() {
         }
     }
     for version in [Version::One, Version::Two] {
-        let header = local(version);
+        let header = local(version, None);
         assert_eq!(read(&header), Ok(Start::Header { len: header.len(), source: Source::Sender }));
     }
+    let ends = ("192.0.2.9:5".parse().unwrap(), "192.0.2.25:25".parse().unwrap());
+    assert_eq!(local(Version::One, Some(ends)), b"PROXY TCP4 192.0.2.9 192.0.2.25 5 25\r\n");
+    assert_eq!(local(Version::Two, Some(ends)), local(Version::Two, None));
 }
 
 #[test]

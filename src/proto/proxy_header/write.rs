@@ -16,12 +16,15 @@ const SSL_CIPHER: u8 = 0x23;
 /// The client connected over TLS.
 const CLIENT_SSL: u8 = 0x01;
 
-/// For a connection that is made for no client: probes, health.
+/// For a connection that is made for no client (probes, health) between these two ends, where they are known.
+///
+/// Version 1 names its own ends, which says the same as UNKNOWN: that word Postfix refuses.
 #[must_use]
-pub fn local(version: Version) -> Vec<u8> {
-    match version {
-        Version::One => b"PROXY UNKNOWN\r\n".to_vec(),
-        Version::Two => [V2_START, &[0x20, 0, 0, 0]].concat(),
+pub fn local(version: Version, ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
+    match (version, ends) {
+        (Version::One, Some((ours, theirs))) => v1(ours, Some(theirs)),
+        (Version::One, None) => b"PROXY UNKNOWN\r\n".to_vec(),
+        (Version::Two, _) => [V2_START, &[0x20, 0, 0, 0]].concat(),
     }
 }
 
