@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::budget::{Budget, Opening, Round, Shrunk};
 use super::introduction::{Introduction, Means};
 use crate::config::Endpoint;
 use crate::net::dial::{DialFault, Dialer};
@@ -19,6 +20,7 @@ use crate::proto::dialogue::HelloKind;
 use crate::proto::ehlo::Extensions;
 use crate::proto::proxy_header::Version;
 use crate::proto::reply::{Class, Reply, ReplyFault, ReplyReader};
+use crate::proto::verdict::{Meaning, about_the_session};
 use crate::proto::xclient;
 
 /// Where in the session something failed.
@@ -102,6 +104,15 @@ fn is_about_xclient(reply: &Reply) -> bool {
     matches!(reply.code(), 500..=504) || (reply.code() == 550 && reply.mentions("authorization"))
 }
 
+impl Fault {
+    /// Whether the backend is well, and has too many connections of ours.
+    pub(super) fn is_crowded(&self, introduction: &Introduction) -> bool {
+        self.blame(introduction) == Blame::Backend
+            && matches!(self, Self::Refused(_, reply)
+                if about_the_session(reply) == Some(Meaning::TooManyConnections))
+    }
+}
+
 /// How long to wait for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
@@ -122,9 +133,27 @@ pub struct Identity {
     pub header: Option<Version>,
 }
 
+/// Where a backend is, and how we come to it.
+#[derive(Debug, Clone)]
+pub struct Approach {
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// How it is reached.
+    pub dialer: Dialer,
+    /// Who we are to it.
+    pub identity: Identity,
+    /// How long it may take.
+    pub patience: Patience,
+}
+
 /// An open session, greeted both ways.
 #[derive(Debug)]
 pub struct Connection {
+    endpoint: Endpoint,
+    /// What the backend has too much of is told to this one.
+    budget: Arc<Budget>,
+    /// When the last command was sent.
+    round: Round,
     stream: Stream,
     input: Vec<u8>,
     reader: ReplyReader,
@@ -147,21 +176,26 @@ impl Connection {
     /// # Errors
     /// The [`Fault`] with the phase it happened in.
     pub async fn open(
-        dialer: &Dialer,
-        endpoint: &Endpoint,
-        identity: &Identity,
-        patience: Patience,
+        approach: &Approach,
+        opening: &Opening,
         introduction: &Introduction,
     ) -> Result<Self, Fault> {
+        let Approach { endpoint, dialer, identity, patience } = approach;
         let stream = dialer.dial(endpoint, introduction.origin(), patience.connect).await?;
         let mut connection = Self {
+            endpoint: endpoint.clone(),
+            budget: Arc::clone(opening.budget()),
+            round: opening.round(),
             stream,
             input: Vec::new(),
             reader: ReplyReader::default(),
-            patience,
+            patience: *patience,
             announced: Extensions::default(),
             xclient: None,
-            introduction: Introduction::Ourselves,
+            introduction: match introduction.bound_to() {
+                Some(_) => introduction.clone(),
+                None => Introduction::Ourselves,
+            },
             hello: HelloKind::Ehlo,
             opened: Instant::now(),
             refusals: 0,
@@ -219,6 +253,7 @@ impl Connection {
                 self.farewell().await;
                 return Err(Fault::NoXclient);
             };
+            self.introduction = introduction.clone();
             self.write(announced.command(client).as_bytes(), Phase::Introduction).await?;
             let reply = self.reply(Phase::Introduction).await?;
             if reply.class() != Class::Positive {
@@ -227,7 +262,6 @@ impl Connection {
             }
             self.greet(&client.helo, Phase::Introduction).await?;
         }
-        self.introduction = introduction.clone();
         Ok(())
     }
 
@@ -349,6 +383,7 @@ impl Connection {
     }
 
     async fn write(&mut self, octets: &[u8], phase: Phase) -> Result<(), Fault> {
+        self.round = self.budget.round();
         let written = timeout(self.patience.command, self.stream.write_all(octets)).await;
         written.map_err(|_| Fault::Timeout(phase))?.map_err(|fault| Fault::Io(phase, fault))
     }
@@ -371,6 +406,7 @@ impl Connection {
                     Class::Transient | Class::Permanent => self.refusals += 1,
                     Class::Positive | Class::Intermediate => {}
                 }
+                self.heed(&reply);
                 return Ok(reply);
             }
             let read = timeout_at(deadline, read_some(&mut self.stream, &mut self.input)).await;
@@ -379,6 +415,25 @@ impl Connection {
                 Ok(_) => {}
                 Err(fault) => return Err(Fault::Io(phase, fault)),
             }
+        }
+    }
+}
+
+impl Connection {
+    /// Whatever the backend says it has too much of, it gets less of it.
+    fn heed(&self, reply: &Reply) {
+        match about_the_session(reply) {
+            // Of the client's, not of ours.
+            Some(Meaning::TooManyConnections) if self.introduction != Introduction::Ourselves => {}
+            Some(Meaning::TooManyConnections) => match self.budget.refused(self.round) {
+                Shrunk::To(limit) => tracing::warn!(
+                    backend = %self.endpoint, limit, %reply,
+                    "backend has too many connections of ours: it is given fewer for a while"
+                ),
+                Shrunk::Before => {}
+            },
+            Some(Meaning::Pressure) => self.budget.pressed(),
+            _ => {}
         }
     }
 }

@@ -41,7 +41,7 @@ pub enum Means {
 
 /// Whether a session introduced before will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reuse {
+pub(super) enum Fit {
     /// As it is.
     AsItIs,
     /// Once it is introduced anew.
@@ -83,11 +83,11 @@ impl Introduction {
     }
 
     /// Whether a session introduced as `earlier` will do for this.
-    pub(super) fn reuse(&self, earlier: &Self) -> Reuse {
+    pub(super) fn fit(&self, earlier: &Self) -> Fit {
         match (self.means(), earlier.means()) {
-            _ if self == earlier => Reuse::AsItIs,
-            (Some(Means::Xclient), Some(Means::Xclient)) => Reuse::Anew,
-            _ => Reuse::Never,
+            _ if self == earlier => Fit::AsItIs,
+            (Some(Means::Xclient), Some(Means::Xclient)) => Fit::Anew,
+            _ => Fit::Never,
         }
     }
 
@@ -147,22 +147,22 @@ mod tests {
     fn a_session_is_never_used_where_it_would_mislead_the_backend() {
         use ClientAddress::{None, ProxyV1, ProxyV2, Transparent, Xclient};
         for (earlier, wanted, reuse) in [
-            ((None, "a", "x"), (None, "b", "y"), Reuse::AsItIs),
-            ((Xclient, "a", "x"), (Xclient, "a", "x"), Reuse::AsItIs),
-            ((Xclient, "a", "x"), (Xclient, "b", "x"), Reuse::Anew),
-            ((Xclient, "a", "x"), (Xclient, "a", "y"), Reuse::Anew),
-            ((Xclient, "a", "x"), (None, "a", "x"), Reuse::Never),
-            ((None, "a", "x"), (Xclient, "a", "x"), Reuse::Never),
-            ((ProxyV1, "a", "x"), (ProxyV1, "a", "x"), Reuse::AsItIs),
-            ((ProxyV1, "a", "x"), (ProxyV1, "b", "x"), Reuse::Never),
-            ((ProxyV2, "a", "x"), (ProxyV2, "a", "y"), Reuse::Never),
-            ((ProxyV1, "a", "x"), (ProxyV2, "a", "x"), Reuse::Never),
-            ((Transparent, "a", "x"), (Transparent, "a", "x"), Reuse::AsItIs),
-            ((Transparent, "a", "x"), (Transparent, "b", "x"), Reuse::Never),
-            ((Transparent, "a", "x"), (None, "a", "x"), Reuse::Never),
+            ((None, "a", "x"), (None, "b", "y"), Fit::AsItIs),
+            ((Xclient, "a", "x"), (Xclient, "a", "x"), Fit::AsItIs),
+            ((Xclient, "a", "x"), (Xclient, "b", "x"), Fit::Anew),
+            ((Xclient, "a", "x"), (Xclient, "a", "y"), Fit::Anew),
+            ((Xclient, "a", "x"), (None, "a", "x"), Fit::Never),
+            ((None, "a", "x"), (Xclient, "a", "x"), Fit::Never),
+            ((ProxyV1, "a", "x"), (ProxyV1, "a", "x"), Fit::AsItIs),
+            ((ProxyV1, "a", "x"), (ProxyV1, "b", "x"), Fit::Never),
+            ((ProxyV2, "a", "x"), (ProxyV2, "a", "y"), Fit::Never),
+            ((ProxyV1, "a", "x"), (ProxyV2, "a", "x"), Fit::Never),
+            ((Transparent, "a", "x"), (Transparent, "a", "x"), Fit::AsItIs),
+            ((Transparent, "a", "x"), (Transparent, "b", "x"), Fit::Never),
+            ((Transparent, "a", "x"), (None, "a", "x"), Fit::Never),
         ] {
             let of = |(key, session, helo)| client(key, session, helo);
-            assert_eq!(of(wanted).reuse(&of(earlier)), reuse, "{wanted:?} after {earlier:?}");
+            assert_eq!(of(wanted).fit(&of(earlier)), reuse, "{wanted:?} after {earlier:?}");
         }
     }
 

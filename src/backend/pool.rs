@@ -6,7 +6,7 @@
 //! nobody about who is speaking (see [`Introduction`]).
 //!
 //! A session that is kept holds no permit: who waits for one would never get it. It stands in a slot nobody
-//! needs, and leaves when a new connection needs that slot.
+//! needs, and leaves when a new connection needs that slot, or the backend finds that there are too many.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,36 +14,33 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::budget::{Budget, Permit, Use};
-use super::connection::{Blame, Connection, Fault, Identity, Patience};
-use super::health::Health;
-use super::introduction::{Introduction, Reuse};
+use super::budget::{Budget, Opening, Permit, Use};
+use super::connection::{Approach, Blame, Connection, Fault, Identity, Patience, Phase};
+use super::habits::Habits;
+use super::health::{Attempt, Health};
+use super::introduction::{Fit, Introduction};
+use super::lease::{Kept, Lease, Origin};
 use crate::config::Endpoint;
 use crate::net::dial::Dialer;
-use crate::observe::metrics::{BackendConnection, BackendMetrics, BackendUse};
+use crate::observe::metrics::{BackendMetrics, BackendUse};
 use crate::proto::ehlo::Extensions;
 use crate::proto::proxy_header::Version;
 
-/// Exchange closes after 10 minutes even in use: be gone before.
-const MAX_AGE: Duration = Duration::from_secs(8 * 60);
-/// An idle session costs the backend a process; what is not needed for so long is given back.
-const MAX_IDLE: Duration = Duration::from_secs(60);
 /// Sessions kept idle per backend.
 const MAX_KEPT: usize = 16;
 /// Between two alarms of one backend.
 const ALARM_EVERY: Duration = Duration::from_secs(60);
-/// Transactions in one session; servers count, and some close at a thousand.
-const MAX_TRANSACTIONS: u32 = 500;
+/// How often one lease tries again where there were too many connections: halved so often, any budget that
+/// can be configured with reason is down to what the smallest backends allow.
+const CROWDED_TRIES: usize = 6;
 
 /// One server that mail can be given to or that can be asked.
 #[derive(Debug)]
 pub struct Backend {
-    endpoint: Endpoint,
-    dialer: Dialer,
-    identity: Identity,
-    patience: Patience,
-    budget: Budget,
+    approach: Approach,
+    budget: Arc<Budget>,
     health: Health,
+    habits: Habits,
     announced: Mutex<Option<Extensions>>,
     kept: Mutex<Vec<Kept>>,
     last_fault: Mutex<Option<String>>,
@@ -51,14 +48,6 @@ pub struct Backend {
     alarmed: Mutex<Option<Instant>>,
     /// One for each route that names it.
     metrics: Vec<BackendMetrics>,
-}
-
-/// A session between two transactions.
-#[derive(Debug)]
-struct Kept {
-    connection: Connection,
-    transactions: u32,
-    since: Instant,
 }
 
 /// Why no session could be had.
@@ -86,37 +75,30 @@ impl LeaseFault {
     }
 }
 
-/// Where a leased session comes from.
+/// Whether a session of an earlier transaction will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
-    /// Opened for this lease.
-    Fresh,
-    /// Kept from an earlier transaction: it may be dead, and wants RSET first.
+enum Reuse {
     Kept,
-}
-
-/// A session with a backend, for one transaction.
-#[derive(Debug)]
-pub struct Lease {
-    backend: Arc<Backend>,
-    connection: Connection,
-    permit: Permit,
-    transactions: u32,
-    origin: Origin,
-    _counted: Vec<BackendConnection>,
+    Nothing,
 }
 
 impl Backend {
     /// Where it listens.
     #[must_use]
     pub const fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+        &self.approach.endpoint
     }
 
     /// Its connections.
     #[must_use]
-    pub const fn budget(&self) -> &Budget {
+    pub const fn budget(&self) -> &Arc<Budget> {
         &self.budget
+    }
+
+    /// What it was seen to do.
+    #[must_use]
+    pub const fn habits(&self) -> &Habits {
+        &self.habits
     }
 
     /// What it announced last; none when it was never reached.
@@ -137,6 +119,12 @@ impl Backend {
         self.health.rests_for()
     }
 
+    /// Sessions kept open that nobody uses.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        lock(&self.kept).len()
+    }
+
     /// A session for `purpose` before `deadline`: a kept one, else a new one.
     ///
     /// # Errors
@@ -147,13 +135,8 @@ impl Backend {
         introduction: &Introduction,
         deadline: Instant,
     ) -> Result<Lease, LeaseFault> {
-        let permit = self.permit(purpose, deadline).await?;
-        if purpose == Use::Delivery
-            && let Some((kept, origin)) = self.take_kept(introduction, deadline).await
-        {
-            return Ok(self.leased(kept, permit, origin, purpose));
-        }
-        self.open(permit, purpose, introduction, deadline).await
+        let reuse = if purpose == Use::Probe { Reuse::Nothing } else { Reuse::Kept };
+        self.lease_one(purpose, introduction, reuse, deadline).await
     }
 
     /// A new session, also when one is kept.
@@ -166,12 +149,41 @@ impl Backend {
         introduction: &Introduction,
         deadline: Instant,
     ) -> Result<Lease, LeaseFault> {
-        let permit = self.permit(purpose, deadline).await?;
-        self.open(permit, purpose, introduction, deadline).await
+        self.lease_one(purpose, introduction, Reuse::Nothing, deadline).await
     }
 
-    async fn permit(&self, purpose: Use, deadline: Instant) -> Result<Permit, LeaseFault> {
-        timeout_at(deadline, self.budget.permit(purpose)).await.map_err(|_| LeaseFault::Busy)
+    /// Where the backend has too many connections of ours the budget is smaller by now, and one that ends
+    /// makes room for this one: the client need not know.
+    async fn lease_one(
+        self: &Arc<Self>,
+        purpose: Use,
+        introduction: &Introduction,
+        reuse: Reuse,
+        deadline: Instant,
+    ) -> Result<Lease, LeaseFault> {
+        let mut tries = 0;
+        loop {
+            let permit = timeout_at(deadline, self.budget.permit(purpose));
+            let permit = permit.await.map_err(|_| LeaseFault::Busy)?;
+            if reuse == Reuse::Kept
+                && let Some((kept, origin)) = self.take_kept(introduction, deadline).await
+            {
+                return Ok(self.lend(kept, permit, origin, purpose));
+            }
+            match self.open(permit, purpose, introduction, deadline).await {
+                Err(LeaseFault::Fault(fault)) if fault.is_crowded(introduction) && tries < CROWDED_TRIES => {
+                    let oldest = self.oldest_kept();
+                    if oldest.is_none() && self.budget.is_unused() {
+                        return Err(fault.into());
+                    }
+                    if let Some(oldest) = oldest {
+                        oldest.leave().await;
+                    }
+                    tries += 1;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     async fn open(
@@ -181,54 +193,46 @@ impl Backend {
         introduction: &Introduction,
         deadline: Instant,
     ) -> Result<Lease, LeaseFault> {
+        let opening = timeout_at(deadline, self.budget.opening());
+        let opening = opening.await.map_err(|_| LeaseFault::Busy)?;
         let Some(attempt) = self.health.attempt() else {
             return Err(LeaseFault::Resting(self.rests_for().unwrap_or_default()));
         };
         let opened = async {
             self.make_room().await;
-            let Self { dialer, endpoint, identity, .. } = &**self;
-            Connection::open(dialer, endpoint, identity, self.patience, introduction).await
+            Connection::open(&self.approach, &opening, introduction).await
         };
-        let opened =
-            timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(super::Phase::Greeting)));
-        match opened {
+        match timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(Phase::Greeting))) {
             Ok(connection) => {
-                attempt.succeeded();
-                self.metrics.iter().for_each(BackendMetrics::up);
-                self.heard(&connection);
-                *lock(&self.last_fault) = None;
-                let kept = Kept { connection, transactions: 0, since: Instant::now() };
-                Ok(self.leased(kept, permit, Origin::Fresh, purpose))
+                self.serves_us(&connection, attempt, opening);
+                Ok(self.lend(Kept::new(connection, 0), permit, Origin::Fresh, purpose))
             }
-            Err(fault) if fault.blame(introduction) != Blame::Backend => {
+            Err(fault) => {
                 match fault.blame(introduction) {
+                    Blame::Backend => self.does_not(&fault, attempt),
                     // It is well, and does what it is there for.
                     Blame::Client(_) => attempt.succeeded(),
-                    _ => {
+                    Blame::Route => {
                         attempt.undecided();
                         self.alarm(&fault);
                     }
                 }
                 Err(fault.into())
             }
-            Err(fault) => {
-                drop(attempt);
-                self.metrics.iter().for_each(BackendMetrics::down);
-                let news = lock(&self.last_fault).replace(fault.to_string()).is_none();
-                if news {
-                    tracing::warn!(backend = %self.endpoint, %fault, "backend does not serve us");
-                }
-                Err(fault.into())
-            }
         }
     }
 
-    /// What it announces, which is what others are offered: to one client it may announce less.
-    fn heard(&self, connection: &Connection) {
+    fn serves_us(&self, connection: &Connection, attempt: Attempt<'_>, opening: Opening) {
+        attempt.succeeded();
+        opening.succeeded();
+        self.metrics.iter().for_each(BackendMetrics::up);
         let mut announced = lock(&self.announced);
+        // What others are offered: to one client it may announce less.
         if announced.is_none() || *connection.introduction() == Introduction::Ourselves {
             *announced = Some(*connection.announced());
         }
+        drop(announced);
+        *lock(&self.last_fault) = None;
     }
 
     /// Mail is held up until somebody mends the configuration: said once a minute.
@@ -236,7 +240,25 @@ impl Backend {
         let mut last = lock(&self.alarmed);
         if last.is_none_or(|last| last.elapsed() >= ALARM_EVERY) {
             *last = Some(Instant::now());
-            tracing::error!(backend = %self.endpoint, %fault, "the backend cannot be told who the client is: mail for it is deferred");
+            tracing::error!(
+                backend = %self.endpoint(), %fault,
+                "the backend cannot be told who the client is: mail for it is deferred"
+            );
+        }
+    }
+
+    fn does_not(&self, fault: &Fault, attempt: Attempt<'_>) {
+        // With connections of ours open it is well, and only has enough.
+        if fault.is_crowded(&Introduction::Ourselves) && (self.budget.holders() > 1 || self.kept() > 0) {
+            attempt.succeeded();
+            return;
+        }
+        drop(attempt);
+        self.budget.begin_slowly();
+        self.metrics.iter().for_each(BackendMetrics::down);
+        let news = lock(&self.last_fault).replace(fault.to_string()).is_none();
+        if news {
+            tracing::warn!(backend = %self.endpoint(), %fault, "backend does not serve us");
         }
     }
 
@@ -254,32 +276,43 @@ impl Backend {
         }
     }
 
-    fn leased(self: &Arc<Self>, kept: Kept, permit: Permit, origin: Origin, purpose: Use) -> Lease {
+    fn oldest_kept(&self) -> Option<Kept> {
+        let mut shelf = lock(&self.kept);
+        if shelf.is_empty() { None } else { Some(shelf.remove(0)) }
+    }
+
+    /// Keeps a session whose permit is about to be given back. Gives it back when there is no room for it.
+    pub(super) fn keep(&self, kept: Kept) -> Option<Kept> {
+        let mut shelf = lock(&self.kept);
+        // Above a budget that shrank nothing is kept: it would be one connection too many.
+        if shelf.len() < MAX_KEPT && shelf.len() < self.budget.free_but_for_one() {
+            shelf.push(kept);
+            None
+        } else {
+            Some(kept)
+        }
+    }
+
+    fn lend(self: &Arc<Self>, kept: Kept, permit: Permit, origin: Origin, purpose: Use) -> Lease {
         let counted = match purpose {
             Use::Probe => BackendUse::Probe,
-            Use::Delivery => BackendUse::Delivery,
+            Use::Delivery(_) | Use::Greeting => BackendUse::Delivery,
         };
-        Lease {
-            backend: Arc::clone(self),
-            connection: kept.connection,
-            permit,
-            transactions: kept.transactions,
-            origin,
-            _counted: self.metrics.iter().map(|series| series.connection(counted)).collect(),
-        }
+        let counted = self.metrics.iter().map(|series| series.connection(counted)).collect();
+        Lease::new(self, kept, permit, origin, counted)
     }
 
     /// A kept session that is for this client, or was made so.
     async fn take_kept(&self, introduction: &Introduction, deadline: Instant) -> Option<(Kept, Origin)> {
-        if let Some(kept) = self.youngest_kept(introduction, Reuse::AsItIs) {
+        if let Some(kept) = self.youngest_kept(introduction, Fit::AsItIs) {
             return Some((kept, Origin::Kept));
         }
-        while let Some(mut kept) = self.youngest_kept(introduction, Reuse::Anew) {
-            let introducing = timeout_at(deadline, kept.connection.introduce_anew(introduction));
+        while let Some(mut kept) = self.youngest_kept(introduction, Fit::Anew) {
+            let introducing = timeout_at(deadline, kept.connection().introduce_anew(introduction));
             match introducing.await {
                 // As good as new: what it said just now was an answer.
                 Ok(Ok(())) => return Some((kept, Origin::Fresh)),
-                Ok(Err(fault)) => tracing::debug!(backend = %self.endpoint, %fault, "kept session lost"),
+                Ok(Err(fault)) => tracing::debug!(backend = %self.endpoint(), %fault, "kept session lost"),
                 Err(_) => return None,
             }
         }
@@ -287,10 +320,9 @@ impl Backend {
     }
 
     /// The youngest kept session that still looks alive.
-    fn youngest_kept(&self, introduction: &Introduction, reuse: Reuse) -> Option<Kept> {
+    fn youngest_kept(&self, introduction: &Introduction, fit: Fit) -> Option<Kept> {
         let mut shelf = lock(&self.kept);
-        let fits = |kept: &Kept| introduction.reuse(kept.connection.introduction()) == reuse;
-        while let Some(at) = shelf.iter().rposition(fits) {
+        while let Some(at) = shelf.iter().rposition(|kept| introduction.fit(kept.introduction()) == fit) {
             let mut kept = shelf.remove(at);
             if kept.is_fit() {
                 return Some(kept);
@@ -302,7 +334,7 @@ impl Backend {
     /// Takes leave of the sessions that are good for nobody once this session of a client is over.
     fn dismiss(&self, session: &str) {
         let mut shelf = lock(&self.kept);
-        let bound = |kept: &Kept| kept.connection.introduction().bound_to() == Some(session);
+        let bound = |kept: &Kept| kept.introduction().bound_to() == Some(session);
         let (bound, others): (Vec<_>, Vec<_>) = shelf.drain(..).partition(bound);
         *shelf = others;
         drop(shelf);
@@ -314,79 +346,12 @@ impl Backend {
     /// Takes leave of sessions nobody has needed for a while.
     pub fn sweep(&self) {
         let mut shelf = lock(&self.kept);
-        let (fit, unfit): (Vec<_>, Vec<_>) =
-            shelf.drain(..).partition(|kept| kept.since.elapsed() < MAX_IDLE);
+        let (forgotten, fit): (Vec<_>, Vec<_>) = shelf.drain(..).partition(Kept::is_forgotten);
         *shelf = fit;
         drop(shelf);
-        for kept in unfit {
+        for kept in forgotten {
             tokio::spawn(kept.leave());
         }
-    }
-}
-
-impl Kept {
-    fn is_fit(&mut self) -> bool {
-        self.connection.age() < MAX_AGE
-            && self.since.elapsed() < MAX_IDLE
-            && self.transactions < MAX_TRANSACTIONS
-            && self.connection.quiet().is_ok()
-    }
-
-    async fn leave(self) {
-        self.connection.quit().await;
-    }
-}
-
-impl Lease {
-    /// The session.
-    pub const fn connection(&mut self) -> &mut Connection {
-        &mut self.connection
-    }
-
-    /// Where it came from.
-    #[must_use]
-    pub const fn origin(&self) -> Origin {
-        self.origin
-    }
-
-    /// Whose it is.
-    #[must_use]
-    pub const fn backend(&self) -> &Arc<Backend> {
-        &self.backend
-    }
-
-    /// Gives a session back whose transaction is over. It is kept if it is worth it, else left.
-    pub fn release(self) {
-        let mut kept =
-            Kept { connection: self.connection, transactions: self.transactions + 1, since: Instant::now() };
-        // Errors survive RSET at the backend; the next client should not pay for them.
-        let worth = kept.connection.refusals() == 0 && kept.is_fit();
-        let mut shelf = lock(&self.backend.kept);
-        // The permit goes back behind the session, so that who gets it finds the session.
-        if worth && shelf.len() < MAX_KEPT {
-            shelf.push(kept);
-            drop(shelf);
-            drop(self.permit);
-        } else {
-            drop(shelf);
-            tokio::spawn(async move {
-                kept.leave().await;
-                drop(self.permit);
-            });
-        }
-    }
-
-    /// Says QUIT and closes, in the background.
-    pub fn quit(self) {
-        tokio::spawn(async move {
-            self.connection.quit().await;
-            drop(self.permit);
-        });
-    }
-
-    /// Closes at once, in the middle of whatever it was.
-    pub fn abort(self) {
-        self.connection.abort();
     }
 }
 
@@ -423,12 +388,15 @@ impl Backends {
             metrics.push(series);
         }
         let backend = |endpoint: Endpoint, quota: Quota, metrics| Backend {
-            endpoint,
-            dialer: dialer.clone(),
-            identity: Identity { header: quota.header, ..identity.clone() },
-            patience,
+            approach: Approach {
+                endpoint,
+                dialer: dialer.clone(),
+                identity: Identity { header: quota.header, ..identity.clone() },
+                patience,
+            },
             budget: Budget::new(quota.connections),
             health: Health::new(quota.eject),
+            habits: Habits::default(),
             announced: Mutex::default(),
             kept: Mutex::default(),
             last_fault: Mutex::default(),
@@ -453,6 +421,19 @@ impl Backends {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Backend>> {
         self.by_endpoint.values()
+    }
+
+    /// All backends are to be met as after an outage: connections are opened a few at a time.
+    pub fn begin_slowly(&self) {
+        self.iter().for_each(|backend| backend.budget.begin_slowly());
+    }
+
+    /// Brings the metrics of the budgets up to date.
+    pub fn observe(&self) {
+        for backend in self.iter() {
+            let limit = backend.budget.account().limit;
+            backend.metrics.iter().for_each(|series| series.connection_limit(limit));
+        }
     }
 
     /// A client's session is over: takes leave of what was introduced as its own.

@@ -36,7 +36,7 @@ use figment::value::Dict;
 pub use certificate::{Certificate, CertificateFault, CertificateFiles, Contents, Part, Validity};
 pub use choice::{
     BareNewline, ClientAddress, LogFormat, Mode, OnUnknown, ProxyProtocol, Received, RoutedRecipients,
-    SourceKind,
+    SourceKind, StageKind,
 };
 pub use endpoint::Endpoint;
 pub use finding::{Fault, Faults, Finding, Origin, Warning};

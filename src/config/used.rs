@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustls::RootCertStore;
 
 use super::choice::{
-    BareNewline, ClientAddress, LogFormat, Mode, OnUnknown, ProxyProtocol, RoutedRecipients,
+    BareNewline, ClientAddress, LogFormat, Mode, OnUnknown, ProxyProtocol, RoutedRecipients, StageKind,
 };
 use super::endpoint::Endpoint;
 use super::networks::Networks;
@@ -126,6 +126,8 @@ pub struct Verify {
     pub allow: RecipientList,
     /// Refused without asking.
     pub deny: RecipientList,
+    /// Which answer counts.
+    pub stage: StageKind,
     /// The sender of probes; none is the null sender.
     pub sender: Option<Mailbox>,
     /// The sender where that one is refused; none when it would be the same.
@@ -167,6 +169,8 @@ pub struct Cache {
     pub negative_ttl_max: Duration,
     /// Lifetime of a temporary failure; zero shares it only while the probe runs.
     pub tempfail_ttl: Duration,
+    /// How long what was found out about a store's truthfulness holds; not zero.
+    pub blind_ttl: Duration,
     /// How long past `positive_ttl` a recipient stays good while the store cannot be asked.
     pub serve_stale: Duration,
 }

@@ -99,7 +99,7 @@ impl Server {
         if let Some((socket, admin)) = self.admin.take() {
             tokio::spawn(admin::serve(socket, Arc::new(self.panel(admin)), self.ended.clone()));
         }
-        greet_backends(&self.context).await;
+        tokio::join!(greet_backends(&self.context), self.context.verifier.test_relays());
         for (listener, socket) in self.doors.drain(..) {
             let door = listen::Door {
                 series: self.context.metrics.listener(&listener.name),
@@ -152,6 +152,7 @@ impl Server {
             config: Arc::clone(&self.context.config),
             verifier: Arc::clone(&self.context.verifier),
             backends: Arc::clone(&self.context.backends),
+            alarms: self.context.alarms.clone(),
             metrics: self.context.metrics.clone(),
             drain: self.context.drain.clone(),
             serving: self.serving.clone(),
@@ -192,7 +193,7 @@ pub async fn greet_backends(context: &Context) {
     let timeouts = &context.config.timeouts;
     let deadline = tokio::time::Instant::now() + timeouts.backend_connect + timeouts.backend_command;
     let greetings = context.backends.iter().map(|backend| async move {
-        if let Ok(lease) = backend.lease_fresh(Use::Delivery, &Introduction::Ourselves, deadline).await {
+        if let Ok(lease) = backend.lease_fresh(Use::Greeting, &Introduction::Ourselves, deadline).await {
             lease.quit();
         }
     });

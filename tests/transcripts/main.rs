@@ -45,6 +45,7 @@ transcripts! {
     a_bare_cr_poisons_the_message
     a_bare_lf_in_a_command_ends_the_session
     a_bare_lf_poisons_the_message
+    a_blind_delivery_port_makes_good_answers_short
     a_browser_is_sent_away
     a_bypassed_network_is_not_verified
     a_chunk_that_cannot_be_counted_ends_the_session
@@ -78,6 +79,7 @@ transcripts! {
     a_helo_client_gets_no_extensions
     a_hidden_keyword_is_not_offered
     a_kept_session_found_dead_is_replaced_silently
+    a_kept_session_gives_way_where_there_are_too_many
     a_kept_session_that_said_something_unasked_is_not_used
     a_known_recipient_gets_the_message
     a_late_header_comes_behind_the_greeting
@@ -108,6 +110,8 @@ transcripts! {
     a_refused_go_ahead_is_passed_on
     a_refused_message_is_refused_in_the_backends_words
     a_refused_null_sender_is_replaced
+    a_relay_for_the_world_serves_no_unnamed_domain
+    a_removed_mailbox_is_refused_at_once
     a_reply_that_is_none_loses_the_session
     a_reply_too_many_condemns_the_backend_session
     a_run_of_recipients_behind_a_refused_sender
@@ -122,16 +126,21 @@ transcripts! {
     a_silent_backend_in_the_envelope_is_lost
     a_silent_front_is_greeted_as_itself
     a_size_counts_what_is_put_before_the_message
+    a_slow_message_makes_way_where_connections_are_scarce
     a_source_route_is_stripped
     a_store_that_does_not_serve_the_domain_says_nothing_about_recipients
     a_store_that_is_down_is_no_answer
     a_store_that_is_slow_is_no_answer
+    a_store_that_takes_anyone_at_data_too_is_passed
+    a_store_that_takes_anyone_is_asked_at_data
     a_stranger_cannot_send_the_header_that_others_may
     a_taken_recipient_is_not_a_known_one
     a_temporary_answer_is_given_where_that_is_wanted
     a_transaction_has_one_route
     a_transaction_takes_so_many_recipients
     a_truncated_version_2_closes_the_connection
+    a_truthful_store_is_tested_with_a_name_nobody_has
+    a_vanished_user_table_is_not_believed
     a_version_2_shorter_than_its_family_closes_the_connection
     a_version_2_with_a_wrong_checksum_closes_the_connection
     a_version_2_with_torn_extensions_closes_the_connection
@@ -145,6 +154,7 @@ transcripts! {
     an_extension_assumed_and_missing_is_temporary
     an_extension_lost_after_it_was_offered_is_temporary
     an_idle_client_is_left
+    an_idle_transaction_makes_way_where_connections_are_scarce
     an_overlong_version_2_closes_the_connection
     an_unknown_recipient_is_asked_about_again_in_time
     an_unknown_recipient_is_refused_in_the_backends_words
@@ -156,6 +166,7 @@ transcripts! {
     commands_out_of_order_are_refused
     connections_are_counted_by_the_true_client
     data_does_not_follow_chunks
+    data_may_be_what_counts
     every_command_has_its_answer
     everything_said_before_the_end_is_answered
     lists_decide_without_asking
@@ -163,11 +174,13 @@ transcripts! {
     nothing_is_asked_where_verification_is_off
     offers_are_what_every_backend_announced
     one_probe_serves_all_who_ask_at_once
+    one_recipient_a_transaction_where_the_store_takes_no_more
     only_so_many_headers_are_waited_for
     parameters_reach_the_backend_as_written
     parameters_that_were_not_offered_are_refused
     recipients_go_out_sixteen_at_a_time
     recipients_sent_together_are_asked_about_together
+    recipients_share_a_transaction_once_the_store_has_shown_it_takes_several
     routed_recipients_are_refused
     routed_recipients_pass_where_that_is_wanted
     rset_gives_the_backend_session_back
@@ -179,6 +192,7 @@ transcripts! {
     the_last_chunk_may_be_empty
     the_next_backend_of_the_route_is_tried
     the_rest_of_a_long_reply_line_is_cut
+    too_many_connections_is_waited_out
     too_many_errors_end_the_session
     two_refused_senders_say_nothing_about_a_recipient
     whom_nobody_can_ask_about_is_accepted_where_that_is_wanted

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use super::AlarmKind;
 use prometheus::{Histogram, IntCounter, IntGauge, TextEncoder};
 
 pub(super) use children::Children;
@@ -130,6 +131,12 @@ impl Metrics {
         let seconds = when.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let gauge = self.0.families.certificate_expiry.with_label_values(&[name]);
         gauge.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    }
+
+    /// So many alarms of a kind are raised for a route; told before a rendering.
+    pub fn alarms(&self, route: &str, kind: AlarmKind, raised: usize) {
+        let gauge = self.0.families.alarms.with_label_values(&[route, kind.as_str()]);
+        gauge.set(i64::try_from(raised).unwrap_or(i64::MAX));
     }
 
     /// The cache holds so many entries of a kind. Counting them may be costly, so this is called by whoever
