@@ -77,6 +77,11 @@ impl Arrival {
         self.address
     }
 
+    /// What a front says the client called itself.
+    pub(super) fn helo(&self) -> Option<&str> {
+        self.helo.as_deref()
+    }
+
     /// Whether it may say for whom it speaks.
     pub(super) fn is_trusted(&self) -> bool {
         self.front == Front::Trusted
@@ -202,6 +207,10 @@ impl Session {
         let required = self.arrival.header == ProxyProtocol::Required;
         match heading {
             Heading::Says(source) => self.arrival.is(source),
+            Heading::Silence if self.arrival.header == ProxyProtocol::Late => {
+                self.client.say(&replies::IDLE);
+                return Some(End::Idle);
+            }
             Heading::Missing | Heading::Silence if !required => {}
             Heading::Gone => return Some(End::ClientLost),
             Heading::Missing | Heading::Silence | Heading::Late => return Some(End::ProxyHeader),
@@ -237,7 +246,8 @@ impl Session {
                 return Some(End::Connections);
             }
         }
-        if !self.bypass {
+        // Health checks of a balancer all come from itself.
+        if !front && !self.bypass {
             self.note_source(address.ip());
         }
         None

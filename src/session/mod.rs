@@ -376,7 +376,7 @@ impl Session {
             Heard::Drain => dialogue.step(Input::Drain),
         };
         if let Some(hello) = dialogue.hello() {
-            self.record.helo(&hello.name);
+            self.record.helo(self.arrival.helo().unwrap_or(&hello.name));
         }
         if let Some(transaction) = dialogue.transaction() {
             self.gauge.is(SessionState::Transaction);

@@ -86,6 +86,7 @@ transcripts! {
     a_kept_session_that_said_something_unasked_is_not_used
     a_known_recipient_gets_the_message
     a_late_header_comes_behind_the_greeting
+    a_late_header_is_waited_for_as_long_as_a_command
     a_late_header_need_not_come
     a_limit_met_by_xclient_ends_the_session
     a_line_is_put_before_a_message_also_where_the_client_is_told
