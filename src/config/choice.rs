@@ -98,6 +98,48 @@ choice! {
 }
 
 choice! {
+    /// Whether connections begin with a PROXY header that says who the client is.
+    ProxyProtocol {
+        /// They do not; one that does is closed.
+        Off = "off",
+        /// They do; one that does not is closed.
+        Required = "required",
+        /// Those from a trusted address may; they are given a moment to.
+        Optional = "optional",
+        /// Those from a trusted address may, once they were greeted.
+        Late = "late",
+    }
+}
+
+choice! {
+    /// How the backend learns the true client.
+    ClientAddress {
+        /// It does not.
+        None = "none",
+        /// With XCLIENT.
+        Xclient = "xclient",
+        /// With a PROXY header, version 1.
+        ProxyV1 = "proxy-v1",
+        /// With a PROXY header, version 2.
+        ProxyV2 = "proxy-v2",
+        /// Our connection comes from the client's address.
+        Transparent = "transparent",
+    }
+}
+
+choice! {
+    /// Whether a `Received:` line is put before each message.
+    Received {
+        /// Where nothing else tells the backend who the client is.
+        Auto = "auto",
+        /// It is.
+        Always = "always",
+        /// It is not.
+        Never = "never",
+    }
+}
+
+choice! {
     /// What happens to recipients such as `user%other@domain`.
     RoutedRecipients {
         /// They are refused: a backend that trusts our address might relay them.

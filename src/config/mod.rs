@@ -36,8 +36,8 @@ use figment::value::Dict;
 
 pub use certificate::{Certificate, CertificateFault, CertificateFiles, Contents, Part};
 pub use choice::{
-    BareNewline, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, RouteTls, RoutedRecipients,
-    SourceKind, StageKind,
+    BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, ProxyProtocol,
+    Received, RouteTls, RoutedRecipients, SourceKind, StageKind,
 };
 pub use endpoint::{Endpoint, EndpointTls};
 pub use finding::{Fault, Faults, Finding, Origin, Warning};
@@ -49,7 +49,7 @@ pub use secret::Secret;
 pub use source::{Environment, Flags, Source};
 pub use used::{
     Admin, BackendTls, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Store, Timeouts, Tls,
-    TlsPolicy, Verify,
+    TlsPolicy, Trace, Verify,
 };
 pub use validity::Validity;
 pub use value::{Period, Rate, Size};

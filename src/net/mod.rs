@@ -5,3 +5,4 @@ pub mod dial;
 pub mod listen;
 pub mod stream;
 pub mod tls;
+mod transparent;

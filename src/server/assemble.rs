@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::backend::{Backends, Identity, Patience, Quota};
-use crate::config::{Config, RecipientSource, Secret};
+use crate::config::{ClientAddress, Config, RecipientSource, Secret};
 use crate::net::dial::Dialer;
 use crate::observe::Alarms;
 use crate::observe::metrics::Metrics;
+use crate::proto::proxy_header::Version;
 use crate::session::Context;
 use crate::store::{HashKey, Opened};
 use crate::verify::{ListFault, Verifier, bounds};
@@ -68,17 +69,23 @@ fn backends(config: &Config, dialer: &Dialer, metrics: &Metrics) -> Backends {
         };
         route.backends.iter().chain(asked).map(|endpoint| {
             let series = metrics.backend(&route.name, &endpoint.to_string());
+            let header = match route.client_address {
+                ClientAddress::ProxyV1 => Some(Version::One),
+                ClientAddress::ProxyV2 => Some(Version::Two),
+                ClientAddress::None | ClientAddress::Xclient | ClientAddress::Transparent => None,
+            };
             let quota = Quota {
                 connections: route.max_connections,
                 eject: route.eject,
                 refusals: route.verify.refusals_endured,
+                header,
                 tls: route.tls.clone(),
                 tls_handshake: config.timeouts.tls_handshake,
             };
             (endpoint.clone(), quota, series)
         })
     });
-    let identity = Identity { hostname: config.hostname.as_str().into() };
+    let identity = Identity { hostname: config.hostname.as_str().into(), header: None };
     let patience = Patience {
         connect: config.timeouts.backend_connect,
         command: config.timeouts.backend_command,

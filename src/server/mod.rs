@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
+use crate::backend::{Introduction, Use};
 use crate::config::{self, Config};
-use crate::guard::Connections;
 use crate::net::dial::Dialer;
+use crate::net::listen::Reach;
 use crate::session::Context;
 use crate::verify::{ListFault, TIDY_EVERY};
 
@@ -69,13 +70,16 @@ impl Server {
         let mut doors = Vec::new();
         for listener in &context.config.listeners {
             for address in &listener.addresses {
-                let socket = bind(*address, &listener.name, &mut bound)?;
+                let reach = if listener.transparent { Reach::Others } else { Reach::Own };
+                let socket = bind(*address, reach, &listener.name, &mut bound)?;
                 doors.push((listener.clone(), socket));
             }
         }
         bound.iter().for_each(|bound| dialer.is_ours(bound.address));
         let admin = match &context.config.admin {
-            Some(admin) => Some((bind(admin.address, &"admin".into(), &mut bound)?, admin.clone())),
+            Some(admin) => {
+                Some((bind(admin.address, Reach::Own, &"admin".into(), &mut bound)?, admin.clone()))
+            }
             None => None,
         };
         Ok(Self {
@@ -96,14 +100,11 @@ impl Server {
             tokio::spawn(admin::serve(socket, Arc::new(self.panel(admin)), self.ended.clone()));
         }
         tokio::join!(greet_backends(&self.context), self.context.verifier.test_relays());
-        let limits = &self.context.config.limits;
-        let connections = Connections::new(limits.max_connections, limits.max_connections_per_client);
         for (listener, socket) in self.doors.drain(..) {
             let door = listen::Door {
                 series: self.context.metrics.listener(&listener.name),
                 listener,
                 context: Arc::clone(&self.context),
-                connections: Arc::clone(&connections),
                 sessions: self.sessions.clone(),
             };
             tokio::spawn(door.serve(socket));
@@ -194,8 +195,14 @@ pub enum Drained {
 /// What the last words to clients, to backends, and to the store may take.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-fn bind(address: SocketAddr, name: &Arc<str>, bound: &mut Vec<Bound>) -> Result<TcpListener, StartFault> {
-    let socket = crate::net::listen::bind(address).map_err(|fault| StartFault::Bind(address, fault))?;
+fn bind(
+    address: SocketAddr,
+    reach: Reach,
+    name: &Arc<str>,
+    bound: &mut Vec<Bound>,
+) -> Result<TcpListener, StartFault> {
+    let socket =
+        crate::net::listen::bind(address, reach).map_err(|fault| StartFault::Bind(address, fault))?;
     let address = socket.local_addr().map_err(|fault| StartFault::Bind(address, fault))?;
     bound.push(Bound { address, name: Arc::clone(name) });
     Ok(socket)
@@ -207,7 +214,7 @@ pub async fn greet_backends(context: &Context) {
     let timeouts = &context.config.timeouts;
     let deadline = tokio::time::Instant::now() + timeouts.backend_connect + timeouts.backend_command;
     let greetings = context.backends.iter().map(|backend| async move {
-        if let Ok(lease) = backend.lease_fresh(crate::backend::Use::Greeting, deadline).await {
+        if let Ok(lease) = backend.lease_fresh(Use::Greeting, &Introduction::Ourselves, deadline).await {
             lease.quit();
         }
     });
