@@ -9,6 +9,7 @@
 
 mod check;
 mod choice;
+mod describe;
 mod endpoint;
 mod finding;
 mod leaf;
@@ -16,6 +17,7 @@ mod networks;
 mod read;
 mod recipients;
 mod routes;
+mod schema;
 mod secret;
 pub mod settings;
 mod source;
@@ -43,10 +45,17 @@ pub use used::{Admin, Cache, Config, Limits, Listener, Log, RecipientSource, Rou
 pub use value::{Period, Rate, Size};
 pub use word::{Filter, Keyword, Name};
 
+use describe::Description;
 use settings::Settings;
 
 /// The default file, with a comment for every key.
 pub const DEFAULT_FILE: &str = include_str!("../../deploy/backstop.toml");
+
+/// The JSON schema of the configuration file.
+#[must_use]
+pub fn schema() -> String {
+    format!("{:#}\n", schema::document(&Description::of::<Settings>()))
+}
 
 /// A configuration that can be used.
 #[derive(Debug, Clone)]

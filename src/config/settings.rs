@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use figment::value::Value;
 
 use super::choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients, SourceKind};
+use super::describe::{Description, Holds};
 use super::endpoint::Endpoint;
 use super::networks::Network;
 use super::read::{self, Reader, Section, Setting, Table};
@@ -23,10 +24,10 @@ use crate::proto::address::{Domain, Mailbox};
 
 /// Declares a section: each key with its documentation, type and default.
 macro_rules! section {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $key:ident: $type:ty = $default:expr;)+ }) => {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])* $key:ident: $type:ty = $default:expr;)+ }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq)]
-        pub struct $name { $($(#[$doc])* pub $key: $type,)+ }
+        pub struct $name { $($(#[doc = $doc])* pub $key: $type,)+ }
 
         impl Default for $name {
             fn default() -> Self {
@@ -42,6 +43,10 @@ macro_rules! section {
             fn write_keys(&self, out: &mut Writer<'_>) {
                 $(self.$key.write(stringify!($key), out);)+
             }
+
+            fn describe_keys(&self, out: &mut Description) {
+                $(out.add(stringify!($key), concat!($($doc, "\n"),*), self.$key.describe());)+
+            }
         }
 
         impl Setting for $name {
@@ -52,6 +57,10 @@ macro_rules! section {
             fn write(&self, name: &str, out: &mut Writer<'_>) {
                 out.section(name, self);
             }
+
+            fn describe(&self) -> Holds {
+                Holds::Table(Description::of::<Self>())
+            }
         }
 
         impl Setting for Vec<$name> {
@@ -61,6 +70,10 @@ macro_rules! section {
 
             fn write(&self, name: &str, out: &mut Writer<'_>) {
                 out.sections(name, self);
+            }
+
+            fn describe(&self) -> Holds {
+                Holds::Tables(Description::of::<$name>())
             }
         }
     };

@@ -1,0 +1,60 @@
+//! The whole files in `deploy/examples`: each loads as it stands, but for the directory its secrets are in.
+
+use std::collections::BTreeSet;
+
+use super::super::read::without_places;
+use super::*;
+
+/// Keys the examples use before this build knows them. One that is known by now must go.
+const EXPECTED: &[&str] = &[
+    "cache.path",
+    "cache.secret_file",
+    "cache.shared",
+    "harvest",
+    "listener.proxy_protocol",
+    "listener.tls",
+    "listener.trusted",
+    "log.redact",
+    "route.balance",
+    "route.client_address",
+    "route.profile",
+    "route.tls",
+    "route.tls_ca",
+    "tls",
+];
+
+#[test]
+fn every_example_file_is_a_configuration() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/examples");
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let examples: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|end| end == "toml")).collect();
+    assert!(examples.len() >= 6, "{examples:?}");
+    let unknown: BTreeSet<String> = examples.iter().flat_map(|path| unknown_keys(path)).collect();
+    let expected: BTreeSet<String> = EXPECTED.iter().map(|key| (*key).to_owned()).collect();
+    let surplus: Vec<_> = expected.difference(&unknown).collect();
+    assert!(surplus.is_empty(), "known by now, or in no example: take them off EXPECTED: {surplus:?}");
+    let surprising: Vec<_> = unknown.difference(&expected).collect();
+    assert!(surprising.is_empty(), "unknown keys in deploy/examples: {surprising:?}");
+}
+
+/// Loads the file. There must be no other fault in it, and no warning.
+fn unknown_keys(path: &std::path::Path) -> Vec<String> {
+    let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+    let files = Files::new(&format!("example-{name}"));
+    let secrets = files.0.join("secrets");
+    fs::create_dir_all(&secrets).unwrap();
+    ["admin", "cache"].iter().for_each(|name| fs::write(secrets.join(name), "a-long-random-text\n").unwrap());
+    let text = fs::read_to_string(path).unwrap();
+    let text = text.replace("/etc/backstop/secrets", &secrets.to_string_lossy());
+    let faults = match load_in(&Source::File(files.write("backstop.toml", &text)), &environment(&[])) {
+        Ok(loaded) => {
+            assert_eq!(loaded.warnings, Vec::new(), "{name}");
+            return Vec::new();
+        }
+        Err(faults) => faults.faults,
+    };
+    let others: Vec<_> = faults.iter().filter(|fault| fault.reason != "unknown key").collect();
+    assert!(others.is_empty(), "{name}: {others:?}");
+    faults.iter().map(|fault| without_places(&fault.key)).collect()
+}
