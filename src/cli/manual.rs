@@ -49,12 +49,16 @@ fn page(mut command: Command) -> String {
 /// A subsection for each command that does something, also for those below it.
 fn commands(command: &Command, page: &mut String) {
     for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
-        if sub.has_subcommands() {
-            commands(sub, page);
-        } else {
+        // What takes options for all commands below it has a subsection for them.
+        if !sub.has_subcommands() || takes_options(sub) {
             page.push_str(&subsection(sub));
         }
+        commands(sub, page);
     }
+}
+
+fn takes_options(command: &Command) -> bool {
+    command.get_arguments().any(|argument| !argument.is_global_set() && argument.get_id() != "help")
 }
 
 fn subsection(command: &Command) -> String {
@@ -152,7 +156,8 @@ mod tests {
         let mut options = 0;
         while let Some(command) = open.pop() {
             open.extend(command.get_subcommands());
-            if command.has_subcommands() || command.get_bin_name().is_some_and(|name| name.contains("help")) {
+            let is_help = command.get_bin_name().is_some_and(|name| name.contains("help"));
+            if is_help || command.has_subcommands() && !takes_options(command) {
                 continue;
             }
             let heading = format!(".SS \"{}\"\n", command.get_bin_name().unwrap());

@@ -1,11 +1,11 @@
-//! The whole files in `deploy/examples`: each loads as it stands, but for the directory its secrets are in.
+//! The whole files under `deploy`: each loads as it stands, but for the directory its secrets are in.
 
 use std::collections::BTreeSet;
 
 use super::super::read::without_places;
 use super::*;
 
-/// Keys the examples use before this build knows them. One that is known by now must go.
+/// Keys the files use before this build knows them. One that is known by now must go.
 const EXPECTED: &[&str] = &[
     "cache.path",
     "cache.secret_file",
@@ -25,23 +25,33 @@ const EXPECTED: &[&str] = &[
 
 #[test]
 fn every_example_file_is_a_configuration() {
-    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/examples");
-    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    let examples: Vec<PathBuf> =
-        entries.filter(|path| path.extension().is_some_and(|end| end == "toml")).collect();
-    assert!(examples.len() >= 6, "{examples:?}");
+    let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy");
+    let mut examples = Vec::new();
+    files_below(deploy.as_ref(), &mut examples);
+    assert!(examples.len() >= 9, "{examples:?}");
     let unknown: BTreeSet<String> = examples.iter().flat_map(|path| unknown_keys(path)).collect();
     let expected: BTreeSet<String> = EXPECTED.iter().map(|key| (*key).to_owned()).collect();
     let surplus: Vec<_> = expected.difference(&unknown).collect();
-    assert!(surplus.is_empty(), "known by now, or in no example: take them off EXPECTED: {surplus:?}");
+    assert!(surplus.is_empty(), "known by now, or in no file: take them off EXPECTED: {surplus:?}");
     let surprising: Vec<_> = unknown.difference(&expected).collect();
-    assert!(surprising.is_empty(), "unknown keys in deploy/examples: {surprising:?}");
+    assert!(surprising.is_empty(), "unknown keys in files under deploy: {surprising:?}");
+}
+
+/// All configurations below `directory`.
+fn files_below(directory: &std::path::Path, found: &mut Vec<PathBuf>) {
+    for path in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.is_dir() {
+            files_below(&path, found);
+        } else if path.extension().is_some_and(|end| end == "toml") {
+            found.push(path);
+        }
+    }
 }
 
 /// Loads the file. There must be no other fault in it, and no warning.
 fn unknown_keys(path: &std::path::Path) -> Vec<String> {
-    let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-    let files = Files::new(&format!("example-{name}"));
+    let name = path.to_string_lossy().replace('/', "-");
+    let files = Files::new(&name);
     let secrets = files.0.join("secrets");
     fs::create_dir_all(&secrets).unwrap();
     ["admin", "cache"].iter().for_each(|name| fs::write(secrets.join(name), "a-long-random-text\n").unwrap());
