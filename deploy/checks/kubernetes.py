@@ -91,6 +91,8 @@ def check_object(where, item, schema):
                 kubernetes_validate.validate(item, version, strict=True)
             except kubernetes_validate.ValidationError as error:
                 fault(where, f"Kubernetes {version}: {error}")
+    if kind == "PrometheusRule" and len(item["spec"]["groups"]) < 2:
+        fault(where, "has no alerts or no recording rules")
     if "subPath" in json.dumps(item):
         fault(where, "subPath: what is mounted so is never read again")
     for key, text in item.get("data", {}).items() if kind == "ConfigMap" else []:
