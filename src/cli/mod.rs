@@ -9,6 +9,7 @@ mod check;
 mod demo;
 mod manual;
 mod run;
+mod supervisor;
 mod terminal;
 mod verify;
 

@@ -2,5 +2,6 @@
 
 pub mod client_key;
 pub mod dial;
+pub mod inherited;
 pub mod listen;
 pub mod stream;

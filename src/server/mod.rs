@@ -16,6 +16,7 @@ use crate::admin;
 use crate::config::{self, Config};
 use crate::guard::Connections;
 use crate::net::dial::Dialer;
+use crate::net::inherited::Inherited;
 use crate::session::Context;
 use crate::verify::{ListFault, TIDY_EVERY};
 
@@ -63,21 +64,34 @@ impl Server {
     /// # Errors
     /// [`StartFault`]; nothing is listened on then.
     pub fn bind(config: Config) -> Result<Self, StartFault> {
+        Self::bind_over(config, Inherited::default())
+    }
+
+    /// Binds as [`Self::bind`] does, but for sockets that were handed to us.
+    ///
+    /// # Errors
+    /// [`StartFault`]; nothing is listened on then.
+    pub fn bind_over(config: Config, mut inherited: Inherited) -> Result<Self, StartFault> {
         let dialer = Dialer::network();
         let context = Arc::new(assemble(config, &dialer)?);
         let mut bound = Vec::new();
         let mut doors = Vec::new();
         for listener in &context.config.listeners {
             for address in &listener.addresses {
-                let socket = bind(*address, &listener.name, &mut bound)?;
+                let socket = bind(*address, &listener.name, &mut inherited, &mut bound)?;
                 doors.push((listener.clone(), socket));
             }
         }
         bound.iter().for_each(|bound| dialer.is_ours(bound.address));
         let admin = match &context.config.admin {
-            Some(admin) => Some((bind(admin.address, &"admin".into(), &mut bound)?, admin.clone())),
+            Some(admin) => {
+                Some((bind(admin.address, &"admin".into(), &mut inherited, &mut bound)?, admin.clone()))
+            }
             None => None,
         };
+        for address in inherited.left() {
+            tracing::warn!(%address, "a socket was handed over that no listener has as its address");
+        }
         Ok(Self {
             context,
             doors,
@@ -173,8 +187,18 @@ pub enum Drained {
 /// What the last words to clients, and to backends, may take.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-fn bind(address: SocketAddr, name: &Arc<str>, bound: &mut Vec<Bound>) -> Result<TcpListener, StartFault> {
-    let socket = crate::net::listen::bind(address).map_err(|fault| StartFault::Bind(address, fault))?;
+fn bind(
+    address: SocketAddr,
+    name: &Arc<str>,
+    inherited: &mut Inherited,
+    bound: &mut Vec<Bound>,
+) -> Result<TcpListener, StartFault> {
+    let socket = match inherited.take(address) {
+        Ok(Some(socket)) => Ok(socket),
+        Ok(None) => crate::net::listen::bind(address),
+        Err(fault) => Err(fault),
+    };
+    let socket = socket.map_err(|fault| StartFault::Bind(address, fault))?;
     let address = socket.local_addr().map_err(|fault| StartFault::Bind(address, fault))?;
     bound.push(Bound { address, name: Arc::clone(name) });
     Ok(socket)
