@@ -6,16 +6,15 @@ SCHEMA is what `backstop config schema` prints: rendered configurations are held
 """
 
 import json
-import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import helm_python
-import jsonschema
 import kubernetes_validate
 import yaml
+
+from configuration import faults_in
 
 DEPLOY = Path(__file__).resolve().parent.parent
 CHART = DEPLOY / "helm" / "backstop"
@@ -52,31 +51,6 @@ def fault(where, what):
     faults.append(f"{where}: {what}")
 
 
-def expected_keys():
-    """Configuration keys that files may use before the binary knows them: the one list of them is a test's."""
-    source = (DEPLOY.parent / "src/config/tests/examples.rs").read_text()
-    return set(re.findall(r'"([^"]+)"', re.search(r"EXPECTED: &\[&str\] = &\[(.*?)\];", source, re.S)[1]))
-
-
-def check_configuration(where, text, schema):
-    try:
-        configuration = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        fault(where, f"not TOML: {error}")
-        return
-    if schema is None:
-        return
-    for error in jsonschema.Draft202012Validator(schema).iter_errors(configuration):
-        path = [step for step in error.absolute_path if isinstance(step, str)]
-        if error.validator == "additionalProperties":
-            extra = set(error.instance) - set(error.schema["properties"])
-            unknown = {".".join([*path, key]) for key in extra} - expected_keys()
-            if not unknown:
-                continue
-            error.message = f"unknown: {unknown}"
-        fault(where, f"{'.'.join(path)}: {error.message}")
-
-
 def check_object(where, item, schema):
     kind = item.get("kind", "?")
     where = f"{where}: {kind} {item.get('metadata', {}).get('name', '?')}"
@@ -97,7 +71,8 @@ def check_object(where, item, schema):
         fault(where, "subPath: what is mounted so is never read again")
     for key, text in item.get("data", {}).items() if kind == "ConfigMap" else []:
         if key.endswith(".toml"):
-            check_configuration(f"{where}: {key}", text, schema)
+            for found in faults_in(text, schema):
+                fault(f"{where}: {key}", found)
     template = item.get("spec", {}).get("template")
     if template and kind in ("Deployment", "DaemonSet"):
         check_pod(where, item, template)
