@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use super::AlarmKind;
 use prometheus::{Histogram, IntCounter, IntGauge, TextEncoder};
 
 pub(super) use children::Children;
@@ -112,6 +113,12 @@ impl Metrics {
     /// A transaction ended in which the client waited so long for us and not for its backend.
     pub fn added(&self, took: Duration) {
         self.0.transaction_added.observe(took.as_secs_f64());
+    }
+
+    /// So many alarms of a kind are raised for a route; told before a rendering.
+    pub fn alarms(&self, route: &str, kind: AlarmKind, raised: usize) {
+        let gauge = self.0.families.alarms.with_label_values(&[route, kind.as_str()]);
+        gauge.set(i64::try_from(raised).unwrap_or(i64::MAX));
     }
 
     /// The cache holds so many entries of a kind. Counting them may be costly, so this is called by whoever
