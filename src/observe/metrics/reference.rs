@@ -76,7 +76,7 @@ fn row(family: &MetricFamily) -> String {
         MetricType::SUMMARY | MetricType::UNTYPED => "other",
     };
     let mut values: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for label in family.get_metric().iter().flat_map(|metric| metric.get_label()) {
+    for label in family.get_metric().iter().flat_map(prometheus::proto::Metric::get_label) {
         let seen = values.entry(label.name()).or_default();
         if !seen.contains(&label.value()) {
             seen.push(label.value());
