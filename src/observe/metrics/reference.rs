@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prometheus::proto::{MetricFamily, MetricType};
 
+use super::super::AlarmKind;
 use super::{BackendUse, Metrics, process};
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
@@ -62,6 +63,7 @@ fn every_family() -> Vec<MetricFamily> {
     let metrics = Metrics::new();
     let _route = metrics.route(CONFIGURED);
     let _listener = metrics.listener(CONFIGURED);
+    AlarmKind::ALL.iter().for_each(|kind| metrics.alarms(CONFIGURED, *kind, 0));
     let _connection = metrics.backend(CONFIGURED, CONFIGURED).connection(BackendUse::Probe);
     let mut families = metrics.0.families.registry.gather();
     families.extend(process::families(metrics.0.started));
