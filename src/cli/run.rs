@@ -8,7 +8,7 @@ use super::{ConfigFile, ConfigFlags, Exit, load};
 use crate::config::LogFormat;
 use crate::net::inherited::Inherited;
 use crate::observe::log::{self, Format};
-use crate::server::{Drained, Server, StartFault};
+use crate::server::{Certificates, Drained, Server, StartFault};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -59,16 +59,22 @@ pub(super) async fn run(arguments: &Arguments) -> Exit {
         _ = interrupt.recv() => return Exit::Done,
     }
     supervisor::ready();
-    let deaf = async {
-        // Its default would end the process, with transactions open.
+    let rereading = async {
         while hangup.recv().await.is_some() {
-            tracing::warn!("SIGHUP does not reload the configuration yet: restart instead");
+            match server.reread_certificates() {
+                Certificates::AreReread => tracing::info!("SIGHUP: certificates are read again"),
+                Certificates::AreAbsent => {
+                    tracing::warn!(
+                        "SIGHUP: there are no certificates to read again, and the configuration needs a restart"
+                    );
+                }
+            }
         }
     };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        () = deaf => {}
+        () = rereading => {}
     }
     supervisor::stopping();
     tracing::info!("draining: no new clients, open transactions may finish");

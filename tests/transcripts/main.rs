@@ -1,8 +1,8 @@
 //! Plays the conversations of `*.smtp` (see `README.md` for their form) against the real session, in memory
 //! and on a paused clock.
 //!
-//! One test for each file, named as the file is. What only a socket can show (resets, TLS, several
-//! addresses) is not tested here.
+//! One test for each file, named as the file is. What only a socket can show (resets, several
+//! addresses), and what is inside TLS, is not tested here.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -34,6 +34,7 @@ transcripts! {
     a_backend_lost_before_its_final_word_is_no_success
     a_backend_lost_in_the_middle_of_a_message
     a_backend_silent_behind_the_end_is_waited_for_ten_minutes
+    a_backend_that_refuses_starttls_is_served_without
     a_backend_with_our_own_name_is_refused
     a_backend_without_pipelining_is_asked_one_by_one
     a_bare_cr_in_a_command_ends_the_session
@@ -61,6 +62,8 @@ transcripts! {
     a_good_recipient_is_asked_again_behind_the_scenes
     a_good_recipient_outlives_its_store
     a_greylisted_probe_lets_the_client_try
+    a_handshake_that_fails_ends_the_session
+    a_handshake_that_hangs_leaves_time_to_go_on_without
     a_helo_client_gets_no_extensions
     a_hidden_keyword_is_not_offered
     a_kept_session_found_dead_is_replaced_silently
@@ -137,8 +140,11 @@ transcripts! {
     every_command_has_its_answer
     everything_said_before_the_end_is_answered
     lists_decide_without_asking
+    mail_waits_for_tls_where_it_is_required
     malformed_commands_are_refused
     nothing_is_asked_where_verification_is_off
+    octets_behind_starttls_end_the_session
+    octets_behind_the_backends_220_are_an_error
     offers_are_what_every_backend_announced
     one_probe_serves_all_who_ask_at_once
     one_recipient_a_transaction_where_the_store_takes_no_more
@@ -147,6 +153,7 @@ transcripts! {
     recipients_go_out_sixteen_at_a_time
     recipients_sent_together_are_asked_about_together
     recipients_share_a_transaction_once_the_store_has_shown_it_takes_several
+    required_tls_is_never_done_without
     routed_recipients_are_refused
     routed_recipients_pass_where_that_is_wanted
     rset_gives_the_backend_session_back

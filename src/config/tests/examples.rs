@@ -1,4 +1,4 @@
-//! The whole files under `deploy`: each loads as it stands, but for the directory its secrets are in.
+//! The whole files under `deploy`: each loads as it stands, but for the directory of an operator's own files.
 
 use std::collections::BTreeSet;
 
@@ -12,15 +12,11 @@ const EXPECTED: &[&str] = &[
     "cache.shared",
     "harvest",
     "listener.proxy_protocol",
-    "listener.tls",
     "listener.trusted",
     "log.redact",
     "route.balance",
     "route.client_address",
     "route.profile",
-    "route.tls",
-    "route.tls_ca",
-    "tls",
 ];
 
 #[test]
@@ -48,15 +44,28 @@ fn files_below(directory: &std::path::Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// The files an operator has in /etc/backstop.
+fn lay_out(directory: &std::path::Path) {
+    let (tls, secrets) = (directory.join("tls"), directory.join("secrets"));
+    fs::create_dir_all(&tls).unwrap();
+    fs::create_dir_all(&secrets).unwrap();
+    ["admin", "cache"].iter().for_each(|name| fs::write(secrets.join(name), "a-long-random-text\n").unwrap());
+    let pair = rcgen::generate_simple_self_signed(["mx.example.org".to_owned()]).unwrap();
+    for name in ["fullchain.pem", "tls.crt", "corp-ca.pem"] {
+        fs::write(tls.join(name), pair.cert.pem()).unwrap();
+    }
+    for name in ["privkey.pem", "tls.key"] {
+        fs::write(tls.join(name), pair.signing_key.serialize_pem()).unwrap();
+    }
+}
+
 /// Loads the file. There must be no other fault in it, and no warning.
 fn unknown_keys(path: &std::path::Path) -> Vec<String> {
     let name = path.to_string_lossy().replace('/', "-");
     let files = Files::new(&name);
-    let secrets = files.0.join("secrets");
-    fs::create_dir_all(&secrets).unwrap();
-    ["admin", "cache"].iter().for_each(|name| fs::write(secrets.join(name), "a-long-random-text\n").unwrap());
+    lay_out(&files.0);
     let text = fs::read_to_string(path).unwrap();
-    let text = text.replace("/etc/backstop/secrets", &secrets.to_string_lossy());
+    let text = text.replace("/etc/backstop", &files.0.to_string_lossy());
     let faults = match load_in(&Source::File(files.write("backstop.toml", &text)), &environment(&[])) {
         Ok(loaded) => {
             assert_eq!(loaded.warnings, Vec::new(), "{name}");

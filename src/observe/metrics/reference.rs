@@ -63,6 +63,7 @@ fn every_family() -> Vec<MetricFamily> {
     let metrics = Metrics::new();
     let _route = metrics.route(CONFIGURED);
     let _listener = metrics.listener(CONFIGURED);
+    metrics.certificate_expires(CONFIGURED, std::time::SystemTime::now());
     AlarmKind::ALL.iter().for_each(|kind| metrics.alarms(CONFIGURED, *kind, 0));
     let _connection = metrics.backend(CONFIGURED, CONFIGURED).connection(BackendUse::Probe);
     let mut families = metrics.0.families.registry.gather();
