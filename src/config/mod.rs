@@ -38,8 +38,8 @@ use figment::value::Dict;
 
 pub use certificate::{Certificate, CertificateFault, CertificateFiles, Contents, Part};
 pub use choice::{
-    BareNewline, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, RouteTls, RoutedRecipients, SourceKind,
-    StageKind,
+    BareNewline, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, RouteTls, RoutedRecipients,
+    SourceKind, StageKind,
 };
 pub use endpoint::{Endpoint, EndpointTls};
 pub use finding::{Fault, Faults, Finding, Origin, Warning};
@@ -50,7 +50,7 @@ pub use routes::{DomainPattern, Routes};
 pub use secret::Secret;
 pub use source::{Environment, Flags, Source};
 pub use used::{
-    Admin, BackendTls, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Timeouts, Tls,
+    Admin, BackendTls, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Store, Timeouts, Tls,
     TlsPolicy, Verify,
 };
 pub use validity::Validity;

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use figment::value::Value;
 
 use super::choice::{
-    BareNewline, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, RouteTls, RoutedRecipients, SourceKind,
-    StageKind,
+    BareNewline, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, RouteTls, RoutedRecipients,
+    SourceKind, StageKind,
 };
 use super::describe::{Description, Holds};
 use super::endpoint::Endpoint;
@@ -148,6 +148,8 @@ section! {
         domains: Vec<DomainPattern> = Vec::new();
         /// Who takes the mail, as `host:port`, `[ipv6]:port` or `smtps://host:465`.
         backends: Vec<Endpoint> = Vec::new();
+        /// What kind of server it is: other defaults for some keys of the route.
+        profile: Profile = Profile::Standard;
         /// Whether backends are spoken to in TLS, and who they must prove to be. The same for probes.
         tls: RouteTls = RouteTls::Opportunistic;
         /// With tls `pin`: the SHA-256 of each key a backend may have.
@@ -218,6 +220,12 @@ section! {
         blind_ttl: Period = Period::hours(6);
         /// How long past `positive_ttl` a recipient stays good while the store cannot be asked.
         serve_stale: Period = Period::hours(24);
+        /// The directory of the embedded store, so that a restart is warm. Empty: memory only.
+        path: Option<PathBuf> = None;
+        /// Key of the address hashes. Default: made by chance, and kept in `path`.
+        secret: Option<Secret> = None;
+        /// A file that holds the secret instead.
+        secret_file: Option<PathBuf> = None;
     }
 }
 
