@@ -13,6 +13,7 @@ use super::choice::{
     BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, ProxyProtocol,
     Received, RouteTls, RoutedRecipients, SourceKind, StageKind,
 };
+use super::describe::{Description, Holds};
 use super::endpoint::Endpoint;
 use super::networks::Network;
 use super::pin::Pin;
@@ -27,10 +28,10 @@ use crate::proto::address::{Domain, Mailbox};
 
 /// Declares a section: each key with its documentation, type and default.
 macro_rules! section {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $key:ident: $type:ty = $default:expr;)+ }) => {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])* $key:ident: $type:ty = $default:expr;)+ }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq)]
-        pub struct $name { $($(#[$doc])* pub $key: $type,)+ }
+        pub struct $name { $($(#[doc = $doc])* pub $key: $type,)+ }
 
         impl Default for $name {
             fn default() -> Self {
@@ -46,6 +47,10 @@ macro_rules! section {
             fn write_keys(&self, out: &mut Writer<'_>) {
                 $(self.$key.write(stringify!($key), out);)+
             }
+
+            fn describe_keys(&self, out: &mut Description) {
+                $(out.add(stringify!($key), concat!($($doc, "\n"),*), self.$key.describe());)+
+            }
         }
 
         impl Setting for $name {
@@ -56,6 +61,10 @@ macro_rules! section {
             fn write(&self, name: &str, out: &mut Writer<'_>) {
                 out.section(name, self);
             }
+
+            fn describe(&self) -> Holds {
+                Holds::Table(Description::of::<Self>())
+            }
         }
 
         impl Setting for Vec<$name> {
@@ -65,6 +74,10 @@ macro_rules! section {
 
             fn write(&self, name: &str, out: &mut Writer<'_>) {
                 out.sections(name, self);
+            }
+
+            fn describe(&self) -> Holds {
+                Holds::Tables(Description::of::<$name>())
             }
         }
     };

@@ -1,6 +1,8 @@
 //! Whole configurations: what the keys mean, and what the default file says about them.
 
+mod examples;
 mod faults;
+mod reference;
 mod sources;
 
 use std::fs;
