@@ -9,11 +9,8 @@ use super::*;
 const EXPECTED: &[&str] = &[
     "cache.shared",
     "harvest",
-    "listener.proxy_protocol",
-    "listener.trusted",
     "log.redact",
     "route.balance",
-    "route.client_address",
 ];
 
 #[test]
