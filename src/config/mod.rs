@@ -48,7 +48,7 @@ pub use routes::{DomainPattern, Routes};
 pub use secret::Secret;
 pub use source::{Environment, Flags, Source};
 pub use used::{
-    Admin, BackendTls, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Timeouts, Tls,
+    Admin, BackendTls, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Store, Timeouts, Tls,
     TlsPolicy, Verify,
 };
 pub use validity::Validity;

@@ -207,6 +207,12 @@ section! {
         blind_ttl: Period = Period::hours(6);
         /// How long past `positive_ttl` a recipient stays good while the store cannot be asked.
         serve_stale: Period = Period::hours(24);
+        /// The directory of the embedded store, so that a restart is warm. Empty: memory only.
+        path: Option<PathBuf> = None;
+        /// Key of the address hashes. Default: made by chance, and kept in `path`.
+        secret: Option<Secret> = None;
+        /// A file that holds the secret instead.
+        secret_file: Option<PathBuf> = None;
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Config {
     pub tls: Tls,
     /// What is remembered about recipients.
     pub cache: Cache,
+    /// Where it outlives this process.
+    pub store: Store,
     /// What a client may ask of us.
     pub limits: Limits,
     /// How long anything may take.
@@ -173,6 +175,15 @@ pub struct Cache {
     pub blind_ttl: Duration,
     /// How long past `positive_ttl` a recipient stays good while the store cannot be asked.
     pub serve_stale: Duration,
+}
+
+/// Where verdicts outlive this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// The directory of the embedded store; none keeps verdicts in memory only.
+    pub path: Option<PathBuf>,
+    /// What addresses are hashed with; none makes a secret by chance.
+    pub secret: Option<Secret>,
 }
 
 /// What a client may ask of us.

@@ -110,6 +110,7 @@ fn only_a_route_must_be_written() {
     assert_eq!(config.timeouts.data_min_rate, Some(500));
     assert_eq!(config.cache.serve_stale, Duration::from_secs(86_400));
     assert!(config.admin.unwrap().token.is_none());
+    assert_eq!(config.store, Store { path: None, secret: None });
 }
 
 #[test]
@@ -130,7 +131,13 @@ fn every_key_reaches_the_configuration_in_use() {
         [route.verify]\nmode = 'shadow'\nallow = ['Ann@example.org']\ndeny = ['@spam.example']
         backends = ['10.0.0.6:26']\nsender = 'probe@example.org'\nfallback_sender = 'other@example.org'
         case_sensitive = false\non_unknown = 'tempfail'\ntimeout = '5s'\nrecheck = '0s'
-        [cache]\nmax_entries = 7\ntempfail_ttl = 0\nblind_ttl = '1h'\nserve_stale = '0d'
+        [cache]
+max_entries = 7
+tempfail_ttl = 0
+blind_ttl = '1h'
+serve_stale = '0d'
+path = '/var/lib/backstop'
+secret = 'salt'
         [limits]\nmax_message_size = '25MiB'\nmax_errors = 0\nbypass = ['10.0.0.0/8']
         [timeouts]\ntls_handshake = '7s'\nsession = '1h'\ndata_min_rate = '0'\ndrain_delay = '500ms'
         [admin]\ntoken_file = '{}'\n[log]\nformat = 'json'\nlevel = 'backstop=debug,info'",
@@ -139,6 +146,8 @@ fn every_key_reaches_the_configuration_in_use() {
     let config = load_text("every-key-used-file", &text, &[]).unwrap().config;
     assert_eq!(config.hostname, "mx.xn--bcher-kva.example");
     assert_eq!(config.listeners[0].addresses.len(), 2);
+    assert_eq!(config.store.path, Some("/var/lib/backstop".into()));
+    assert_eq!(config.store.secret.as_ref().map(Secret::reveal), Some("salt"));
     let route = config.routes.find(&Domain::parse("any.example").unwrap()).unwrap();
     assert_eq!(route.backends[0].to_string(), "mail:2525");
     assert_eq!(route.backends[1].tls, EndpointTls::Implicit);
