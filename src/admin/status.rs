@@ -10,7 +10,7 @@ use crate::config::{Endpoint, RecipientSource, Route};
 use crate::observe::Alarm;
 use crate::observe::metrics::SessionState;
 use crate::store;
-use crate::verify::{Progress, ScopeReport};
+use crate::verify::{Mark, Progress, ScopeReport};
 
 /// `GET /api/v1/status`.
 #[derive(Debug, Serialize)]
@@ -73,6 +73,14 @@ struct RouteStatus<'p> {
     /// Domains and what is known of them, those with most good entries first.
     domains_known: Vec<DomainStatus>,
     alarms: Vec<AlarmStatus>,
+    /// Domains whose recipients are to come alone: the server refuses whole messages for one of them.
+    one_recipient: Vec<MarkStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct MarkStatus {
+    domain: String,
+    remaining_seconds: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -217,6 +225,7 @@ impl<'p> RouteStatus<'p> {
                 RecipientSource::Callout { backends } => statuses(backends),
                 RecipientSource::File(_) => Vec::new(),
             },
+            one_recipient: panel.verifier.marks(route).into_iter().map(MarkStatus::of).collect(),
             probes: panel.verifier.progress(route).map(Probes::of),
             domains_known: panel
                 .verifier
@@ -269,6 +278,12 @@ impl AlarmStatus {
             about: alarm.about,
             detail: alarm.detail,
         }
+    }
+}
+
+impl MarkStatus {
+    fn of(mark: Mark) -> Self {
+        Self { remaining_seconds: mark.remaining.as_secs(), domain: mark.domain }
     }
 }
 

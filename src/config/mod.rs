@@ -36,8 +36,8 @@ use figment::value::Dict;
 
 pub use certificate::{Certificate, CertificateFault, CertificateFiles, Contents, Part};
 pub use choice::{
-    BareNewline, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, RouteTls, RoutedRecipients, SourceKind,
-    StageKind,
+    BareNewline, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, RouteTls, RoutedRecipients,
+    SourceKind, StageKind,
 };
 pub use endpoint::{Endpoint, EndpointTls};
 pub use finding::{Fault, Faults, Finding, Origin, Warning};

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use figment::value::Value;
 
 use super::choice::{
-    BareNewline, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, RouteTls, RoutedRecipients, SourceKind,
-    StageKind,
+    BareNewline, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, RouteTls, RoutedRecipients,
+    SourceKind, StageKind,
 };
 use super::endpoint::Endpoint;
 use super::networks::Network;
@@ -135,6 +135,8 @@ section! {
         domains: Vec<DomainPattern> = Vec::new();
         /// Who takes the mail, as `host:port`, `[ipv6]:port` or `smtps://host:465`.
         backends: Vec<Endpoint> = Vec::new();
+        /// What kind of server it is: other defaults for some keys of the route.
+        profile: Profile = Profile::Standard;
         /// Whether backends are spoken to in TLS, and who they must prove to be. The same for probes.
         tls: RouteTls = RouteTls::Opportunistic;
         /// With tls `pin`: the SHA-256 of each key a backend may have.

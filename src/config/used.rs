@@ -11,7 +11,9 @@ use std::time::Duration;
 use rustls::RootCertStore;
 
 use super::certificate::Certificate;
-use super::choice::{BareNewline, ListenerTls, LogFormat, Mode, OnUnknown, RoutedRecipients, StageKind};
+use super::choice::{
+    BareNewline, ListenerTls, LogFormat, Mode, OnUnknown, Profile, RoutedRecipients, StageKind,
+};
 use super::endpoint::Endpoint;
 use super::networks::Networks;
 use super::pin::Pin;
@@ -75,6 +77,8 @@ pub struct Route {
     pub domains: Vec<DomainPattern>,
     /// Who takes the mail; at least one.
     pub backends: Vec<Endpoint>,
+    /// What kind of server it is; the presets are in the other keys already.
+    pub profile: Profile,
     /// How they, and those who are asked, are spoken to; no other route has one of them with another.
     pub tls: BackendTls,
     /// EHLO keywords never offered to clients, in capitals.
@@ -136,6 +140,8 @@ pub struct Verify {
     pub timeout: Duration,
     /// A refusal older than this is asked again for a client with a clean record.
     pub recheck: Duration,
+    /// Refusals the store is taken to endure in one session until it shows how many; at least 1.
+    pub refusals_endured: u32,
 }
 
 /// Who knows the recipients.

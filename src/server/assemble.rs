@@ -71,6 +71,7 @@ fn backends(config: &Config, dialer: &Dialer, metrics: &Metrics) -> Backends {
             let quota = Quota {
                 connections: route.max_connections,
                 eject: route.eject,
+                refusals: route.verify.refusals_endured,
                 tls: route.tls.clone(),
                 tls_handshake: config.timeouts.tls_handshake,
             };

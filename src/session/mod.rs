@@ -388,7 +388,7 @@ impl Session {
             Framing::Lines => Body::lines(self.bare_newlines),
             Framing::Chunk(chunk) => Body::counted(chunk.size),
         };
-        let end = self.carry(&mut body, go_ahead.as_ref(), framing).await;
+        let end = self.carry(&mut body, go_ahead.as_ref(), framing).await.map(|end| self.understood(end));
         self.client.body_done();
         self.record.bytes += body.octets();
         self.count(end.as_ref(), framing, body.octets());
@@ -402,6 +402,17 @@ impl Session {
             self.stopped = Some(body);
         }
         Ok(end)
+    }
+
+    /// The same end, with what the client is to be told of a refusal that is about a recipient.
+    fn understood(&self, end: BodyEnd) -> BodyEnd {
+        match end {
+            BodyEnd::Answered(reply) => BodyEnd::Answered(self.about_the_message(reply)),
+            BodyEnd::Stopped(Stop::EarlyReply(reply)) => {
+                BodyEnd::Stopped(Stop::EarlyReply(self.about_the_message(reply)))
+            }
+            end => end,
+        }
     }
 
     /// Carries `body` as far as it goes.

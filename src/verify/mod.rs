@@ -4,10 +4,12 @@
 //! its prober. What is known of a domain as a whole is its *scope*: whether the store is truthful about it, and
 //! whether its refusals deserve belief.
 
+mod apart;
 mod brake;
 mod cache;
 mod callout;
 mod conversation;
+pub mod examine;
 mod judge;
 mod key;
 mod list;
@@ -28,6 +30,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use tokio::time::Instant;
 
+use self::apart::Apart;
 use crate::backend::Backends;
 use crate::config::{self, Config, Route, Routes};
 use crate::observe::Alarms;
@@ -42,6 +45,7 @@ use prober::{Shared, Subject};
 use relay_test::RelayTest;
 use scope::{AskAt, Scope};
 
+pub use apart::{Kept, Mark};
 pub use cache::{Cache, Contradicted, Entry, Freshness, Guard, Known, Sizes, Tally, bounds};
 pub use conversation::Conversation;
 pub use judge::{Decision, Judgement, decide};
@@ -98,6 +102,8 @@ pub struct Verifier {
     routes: Routes,
     shared: Shared,
     groups: HashMap<Arc<str>, (Group, RouteMetrics)>,
+    apart: Apart,
+    blind_ttl: Duration,
     /// How often a domain was forgotten, by its hash.
     generations: DashMap<u128, u32>,
     epoch: AtomicU32,
@@ -142,6 +148,8 @@ impl Verifier {
             routes: config.routes.clone(),
             shared,
             groups,
+            apart: Apart::default(),
+            blind_ttl: config.cache.blind_ttl,
             generations: DashMap::new(),
             epoch: AtomicU32::new(0),
             store: None,
@@ -391,6 +399,7 @@ impl Verifier {
         if self.generations.len() >= MAX_GENERATIONS {
             self.forget_all();
         }
+        self.apart.forget(domain.as_str());
         let hash = self.hash(domain);
         let mut generation = self.generations.entry(hash).or_insert(0);
         *generation += 1;
@@ -408,6 +417,7 @@ impl Verifier {
         let epoch = self.epoch.fetch_add(1, Ordering::Relaxed) + 1;
         // In a new epoch all keys are new; what was forgotten before need not be known.
         self.generations.clear();
+        self.apart.clear();
         self.shared.cache.clear();
         if let Some(store) = &self.store {
             store.journal().forgot_all(epoch);

@@ -5,6 +5,7 @@
 
 mod ineffective;
 mod listeners;
+mod profile;
 mod routes;
 mod tls;
 
@@ -25,7 +26,7 @@ const COMMAND_LINE: std::ops::RangeInclusive<usize> = 512..=65_536;
 /// Checks settings as written, and fills in what they left out. None only with a fault.
 pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Findings) -> Option<Config> {
     ineffective::warn(settings, findings);
-    complete(settings, host_name);
+    complete(settings, host_name, findings);
     let hostname = hostname(settings, host_name, findings);
     let listeners = listeners::check(&settings.listener, findings);
     tls::listeners(settings, findings);
@@ -49,7 +50,7 @@ pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Fin
 }
 
 /// Fills in the defaults that depend on other keys.
-fn complete(settings: &mut Settings, host_name: &str) {
+fn complete(settings: &mut Settings, host_name: &str, findings: &Findings) {
     let Settings { hostname, listener, route, tls, .. } = settings;
     for listener in listener {
         let given = if tls.certificates.is_empty() { ListenerTls::Off } else { ListenerTls::StartTls };
@@ -58,7 +59,9 @@ fn complete(settings: &mut Settings, host_name: &str) {
     *hostname = hostname.take().or_else(|| Domain::parse(host_name).ok());
     let postmaster =
         hostname.as_ref().and_then(|hostname| Mailbox::parse(&format!("postmaster@{hostname}")).ok());
-    for route in route {
+    for (at, route) in route.iter_mut().enumerate() {
+        let written = |key: &str| findings.written.contains_key(&format!("route[{at}].{key}"));
+        profile::preset(route, written);
         routes::complete(route, postmaster.as_ref());
     }
 }
