@@ -196,9 +196,7 @@ fn scan() {
     let after = left(&cache);
     #[expect(clippy::cast_precision_loss, reason = "a percentage")]
     let share = after as f64 / before as f64 * 100.0;
-    println!(
-        "scan      {SCAN:>9}: {before} good entries before, {after} after, {share:.2} %; {rate}"
-    );
+    println!("scan      {SCAN:>9}: {before} good entries before, {after} after, {share:.2} %; {rate}");
 }
 
 /// How often a second, by the clock and by processor time.
