@@ -29,6 +29,7 @@ pub struct SessionRecord {
     listener: Arc<str>,
     /// The true client, from a proxy header where one was sent.
     client: SocketAddr,
+    /// As it was said, like `from`: it is noted again with every command, and escaped once.
     helo: Option<String>,
     /// The version of the protocol, on an encrypted session.
     tls: Option<&'static str>,
@@ -58,7 +59,7 @@ impl SessionRecord {
 
     /// The client called itself so in HELO or EHLO; the last one counts.
     pub fn helo(&mut self, name: &str) {
-        self.helo = Some(Escaped(name).to_string());
+        note(&mut self.helo, name);
     }
 
     /// The session is encrypted.
@@ -68,7 +69,7 @@ impl SessionRecord {
 
     /// A transaction began with this envelope sender, without brackets; the last one counts.
     pub fn from(&mut self, sender: &str) {
-        self.from = Some(format!("<{}>", Escaped(sender)));
+        note(&mut self.from, sender);
     }
 
     /// A backend was attached; the last one counts.
@@ -89,9 +90,9 @@ impl SessionRecord {
             session = %self.session,
             listener = %self.listener,
             client = %self.client,
-            helo = self.helo,
+            helo = self.helo.as_deref().map(|name| Escaped(name).to_string()),
             tls = self.tls,
-            from = self.from,
+            from = self.from.as_deref().map(|sender| format!("<{}>", Escaped(sender))),
             recipients.accepted = recipients(RecipientResult::Accepted),
             recipients.unknown = recipients(RecipientResult::Unknown),
             recipients.undetermined = recipients(RecipientResult::Undetermined),
@@ -105,6 +106,13 @@ impl SessionRecord {
             end = end.as_str(),
             "session"
         );
+    }
+}
+
+/// Most often what is noted is what was noted before.
+fn note(noted: &mut Option<String>, said: &str) {
+    if noted.as_deref() != Some(said) {
+        *noted = Some(said.to_owned());
     }
 }
 

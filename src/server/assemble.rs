@@ -15,7 +15,14 @@ use crate::verify::{ListFault, Verifier};
 /// # Errors
 /// [`ListFault`] when a recipient file cannot be read.
 pub fn assemble(config: Config, dialer: &Dialer) -> Result<Context, ListFault> {
-    let metrics = Metrics::new();
+    assemble_counting(config, dialer, Metrics::new())
+}
+
+/// The same, counting into `metrics`, which others may count into, too.
+///
+/// # Errors
+/// Those of [`assemble`].
+pub fn assemble_counting(config: Config, dialer: &Dialer, metrics: Metrics) -> Result<Context, ListFault> {
     let backends = Arc::new(backends(&config, dialer, &metrics));
     let verifier = Arc::new(Verifier::new(&config, &backends, &metrics)?);
     Ok(Context::new(Arc::new(config), verifier, backends, metrics, Drain::default()))

@@ -60,7 +60,7 @@ pub struct Rules {
 }
 
 /// Something happened.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Input<'i> {
     /// A command line without its CRLF.
     Line(&'i [u8]),
@@ -142,7 +142,7 @@ pub enum Remainder {
 }
 
 /// What became of a recipient.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Outcome {
     /// Accepted, by the backend too, with this reply.
     Accepted(Recipient, Reply),
@@ -154,7 +154,7 @@ pub enum Outcome {
 }
 
 /// How carrying message data ended.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum BodyEnd {
     /// All of it went to the backend, which answered the end of the message (or the chunk).
     Answered(Reply),
@@ -165,7 +165,7 @@ pub enum BodyEnd {
 }
 
 /// Why carrying message data stopped before its end.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Stop {
     /// The backend answered before the end. Only a refusal is believed.
     EarlyReply(Reply),
