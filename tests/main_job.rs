@@ -71,6 +71,39 @@ async fn an_unknown_recipient_gets_the_words_of_postfix_at_rcpt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_postfix_that_takes_few_connections_still_takes_every_message() {
+    const CLIENTS: usize = 30;
+    // Its own networks are excepted otherwise.
+    let few =
+        [("smtpd_client_connection_count_limit", "3"), ("smtpd_client_event_limit_exceptions", "192.0.2.1")];
+    let postfix = Postfix::start_with(&[KNOWN], &few).await;
+    let limits = format!("[limits]\nmax_connections_per_client = {}\n", 2 * CLIENTS);
+    let (backstop, address) = Backstop::before_with(postfix.address(), &limits).await;
+    let ready = Arc::new(Barrier::new(CLIENTS));
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let ready = Arc::clone(&ready);
+        clients.spawn(async move {
+            let mut client = Client::greeted(address).await;
+            ready.wait().await;
+            client.envelope("sender@client.test", KNOWN).await.is("250");
+            client.data(MESSAGE).await.is("250 2.0.0");
+            client.quit().await;
+        });
+    }
+    while let Some(client) = clients.join_next().await {
+        client.expect("every client is served");
+    }
+    postfix.wait_for_messages(KNOWN, CLIENTS).await;
+    let status = backstop.admin().await.get("/api/v1/status").await.json();
+    let connections = &status["routes"][0]["backends"][0]["connections"];
+    assert!(connections["limit"].as_u64() < Some(10), "{connections}");
+    assert!(connections["refusals"].as_u64() > Some(0), "{connections}");
+    // Fewer for a while is for operators to know.
+    backstop.logged("too many connections of ours").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_domain_without_a_route_is_refused() {
     let (backend, store) = Backend::start(Script::blind()).await;
     let (_backstop, address) = Backstop::before(store).await;

@@ -8,6 +8,7 @@ use hyper::StatusCode;
 
 use super::Panel;
 use super::answer::{self, Answer};
+use crate::observe::Alarm;
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +38,7 @@ pub(super) fn ready(panel: &Panel, detail: Detail) -> Answer {
     let mut text = check("listening", listening, "not all listeners accept yet");
     text += &check("draining", !draining, "the end is announced");
     text += &backends(panel);
+    text += &alarms(panel);
     let (status, result) = if is_ready {
         (StatusCode::OK, "readyz check passed\n")
     } else {
@@ -60,8 +62,19 @@ fn backends(panel: &Panel) -> String {
     lines.concat()
 }
 
+/// One line for each alarm of a route, for information.
+fn alarms(panel: &Panel) -> String {
+    let line = |alarm: Alarm| {
+        let Alarm { route, kind, about, detail, since } = alarm;
+        let (kind, seconds) = (kind.as_str(), since.elapsed().as_secs());
+        format!("[-]route {route} {kind} {about}, not counted, for {seconds} s: {detail}\n")
+    };
+    panel.alarms.raised().into_iter().map(line).collect()
+}
+
 /// What is counted.
 pub(super) fn metrics(panel: &Panel) -> Answer {
     panel.verifier.observe();
+    panel.backends.observe();
     answer::text(StatusCode::OK, answer::METRICS, panel.metrics.render())
 }

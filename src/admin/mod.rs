@@ -41,6 +41,7 @@ use crate::backend::Backends;
 use crate::config::{Config, Secret};
 use crate::guard::Drain;
 use crate::net::listen::AcceptFault;
+use crate::observe::Alarms;
 use crate::observe::metrics::Metrics;
 use crate::verify::Verifier;
 
@@ -66,6 +67,8 @@ pub struct Panel {
     pub verifier: Arc<Verifier>,
     /// Who takes the mail.
     pub backends: Arc<Backends>,
+    /// What is wrong with routes.
+    pub alarms: Alarms,
     /// What is counted.
     pub metrics: Metrics,
     /// Whether we are ending.

@@ -82,7 +82,26 @@ struct Explained<'p> {
     /// What `allow`, `deny` or the recipient file says, if they do.
     listed: Option<&'static str>,
     cache: Option<Remembered>,
+    /// What is known of its domain.
+    domain: Option<Domained>,
     answer: Expected,
+    /// What was said when the store was asked last.
+    last_probe: Option<LastProbe>,
+}
+
+#[derive(Debug, Serialize)]
+struct Domained {
+    name: String,
+    rcpt: &'static str,
+    data: &'static str,
+    delivery: &'static str,
+    believed: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct LastProbe {
+    age_seconds: u64,
+    conversation: Vec<String>,
 }
 
 /// All that is known once the store was asked.
@@ -146,6 +165,17 @@ impl<'p> Explained<'p> {
             listed: explanation.listed.as_ref().map(|verdict| Told::of(verdict).verdict),
             cache: explanation.entry.as_ref().and_then(Remembered::of),
             answer: Expected::of(&panel.config, mailbox, &explanation),
+            domain: explanation.scope.map(|scope| Domained {
+                name: scope.name,
+                rcpt: scope.recipient.as_str(),
+                data: scope.data.as_str(),
+                delivery: scope.delivery.as_str(),
+                believed: !scope.braked,
+            }),
+            last_probe: explanation.conversation.map(|(age, said)| LastProbe {
+                age_seconds: age.as_secs(),
+                conversation: said.lines().to_vec(),
+            }),
         }
     }
 }
@@ -187,7 +217,13 @@ impl Expected {
                 Self::decided(decision, RecipientSource::Policy)
             }
             (None, Some(entry)) => Self::remembered(route, entry),
-            (None, None) => Self::asked(),
+            (None, None) => match &explanation.undecidable {
+                Some(cause) => {
+                    let (decision, _) = decide(Verdict::Unknown(cause.clone()), route.verify.on_unknown);
+                    Self::decided(decision, RecipientSource::Policy).noting("nobody can tell")
+                }
+                None => Self::asked(),
+            },
         };
         if expected.action == Action::Refuse && route.verify.mode == Mode::Shadow {
             return Self { action: Action::Forward, ..expected }.noting("shadow: this reply is only logged");

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Panel;
+use crate::backend::Backend;
 use crate::config::{Endpoint, RecipientSource, Route};
+use crate::observe::Alarm;
 use crate::observe::metrics::SessionState;
+use crate::verify::{Progress, ScopeReport};
 
 /// `GET /api/v1/status`.
 #[derive(Debug, Serialize)]
@@ -53,7 +56,52 @@ struct RouteStatus<'p> {
     backends: Vec<BackendStatus>,
     /// Who is asked about recipients; nobody where a file tells.
     asked: Vec<BackendStatus>,
+    /// What asking is like.
+    probes: Option<Probes>,
+    /// Domains and what is known of them, those with most good entries first.
+    domains_known: Vec<DomainStatus>,
+    alarms: Vec<AlarmStatus>,
 }
+
+#[derive(Debug, Serialize)]
+struct Probes {
+    sessions: usize,
+    waiting: usize,
+    learnt: Vec<LearntStatus>,
+}
+
+/// What a backend was seen to do.
+#[derive(Debug, Serialize)]
+struct LearntStatus {
+    address: String,
+    refusals_per_session: u32,
+    recipients_per_transaction: u32,
+    seconds_per_answer: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct DomainStatus {
+    name: String,
+    /// Whether the mail store tells its recipients from others, at RCPT and at DATA; whether the delivery port does.
+    rcpt: &'static str,
+    data: &'static str,
+    delivery: &'static str,
+    /// Its refusals are believed.
+    believed: bool,
+    good: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct AlarmStatus {
+    kind: &'static str,
+    about: String,
+    detail: String,
+    advice: &'static str,
+    seconds: u64,
+}
+
+/// Domains of a route that are listed at most.
+const MOST_DOMAINS: usize = 100;
 
 #[derive(Debug, Serialize)]
 struct BackendStatus {
@@ -62,6 +110,32 @@ struct BackendStatus {
     last_fault: Option<String>,
     /// What it offered when it was reached last.
     announced: Option<Vec<String>>,
+    connections: Option<Connections>,
+}
+
+/// The connections it is given.
+#[derive(Debug, Serialize)]
+struct Connections {
+    /// At most, now.
+    limit: usize,
+    /// At most, at best.
+    configured: usize,
+    in_use: ByUse,
+    waiting: ByUse,
+    /// Open, and used by nobody.
+    kept: usize,
+    /// So many are opened at a time, after an outage; null: any number.
+    opening_slowly: Option<usize>,
+    /// How often it said that there are too many.
+    refusals: u64,
+    /// Whether it says that it is under pressure.
+    pressure: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct ByUse {
+    probe: usize,
+    delivery: usize,
 }
 
 /// What came of the last new session.
@@ -124,6 +198,57 @@ impl<'p> RouteStatus<'p> {
                 RecipientSource::Callout { backends } => statuses(backends),
                 RecipientSource::File(_) => Vec::new(),
             },
+            probes: panel.verifier.progress(route).map(Probes::of),
+            domains_known: panel
+                .verifier
+                .scopes(route, MOST_DOMAINS)
+                .into_iter()
+                .map(DomainStatus::of)
+                .collect(),
+            alarms: panel
+                .alarms
+                .raised()
+                .into_iter()
+                .filter(|a| a.route == route.name)
+                .map(AlarmStatus::of)
+                .collect(),
+        }
+    }
+}
+
+impl Probes {
+    fn of(progress: Progress) -> Self {
+        let learnt = progress.learnt.into_iter().map(|(address, learnt)| LearntStatus {
+            address: address.to_string(),
+            refusals_per_session: learnt.refusals,
+            recipients_per_transaction: learnt.recipients,
+            seconds_per_answer: learnt.pace.as_secs_f64(),
+        });
+        Self { sessions: progress.sessions, waiting: progress.waiting, learnt: learnt.collect() }
+    }
+}
+
+impl DomainStatus {
+    fn of(scope: ScopeReport) -> Self {
+        Self {
+            rcpt: scope.recipient.as_str(),
+            data: scope.data.as_str(),
+            delivery: scope.delivery.as_str(),
+            believed: !scope.braked,
+            good: scope.good,
+            name: scope.name,
+        }
+    }
+}
+
+impl AlarmStatus {
+    fn of(alarm: Alarm) -> Self {
+        Self {
+            kind: alarm.kind.as_str(),
+            advice: alarm.kind.advice(),
+            seconds: alarm.since.elapsed().as_secs(),
+            about: alarm.about,
+            detail: alarm.detail,
         }
     }
 }
@@ -142,6 +267,23 @@ impl BackendStatus {
             },
             last_fault,
             announced: announced.map(|extensions| extensions.lines().collect()),
+            connections: backend.map(|backend| Connections::of(backend)),
+        }
+    }
+}
+
+impl Connections {
+    fn of(backend: &Backend) -> Self {
+        let account = backend.budget().account();
+        Self {
+            limit: account.limit,
+            configured: account.configured,
+            in_use: ByUse { probe: account.probes, delivery: account.deliveries },
+            waiting: ByUse { probe: account.waiting_probes, delivery: account.waiting_deliveries },
+            kept: backend.kept(),
+            opening_slowly: account.opening_slowly,
+            refusals: account.refusals,
+            pressure: account.pressed,
         }
     }
 }

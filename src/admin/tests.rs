@@ -62,6 +62,7 @@ fn panel_with(backend: SocketAddr, token: Option<&str>, change: impl FnOnce(&mut
     Panel {
         config: context.config,
         verifier: context.verifier,
+        alarms: context.alarms,
         backends: context.backends,
         metrics: context.metrics,
         drain: context.drain,
@@ -172,6 +173,17 @@ async fn the_status_tells_version_sizes_and_routes() {
     assert_eq!((&route["domains"], &route["mode"]), (&json!(["example.org"]), &json!("enforce")));
     assert_eq!(route["asked"][0]["address"], backend.to_string());
     assert_eq!((&route["asked"][0]["state"], &route["asked"][0]["announced"]), (&json!("up"), &json!([])));
+    let connections = json!({
+        "limit": 45,
+        "configured": 45,
+        "in_use": { "probe": 1, "delivery": 0 },
+        "waiting": { "probe": 0, "delivery": 0 },
+        "kept": 0,
+        "opening_slowly": null,
+        "refusals": 0,
+        "pressure": false,
+    });
+    assert_eq!(route["asked"][0]["connections"], connections);
 }
 
 #[tokio::test]

@@ -11,12 +11,14 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::budget::{Budget, Opening, Round, Shrunk};
 use crate::config::Endpoint;
 use crate::net::dial::{DialFault, Dialer};
 use crate::net::stream::{Pending, Stream, read_some};
 use crate::proto::dialogue::HelloKind;
 use crate::proto::ehlo::Extensions;
 use crate::proto::reply::{Class, Reply, ReplyFault, ReplyReader};
+use crate::proto::verdict::{Meaning, about_the_session};
 
 /// Where in the session something failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +62,14 @@ pub enum Fault {
     Unsolicited,
 }
 
+impl Fault {
+    /// Whether the backend is well, and has too many connections of ours.
+    pub(super) fn is_crowded(&self) -> bool {
+        matches!(self, Self::Refused(_, reply)
+            if about_the_session(reply) == Some(Meaning::TooManyConnections))
+    }
+}
+
 /// How long to wait for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
@@ -78,9 +88,27 @@ pub struct Identity {
     pub hostname: Arc<str>,
 }
 
+/// Where a backend is, and how we come to it.
+#[derive(Debug, Clone)]
+pub struct Approach {
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// How it is reached.
+    pub dialer: Dialer,
+    /// Who we are to it.
+    pub identity: Identity,
+    /// How long it may take.
+    pub patience: Patience,
+}
+
 /// An open session, greeted both ways.
 #[derive(Debug)]
 pub struct Connection {
+    endpoint: Endpoint,
+    /// What the backend has too much of is told to this one.
+    budget: Arc<Budget>,
+    /// When the last command was sent.
+    round: Round,
     stream: Stream,
     input: Vec<u8>,
     reader: ReplyReader,
@@ -99,18 +127,17 @@ impl Connection {
     ///
     /// # Errors
     /// The [`Fault`] with the phase it happened in.
-    pub async fn open(
-        dialer: &Dialer,
-        endpoint: &Endpoint,
-        identity: &Identity,
-        patience: Patience,
-    ) -> Result<Self, Fault> {
+    pub async fn open(approach: &Approach, opening: &Opening) -> Result<Self, Fault> {
+        let Approach { endpoint, dialer, identity, patience } = approach;
         let stream = dialer.dial(endpoint, patience.connect).await?;
         let mut connection = Self {
+            endpoint: endpoint.clone(),
+            budget: Arc::clone(opening.budget()),
+            round: opening.round(),
             stream,
             input: Vec::new(),
             reader: ReplyReader::default(),
-            patience,
+            patience: *patience,
             announced: Extensions::default(),
             hello: HelloKind::Ehlo,
             opened: Instant::now(),
@@ -253,6 +280,7 @@ impl Connection {
     }
 
     async fn write(&mut self, octets: &[u8], phase: Phase) -> Result<(), Fault> {
+        self.round = self.budget.round();
         let written = timeout(self.patience.command, self.stream.write_all(octets)).await;
         written.map_err(|_| Fault::Timeout(phase))?.map_err(|fault| Fault::Io(phase, fault))
     }
@@ -275,6 +303,7 @@ impl Connection {
                     Class::Transient | Class::Permanent => self.refusals += 1,
                     Class::Positive | Class::Intermediate => {}
                 }
+                self.heed(&reply);
                 return Ok(reply);
             }
             let read = timeout_at(deadline, read_some(&mut self.stream, &mut self.input)).await;
@@ -283,6 +312,23 @@ impl Connection {
                 Ok(_) => {}
                 Err(fault) => return Err(Fault::Io(phase, fault)),
             }
+        }
+    }
+}
+
+impl Connection {
+    /// Whatever the backend says it has too much of, it gets less of it.
+    fn heed(&self, reply: &Reply) {
+        match about_the_session(reply) {
+            Some(Meaning::TooManyConnections) => match self.budget.refused(self.round) {
+                Shrunk::To(limit) => tracing::warn!(
+                    backend = %self.endpoint, limit, %reply,
+                    "backend has too many connections of ours: it is given fewer for a while"
+                ),
+                Shrunk::Before => {}
+            },
+            Some(Meaning::Pressure) => self.budget.pressed(),
+            _ => {}
         }
     }
 }

@@ -3,10 +3,16 @@
 mod budget;
 mod connection;
 mod envelope;
+mod habits;
 mod health;
+mod lease;
 mod pool;
+mod turns;
 
-pub use budget::{Budget, Permit, Use};
-pub use connection::{Connection, Fault, Identity, Patience, Phase};
+pub use budget::{Account, Budget, Opening, Permit, Round, Shrunk, Use};
+pub use connection::{Approach, Connection, Fault, Identity, Patience, Phase};
 pub use envelope::{EnvelopeFault, mail_command, rcpt_command};
-pub use pool::{Backend, Backends, Lease, LeaseFault, Origin, Quota};
+pub use habits::{Habits, Learnt, MAX_BATCH};
+pub use lease::{Lease, Origin};
+pub use pool::{Backend, Backends, LeaseFault, Quota};
+pub use turns::{Place, Turns};

@@ -6,7 +6,7 @@
 //! nobody, for the backend is not told who the client is.
 //!
 //! A session that is kept holds no permit: who waits for one would never get it. It stands in a slot nobody
-//! needs, and leaves when a new connection needs that slot.
+//! needs, and leaves when a new connection needs that slot, or the backend finds that there are too many.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,45 +14,34 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::budget::{Budget, Permit, Use};
-use super::connection::{Connection, Fault, Identity, Patience};
-use super::health::Health;
+use super::budget::{Budget, Opening, Permit, Use};
+use super::connection::{Approach, Connection, Fault, Identity, Patience, Phase};
+use super::habits::Habits;
+use super::health::{Attempt, Health};
+use super::lease::{Kept, Lease, Origin};
 use crate::config::Endpoint;
 use crate::net::dial::Dialer;
-use crate::observe::metrics::{BackendConnection, BackendMetrics, BackendUse};
+use crate::observe::metrics::{BackendMetrics, BackendUse};
 use crate::proto::ehlo::Extensions;
 
-/// Exchange closes after 10 minutes even in use: be gone before.
-const MAX_AGE: Duration = Duration::from_secs(8 * 60);
-/// An idle session costs the backend a process; what is not needed for so long is given back.
-const MAX_IDLE: Duration = Duration::from_secs(60);
 /// Sessions kept idle per backend.
 const MAX_KEPT: usize = 16;
-/// Transactions in one session; servers count, and some close at a thousand.
-const MAX_TRANSACTIONS: u32 = 500;
+/// How often one lease tries again where there were too many connections: halved so often, any budget that
+/// can be configured with reason is down to what the smallest backends allow.
+const CROWDED_TRIES: usize = 6;
 
 /// One server that mail can be given to or that can be asked.
 #[derive(Debug)]
 pub struct Backend {
-    endpoint: Endpoint,
-    dialer: Dialer,
-    identity: Identity,
-    patience: Patience,
-    budget: Budget,
+    approach: Approach,
+    budget: Arc<Budget>,
     health: Health,
+    habits: Habits,
     announced: Mutex<Option<Extensions>>,
     kept: Mutex<Vec<Kept>>,
     last_fault: Mutex<Option<String>>,
     /// One for each route that names it.
     metrics: Vec<BackendMetrics>,
-}
-
-/// A session between two transactions.
-#[derive(Debug)]
-struct Kept {
-    connection: Connection,
-    transactions: u32,
-    since: Instant,
 }
 
 /// Why no session could be had.
@@ -69,37 +58,30 @@ pub enum LeaseFault {
     Fault(#[from] Fault),
 }
 
-/// Where a leased session comes from.
+/// Whether a session of an earlier transaction will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
-    /// Opened for this lease.
-    Fresh,
-    /// Kept from an earlier transaction: it may be dead, and wants RSET first.
+enum Reuse {
     Kept,
-}
-
-/// A session with a backend, for one transaction.
-#[derive(Debug)]
-pub struct Lease {
-    backend: Arc<Backend>,
-    connection: Connection,
-    permit: Permit,
-    transactions: u32,
-    origin: Origin,
-    _counted: Vec<BackendConnection>,
+    Nothing,
 }
 
 impl Backend {
     /// Where it listens.
     #[must_use]
     pub const fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+        &self.approach.endpoint
     }
 
     /// Its connections.
     #[must_use]
-    pub const fn budget(&self) -> &Budget {
+    pub const fn budget(&self) -> &Arc<Budget> {
         &self.budget
+    }
+
+    /// What it was seen to do.
+    #[must_use]
+    pub const fn habits(&self) -> &Habits {
+        &self.habits
     }
 
     /// What it announced last; none when it was never reached.
@@ -120,18 +102,19 @@ impl Backend {
         self.health.rests_for()
     }
 
+    /// Sessions kept open that nobody uses.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        lock(&self.kept).len()
+    }
+
     /// A session for `purpose` before `deadline`: a kept one, else a new one.
     ///
     /// # Errors
     /// [`LeaseFault`].
     pub async fn lease(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
-        let permit = self.permit(purpose, deadline).await?;
-        if purpose == Use::Delivery
-            && let Some(kept) = self.take_kept()
-        {
-            return Ok(self.leased(kept, permit, Origin::Kept, purpose));
-        }
-        self.open(permit, purpose, deadline).await
+        let reuse = if purpose == Use::Probe { Reuse::Nothing } else { Reuse::Kept };
+        self.lease_one(purpose, reuse, deadline).await
     }
 
     /// A new session, also when one is kept.
@@ -139,12 +122,40 @@ impl Backend {
     /// # Errors
     /// [`LeaseFault`].
     pub async fn lease_fresh(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
-        let permit = self.permit(purpose, deadline).await?;
-        self.open(permit, purpose, deadline).await
+        self.lease_one(purpose, Reuse::Nothing, deadline).await
     }
 
-    async fn permit(&self, purpose: Use, deadline: Instant) -> Result<Permit, LeaseFault> {
-        timeout_at(deadline, self.budget.permit(purpose)).await.map_err(|_| LeaseFault::Busy)
+    /// Where the backend has too many connections of ours the budget is smaller by now, and one that ends
+    /// makes room for this one: the client need not know.
+    async fn lease_one(
+        self: &Arc<Self>,
+        purpose: Use,
+        reuse: Reuse,
+        deadline: Instant,
+    ) -> Result<Lease, LeaseFault> {
+        let mut tries = 0;
+        loop {
+            let permit = timeout_at(deadline, self.budget.permit(purpose));
+            let permit = permit.await.map_err(|_| LeaseFault::Busy)?;
+            if reuse == Reuse::Kept
+                && let Some(kept) = self.take_kept()
+            {
+                return Ok(self.lend(kept, permit, Origin::Kept, purpose));
+            }
+            match self.open(permit, purpose, deadline).await {
+                Err(LeaseFault::Fault(fault)) if fault.is_crowded() && tries < CROWDED_TRIES => {
+                    let oldest = self.oldest_kept();
+                    if oldest.is_none() && self.budget.is_unused() {
+                        return Err(fault.into());
+                    }
+                    if let Some(oldest) = oldest {
+                        oldest.leave().await;
+                    }
+                    tries += 1;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     async fn open(
@@ -153,33 +164,47 @@ impl Backend {
         purpose: Use,
         deadline: Instant,
     ) -> Result<Lease, LeaseFault> {
+        let opening = timeout_at(deadline, self.budget.opening());
+        let opening = opening.await.map_err(|_| LeaseFault::Busy)?;
         let Some(attempt) = self.health.attempt() else {
             return Err(LeaseFault::Resting(self.rests_for().unwrap_or_default()));
         };
         let opened = async {
             self.make_room().await;
-            Connection::open(&self.dialer, &self.endpoint, &self.identity, self.patience).await
+            Connection::open(&self.approach, &opening).await
         };
-        let opened =
-            timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(super::Phase::Greeting)));
-        match opened {
+        match timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(Phase::Greeting))) {
             Ok(connection) => {
-                attempt.succeeded();
-                self.metrics.iter().for_each(BackendMetrics::up);
-                *lock(&self.announced) = Some(*connection.announced());
-                *lock(&self.last_fault) = None;
-                let kept = Kept { connection, transactions: 0, since: Instant::now() };
-                Ok(self.leased(kept, permit, Origin::Fresh, purpose))
+                self.serves_us(&connection, attempt, opening);
+                Ok(self.lend(Kept::new(connection, 0), permit, Origin::Fresh, purpose))
             }
             Err(fault) => {
-                drop(attempt);
-                self.metrics.iter().for_each(BackendMetrics::down);
-                let news = lock(&self.last_fault).replace(fault.to_string()).is_none();
-                if news {
-                    tracing::warn!(backend = %self.endpoint, %fault, "backend does not serve us");
-                }
+                self.does_not(&fault, attempt);
                 Err(fault.into())
             }
+        }
+    }
+
+    fn serves_us(&self, connection: &Connection, attempt: Attempt<'_>, opening: Opening) {
+        attempt.succeeded();
+        opening.succeeded();
+        self.metrics.iter().for_each(BackendMetrics::up);
+        *lock(&self.announced) = Some(*connection.announced());
+        *lock(&self.last_fault) = None;
+    }
+
+    fn does_not(&self, fault: &Fault, attempt: Attempt<'_>) {
+        // With connections of ours open it is well, and only has enough.
+        if fault.is_crowded() && (self.budget.holders() > 1 || self.kept() > 0) {
+            attempt.succeeded();
+            return;
+        }
+        drop(attempt);
+        self.budget.begin_slowly();
+        self.metrics.iter().for_each(BackendMetrics::down);
+        let news = lock(&self.last_fault).replace(fault.to_string()).is_none();
+        if news {
+            tracing::warn!(backend = %self.endpoint(), %fault, "backend does not serve us");
         }
     }
 
@@ -197,19 +222,30 @@ impl Backend {
         }
     }
 
-    fn leased(self: &Arc<Self>, kept: Kept, permit: Permit, origin: Origin, purpose: Use) -> Lease {
+    fn oldest_kept(&self) -> Option<Kept> {
+        let mut shelf = lock(&self.kept);
+        if shelf.is_empty() { None } else { Some(shelf.remove(0)) }
+    }
+
+    /// Keeps a session whose permit is about to be given back. Gives it back when there is no room for it.
+    pub(super) fn keep(&self, kept: Kept) -> Option<Kept> {
+        let mut shelf = lock(&self.kept);
+        // Above a budget that shrank nothing is kept: it would be one connection too many.
+        if shelf.len() < MAX_KEPT && shelf.len() < self.budget.free_but_for_one() {
+            shelf.push(kept);
+            None
+        } else {
+            Some(kept)
+        }
+    }
+
+    fn lend(self: &Arc<Self>, kept: Kept, permit: Permit, origin: Origin, purpose: Use) -> Lease {
         let counted = match purpose {
             Use::Probe => BackendUse::Probe,
-            Use::Delivery => BackendUse::Delivery,
+            Use::Delivery(_) | Use::Greeting => BackendUse::Delivery,
         };
-        Lease {
-            backend: Arc::clone(self),
-            connection: kept.connection,
-            permit,
-            transactions: kept.transactions,
-            origin,
-            _counted: self.metrics.iter().map(|series| series.connection(counted)).collect(),
-        }
+        let counted = self.metrics.iter().map(|series| series.connection(counted)).collect();
+        Lease::new(self, kept, permit, origin, counted)
     }
 
     /// The youngest kept session that still looks alive.
@@ -226,79 +262,12 @@ impl Backend {
     /// Takes leave of sessions nobody has needed for a while.
     pub fn sweep(&self) {
         let mut shelf = lock(&self.kept);
-        let (fit, unfit): (Vec<_>, Vec<_>) =
-            shelf.drain(..).partition(|kept| kept.since.elapsed() < MAX_IDLE);
+        let (forgotten, fit): (Vec<_>, Vec<_>) = shelf.drain(..).partition(Kept::is_forgotten);
         *shelf = fit;
         drop(shelf);
-        for kept in unfit {
+        for kept in forgotten {
             tokio::spawn(kept.leave());
         }
-    }
-}
-
-impl Kept {
-    fn is_fit(&mut self) -> bool {
-        self.connection.age() < MAX_AGE
-            && self.since.elapsed() < MAX_IDLE
-            && self.transactions < MAX_TRANSACTIONS
-            && self.connection.quiet().is_ok()
-    }
-
-    async fn leave(self) {
-        self.connection.quit().await;
-    }
-}
-
-impl Lease {
-    /// The session.
-    pub const fn connection(&mut self) -> &mut Connection {
-        &mut self.connection
-    }
-
-    /// Where it came from.
-    #[must_use]
-    pub const fn origin(&self) -> Origin {
-        self.origin
-    }
-
-    /// Whose it is.
-    #[must_use]
-    pub const fn backend(&self) -> &Arc<Backend> {
-        &self.backend
-    }
-
-    /// Gives a session back whose transaction is over. It is kept if it is worth it, else left.
-    pub fn release(self) {
-        let mut kept =
-            Kept { connection: self.connection, transactions: self.transactions + 1, since: Instant::now() };
-        // Errors survive RSET at the backend; the next client should not pay for them.
-        let worth = kept.connection.refusals() == 0 && kept.is_fit();
-        let mut shelf = lock(&self.backend.kept);
-        // The permit goes back behind the session, so that who gets it finds the session.
-        if worth && shelf.len() < MAX_KEPT {
-            shelf.push(kept);
-            drop(shelf);
-            drop(self.permit);
-        } else {
-            drop(shelf);
-            tokio::spawn(async move {
-                kept.leave().await;
-                drop(self.permit);
-            });
-        }
-    }
-
-    /// Says QUIT and closes, in the background.
-    pub fn quit(self) {
-        tokio::spawn(async move {
-            self.connection.quit().await;
-            drop(self.permit);
-        });
-    }
-
-    /// Closes at once, in the middle of whatever it was.
-    pub fn abort(self) {
-        self.connection.abort();
     }
 }
 
@@ -333,12 +302,10 @@ impl Backends {
             metrics.push(series);
         }
         let backend = |endpoint: Endpoint, quota: Quota, metrics| Backend {
-            endpoint,
-            dialer: dialer.clone(),
-            identity: identity.clone(),
-            patience,
+            approach: Approach { endpoint, dialer: dialer.clone(), identity: identity.clone(), patience },
             budget: Budget::new(quota.connections),
             health: Health::new(quota.eject),
+            habits: Habits::default(),
             announced: Mutex::default(),
             kept: Mutex::default(),
             last_fault: Mutex::default(),
@@ -362,6 +329,19 @@ impl Backends {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Backend>> {
         self.by_endpoint.values()
+    }
+
+    /// All backends are to be met as after an outage: connections are opened a few at a time.
+    pub fn begin_slowly(&self) {
+        self.iter().for_each(|backend| backend.budget.begin_slowly());
+    }
+
+    /// Brings the metrics of the budgets up to date.
+    pub fn observe(&self) {
+        for backend in self.iter() {
+            let limit = backend.budget.account().limit;
+            backend.metrics.iter().for_each(|series| series.connection_limit(limit));
+        }
     }
 
     /// Takes leave of every session that is kept, and waits for those in use to end, for so long at most.

@@ -64,6 +64,18 @@ choice! {
 }
 
 choice! {
+    /// Which answer of the mail store counts.
+    StageKind {
+        /// The one to RCPT, whatever it is.
+        Recipient = "rcpt",
+        /// The one to DATA, with a single recipient in the transaction; no data is ever sent.
+        Data = "data",
+        /// The one to RCPT, or to DATA at a store that takes any recipient at RCPT.
+        Auto = "auto",
+    }
+}
+
+choice! {
     /// What happens to a recipient about whom the store answered, but said nothing.
     OnUnknown {
         /// The client's own MAIL and RCPT at the delivery port decide.

@@ -31,7 +31,7 @@ use std::path::PathBuf;
 
 use figment::value::Dict;
 
-pub use choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients, SourceKind};
+pub use choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients, SourceKind, StageKind};
 pub use endpoint::Endpoint;
 pub use finding::{Fault, Faults, Finding, Origin, Warning};
 pub use networks::{Network, Networks};

@@ -96,6 +96,22 @@ impl Routes {
         self.exact.get(domain).or_else(|| self.find_below(domain)).or(self.any.as_ref())
     }
 
+    /// Whether only `*` covers `domain`.
+    #[must_use]
+    pub fn is_by_any(&self, domain: &Domain) -> bool {
+        self.any.is_some() && !self.exact.contains_key(domain) && self.suffix_of(domain).is_none()
+    }
+
+    /// The entry of `domains` through which `domain` has its route.
+    #[must_use]
+    pub fn pattern(&self, domain: &Domain) -> Option<DomainPattern> {
+        if self.exact.contains_key(domain) {
+            return Some(DomainPattern::Exact(domain.clone()));
+        }
+        let below = self.suffix_of(domain).and_then(|suffix| Domain::parse(suffix).ok());
+        below.map(DomainPattern::Below).or_else(|| self.any.is_some().then_some(DomainPattern::Any))
+    }
+
     /// The route mail for `mailbox` takes; the bare `postmaster` takes the first (RFC 5321 §4.5.1).
     #[must_use]
     pub fn of(&self, mailbox: &Mailbox) -> Option<&Arc<Route>> {
@@ -113,16 +129,17 @@ impl Routes {
         self.all.iter()
     }
 
-    /// From the longest suffix to the shortest.
     fn find_below(&self, domain: &Domain) -> Option<&Arc<Route>> {
+        self.suffix_of(domain).and_then(|suffix| self.below.get(suffix))
+    }
+
+    /// What stands behind `*.` in the entry that covers `domain`: the longest suffix.
+    fn suffix_of<'d>(&self, domain: &'d Domain) -> Option<&'d str> {
         let mut suffix = domain.parent();
-        while let Some(domain) = suffix {
-            if let Some(route) = self.below.get(domain) {
-                return Some(route);
-            }
-            suffix = domain.split_once('.').map(|(_, rest)| rest);
+        while let Some(parent) = suffix.filter(|parent| !self.below.contains_key(*parent)) {
+            suffix = parent.split_once('.').map(|(_, rest)| rest);
         }
-        None
+        suffix
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use figment::value::Value;
 
-use super::choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients, SourceKind};
+use super::choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients, SourceKind, StageKind};
 use super::endpoint::Endpoint;
 use super::networks::Network;
 use super::read::{self, Reader, Section, Setting, Table};
@@ -133,6 +133,8 @@ section! {
         deny: Vec<Listed> = Vec::new();
         /// Whom to ask. Default: the route's backends.
         backends: Vec<Endpoint> = Vec::new();
+        /// Which answer counts: the one to RCPT, to DATA, or to DATA only where RCPT proves blind.
+        stage: StageKind = StageKind::Auto;
         /// The sender of probes. Default: the null sender, `<>`.
         sender: Option<Mailbox> = None;
         /// The sender used where the null sender is refused. Default: postmaster@ our host name.
@@ -163,6 +165,8 @@ section! {
         negative_ttl_max: Period = Period::hours(2);
         /// How long a temporary failure is repeated instead of asked again.
         tempfail_ttl: Period = Period::seconds(5);
+        /// How long a store that takes any recipient is held to be blind, and a truthful one truthful.
+        blind_ttl: Period = Period::hours(6);
         /// How long past `positive_ttl` a recipient stays good while the store cannot be asked.
         serve_stale: Period = Period::hours(24);
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients};
+use super::choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients, StageKind};
 use super::endpoint::Endpoint;
 use super::networks::Networks;
 use super::recipients::RecipientList;
@@ -76,6 +76,8 @@ pub struct Verify {
     pub allow: RecipientList,
     /// Refused without asking.
     pub deny: RecipientList,
+    /// Which answer counts.
+    pub stage: StageKind,
     /// The sender of probes; none is the null sender.
     pub sender: Option<Mailbox>,
     /// The sender where that one is refused; none when it would be the same.
@@ -117,6 +119,8 @@ pub struct Cache {
     pub negative_ttl_max: Duration,
     /// Lifetime of a temporary failure; zero shares it only while the probe runs.
     pub tempfail_ttl: Duration,
+    /// How long what was found out about a store's truthfulness holds; not zero.
+    pub blind_ttl: Duration,
     /// How long past `positive_ttl` a recipient stays good while the store cannot be asked.
     pub serve_stale: Duration,
 }

@@ -1,7 +1,6 @@
 //! How many connections there may be, in all and from one client.
 //!
-//! A client is an IPv4 address or an IPv6 /64, since a single subscriber has all of the latter. The table
-//! holds only clients that are connected, so it is bounded by the connections there may be.
+//! The table holds only clients that are connected, so it is bounded by the connections there may be.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,20 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
-/// Who is counted as one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ClientKey(u128);
-
-impl ClientKey {
-    /// The client at `address`.
-    #[must_use]
-    pub fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(v4) => Self(v4.to_ipv6_mapped().to_bits()),
-            IpAddr::V6(v6) => Self(v6.to_bits() & !u128::from(u64::MAX)),
-        }
-    }
-}
+use crate::net::client_key::ClientKey;
 
 /// The connections of all clients.
 #[derive(Debug)]
@@ -103,14 +89,6 @@ mod tests {
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn a_client_is_an_ipv4_address_or_an_ipv6_network() {
-        assert_eq!(ClientKey::of(ip("192.0.2.1")), ClientKey::of(ip("::ffff:192.0.2.1")));
-        assert_ne!(ClientKey::of(ip("192.0.2.1")), ClientKey::of(ip("192.0.2.2")));
-        assert_eq!(ClientKey::of(ip("2001:db8::1")), ClientKey::of(ip("2001:db8::ffff:1")));
-        assert_ne!(ClientKey::of(ip("2001:db8::1")), ClientKey::of(ip("2001:db8:0:1::1")));
     }
 
     #[test]

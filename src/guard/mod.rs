@@ -5,6 +5,6 @@ mod connections;
 mod drain;
 mod standing;
 
-pub use connections::{Admission, ClientKey, Connections, Turned};
+pub use connections::{Admission, Connections, Turned};
 pub use drain::Drain;
 pub use standing::{Standing, Standings};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use quick_cache::sync::Cache;
 use tokio::time::Instant;
 
-use super::ClientKey;
+use crate::net::client_key::ClientKey;
 
 /// How long an unknown recipient is held against a client.
 const HELD: Duration = Duration::from_secs(24 * 3600);

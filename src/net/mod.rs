@@ -1,5 +1,6 @@
-//! Sockets without SMTP: streams, dialling, listening.
+//! Sockets without SMTP: streams, dialling, listening, whom an address stands for.
 
+pub mod client_key;
 pub mod dial;
 pub mod listen;
 pub mod stream;

@@ -6,6 +6,7 @@
 //! Text from a peer is data. It reaches a log only through [`Escaped`], and no label of a metric is ever
 //! made from it.
 
+mod alarm;
 pub mod escape;
 pub mod log;
 pub mod metrics;
@@ -15,5 +16,6 @@ mod session_id;
 #[cfg(test)]
 mod captured;
 
+pub use alarm::{Alarm, AlarmKind, Alarms};
 pub use escape::Escaped;
 pub use session_id::SessionId;

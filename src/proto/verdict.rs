@@ -31,6 +31,12 @@ pub enum Cause {
     Unverified,
     /// The store does not serve the domain, or wants something first: the route is wrong.
     RouteFault(Reply),
+    /// The store takes any recipient: it knows no answer.
+    Blind,
+    /// The store refuses in numbers what it knew a moment ago, this one too.
+    StoreIll(Reply),
+    /// The backend of a `*` route relays for foreign domains, or was not seen to refuse one yet.
+    RelayUntested,
     /// No session with the store could be had, or it ended before the answer.
     Unreachable,
     /// The answer did not come within `verify.timeout`.
@@ -45,12 +51,15 @@ impl Cause {
     #[must_use]
     pub const fn store_answered(&self) -> StoreAnswered {
         match self {
-            Self::Deferred(_) | Self::Policy(_) | Self::SenderRefused(_) | Self::Unverified => {
+            Self::Deferred(_) | Self::Policy(_) | Self::SenderRefused(_) | Self::Unverified | Self::Blind => {
                 StoreAnswered::NotAboutTheRecipient
             }
-            Self::RouteFault(_) | Self::Unreachable | Self::Timeout | Self::NoCapacity => {
-                StoreAnswered::Nothing
-            }
+            Self::RouteFault(_)
+            | Self::StoreIll(_)
+            | Self::RelayUntested
+            | Self::Unreachable
+            | Self::Timeout
+            | Self::NoCapacity => StoreAnswered::Nothing,
         }
     }
 
@@ -63,6 +72,9 @@ impl Cause {
             Self::SenderRefused(_) => "sender-refused",
             Self::Unverified => "unverified",
             Self::RouteFault(_) => "route-fault",
+            Self::Blind => "blind",
+            Self::StoreIll(_) => "store-ill",
+            Self::RelayUntested => "relay-untested",
             Self::Unreachable => "unreachable",
             Self::Timeout => "timeout",
             Self::NoCapacity => "no-capacity",
@@ -73,8 +85,17 @@ impl Cause {
     #[must_use]
     pub const fn reply(&self) -> Option<&Reply> {
         match self {
-            Self::Deferred(r) | Self::Policy(r) | Self::SenderRefused(r) | Self::RouteFault(r) => Some(r),
-            Self::Unverified | Self::Unreachable | Self::Timeout | Self::NoCapacity => None,
+            Self::Deferred(r)
+            | Self::Policy(r)
+            | Self::SenderRefused(r)
+            | Self::RouteFault(r)
+            | Self::StoreIll(r) => Some(r),
+            Self::Unverified
+            | Self::Blind
+            | Self::RelayUntested
+            | Self::Unreachable
+            | Self::Timeout
+            | Self::NoCapacity => None,
         }
     }
 }
@@ -155,8 +176,9 @@ pub fn meaning(stage: Stage, reply: &Reply) -> Meaning {
     }
 }
 
-/// Replies that mean the same at any stage.
-fn about_the_session(reply: &Reply) -> Option<Meaning> {
+/// What a reply means that means the same at any stage, and in a delivery too.
+#[must_use]
+pub fn about_the_session(reply: &Reply) -> Option<Meaning> {
     if reply.class() != Class::Transient {
         return None;
     }

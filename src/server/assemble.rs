@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::backend::{Backends, Identity, Patience, Quota};
 use crate::config::{Config, RecipientSource};
-use crate::guard::Drain;
 use crate::net::dial::Dialer;
+use crate::observe::Alarms;
 use crate::observe::metrics::Metrics;
 use crate::session::Context;
 use crate::verify::{ListFault, Verifier};
@@ -24,8 +24,9 @@ pub fn assemble(config: Config, dialer: &Dialer) -> Result<Context, ListFault> {
 /// Those of [`assemble`].
 pub fn assemble_counting(config: Config, dialer: &Dialer, metrics: Metrics) -> Result<Context, ListFault> {
     let backends = Arc::new(backends(&config, dialer, &metrics));
-    let verifier = Arc::new(Verifier::new(&config, &backends, &metrics)?);
-    Ok(Context::new(Arc::new(config), verifier, backends, metrics, Drain::default()))
+    let alarms = Alarms::default();
+    let verifier = Arc::new(Verifier::new(&config, &backends, &metrics, &alarms)?);
+    Ok(Context::new(Arc::new(config), verifier, backends, metrics, alarms))
 }
 
 /// One backend for each endpoint that any route names, for delivery or for asking.

@@ -95,7 +95,7 @@ impl Server {
         if let Some((socket, admin)) = self.admin.take() {
             tokio::spawn(admin::serve(socket, Arc::new(self.panel(admin)), self.ended.clone()));
         }
-        greet_backends(&self.context).await;
+        tokio::join!(greet_backends(&self.context), self.context.verifier.test_relays());
         let limits = &self.context.config.limits;
         let connections = Connections::new(limits.max_connections, limits.max_connections_per_client);
         for (listener, socket) in self.doors.drain(..) {
@@ -151,6 +151,7 @@ impl Server {
             config: Arc::clone(&self.context.config),
             verifier: Arc::clone(&self.context.verifier),
             backends: Arc::clone(&self.context.backends),
+            alarms: self.context.alarms.clone(),
             metrics: self.context.metrics.clone(),
             drain: self.context.drain.clone(),
             serving: self.serving.clone(),
@@ -185,7 +186,7 @@ pub async fn greet_backends(context: &Context) {
     let timeouts = &context.config.timeouts;
     let deadline = tokio::time::Instant::now() + timeouts.backend_connect + timeouts.backend_command;
     let greetings = context.backends.iter().map(|backend| async move {
-        if let Ok(lease) = backend.lease_fresh(crate::backend::Use::Delivery, deadline).await {
+        if let Ok(lease) = backend.lease_fresh(crate::backend::Use::Greeting, deadline).await {
             lease.quit();
         }
     });

@@ -5,14 +5,17 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::Budget;
 use crate::guard::Drain;
 use crate::net::stream::{Pending, Stream, read_some};
 use crate::proto::line::{self, LineReader, Scan};
 use crate::proto::reply::Reply;
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// Replies wait for each other for so long at most.
 const OVERDUE: Duration = Duration::from_secs(1);
@@ -21,6 +24,10 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_READS: usize = 64;
 /// Octets of a body taken from the client at a time.
 const BODY_BUFFER: usize = 64 * 1024;
+/// What a client has for a command where others wait for the backend connection it holds.
+const HURRIED: Duration = Duration::from_secs(10);
+/// How often is looked whether others wait.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Input buffers up to this size are kept between commands; the rest goes back to the allocator.
 const KEPT_BUFFER: usize = 1024;
 
@@ -44,7 +51,7 @@ pub(super) enum Heard {
 }
 
 /// How long to wait for a command.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Patience {
     /// For its first octet.
     pub(super) command: Duration,
@@ -52,6 +59,8 @@ pub(super) struct Patience {
     pub(super) line: Duration,
     /// For anything at all.
     pub(super) session_end: Option<Instant>,
+    /// The connections of which the client holds one: while they are scarce it is to be quick.
+    pub(super) holds: Option<Arc<Budget>>,
 }
 
 /// What a client is in the middle of.
@@ -128,7 +137,8 @@ impl Client {
         drain: &Drain,
         committed: Committed,
     ) -> Heard {
-        let mut deadline = earlier(Instant::now() + patience.command, patience.session_end);
+        let began = Instant::now();
+        let mut deadline = earlier(began + patience.command, patience.session_end);
         let mut begun = false;
         loop {
             match self.scan() {
@@ -149,15 +159,16 @@ impl Client {
                 return Heard::Gone;
             }
             self.compact();
+            let reading = read_some(&mut self.stream, &mut self.input);
             let read = tokio::select! {
-                read = timeout_at(deadline, read_some(&mut self.stream, &mut self.input)) => read,
+                read = before(deadline, reading, || patience.is_spent(began)) => read,
                 () = drain.idle_ends(), if committed == Committed::ToNothing && !begun => return Heard::Drain,
                 () = drain.all_end() => return Heard::Drain,
             };
             match read {
-                Err(_) => return Heard::Timeout,
-                Ok(Ok(0) | Err(_)) => return Heard::Gone,
-                Ok(Ok(_)) => {}
+                None => return Heard::Timeout,
+                Some(Ok(0) | Err(_)) => return Heard::Gone,
+                Some(Ok(_)) => {}
             }
         }
     }
@@ -244,6 +255,37 @@ impl Client {
         if self.input.is_empty() && self.input.capacity() > KEPT_BUFFER && self.input.capacity() < BODY_BUFFER
         {
             self.input = Vec::new();
+        }
+    }
+}
+
+impl Patience {
+    /// Whether a client that was given the word at `began` holds up others.
+    fn is_spent(&self, began: Instant) -> bool {
+        began.elapsed() >= HURRIED && self.holds.as_ref().is_some_and(|budget| budget.is_scarce())
+    }
+}
+
+/// What `waiting` comes to before `deadline`, and before `spent`, which is looked at first and every second.
+pub(super) async fn before<T>(
+    deadline: Instant,
+    waiting: impl Future<Output = T>,
+    spent: impl Fn() -> bool,
+) -> Option<T> {
+    let mut waiting = std::pin::pin!(waiting);
+    if let Some(outcome) = waiting.as_mut().now_or_never() {
+        return Some(outcome);
+    }
+    // Here too, or who sends an octet more often than we look would never be found out.
+    if spent() {
+        return None;
+    }
+    loop {
+        let look = deadline.min(Instant::now() + LOOK_EVERY);
+        tokio::select! {
+            biased;
+            outcome = &mut waiting => return Some(outcome),
+            () = sleep_until(look) => if look == deadline || spent() { return None },
         }
     }
 }

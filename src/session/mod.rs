@@ -21,10 +21,12 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::backend::Backends;
+use crate::backend::{Backends, Budget};
 use crate::config::{BareNewline, Config, Listener, Route};
-use crate::guard::{ClientKey, Drain, Standings};
+use crate::guard::{Drain, Standings};
+use crate::net::client_key::ClientKey;
 use crate::net::stream::Stream;
+use crate::observe::Alarms;
 use crate::observe::metrics::{
     ConnectionResult, ListenerMetrics, MessageResult, Metrics, RouteMetrics, SessionGauge, SessionState,
 };
@@ -55,6 +57,8 @@ pub struct Context {
     pub backends: Arc<Backends>,
     /// Where what happens is counted.
     pub metrics: Metrics,
+    /// What is wrong with routes.
+    pub alarms: Alarms,
     /// When sessions are to end.
     pub drain: Drain,
     /// Which clients have a clean record.
@@ -72,7 +76,7 @@ impl Context {
         verifier: Arc<Verifier>,
         backends: Arc<Backends>,
         metrics: Metrics,
-        drain: Drain,
+        alarms: Alarms,
     ) -> Self {
         let routes = config.routes.iter().map(|r| (Arc::clone(&r.name), metrics.route(&r.name))).collect();
         let no_route = metrics.route("");
@@ -83,7 +87,8 @@ impl Context {
             verifier,
             backends,
             metrics,
-            drain,
+            alarms,
+            drain: Drain::default(),
             standings: Standings::default(),
             routes,
             no_route,
@@ -219,6 +224,7 @@ impl Session {
             command: timeouts.command,
             line: timeouts.command_line,
             session_end: timeouts.session.map(|whole| self.began + whole),
+            holds: self.budget(),
         };
         let committed = match self.dialogue.transaction() {
             None => Committed::ToNothing,
@@ -399,12 +405,18 @@ impl Session {
         }
     }
 
+    /// The connections of which this client holds one now.
+    fn budget(&self) -> Option<Arc<Budget>> {
+        self.attachment.as_ref().map(|attachment| Arc::clone(attachment.lease.backend().budget()))
+    }
+
     fn body_limits(&self) -> Limits {
         let config = &self.context.config;
         Limits {
             data: config.timeouts.data,
             session_end: config.timeouts.session.map(|whole| self.began + whole),
             min_rate: config.timeouts.data_min_rate,
+            holds: self.budget(),
             max_size: config.limits.max_message_size,
             drain: self.context.drain.clone(),
         }

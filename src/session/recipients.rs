@@ -22,7 +22,7 @@ use crate::proto::ehlo::Keyword;
 use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
 use crate::proto::verdict::{Meaning, Stage, meaning};
-use crate::verify::{Decision, Judgement, Trust};
+use crate::verify::{Asker, Contradicted, Decision, Judgement, Urgency};
 
 /// How long a backend may take for an envelope: clients wait 5 minutes (RFC 5321 §4.5.3.2.3).
 const ENVELOPE: Duration = Duration::from_secs(240);
@@ -102,7 +102,7 @@ impl Session {
             return Candidate { recipient, route: Some(route), fate: Fate::Forward(RecipientSource::Policy) };
         }
         let Judgement { decision, source, about } =
-            self.context.verifier.judge(&route, &recipient.mailbox, self.trust()).await;
+            self.context.verifier.judge(&route, &recipient.mailbox, self.asker()).await;
         match decision {
             Decision::Forward => Candidate { recipient, route: Some(route), fate: Fate::Forward(source) },
             Decision::Refuse(reply) if route.verify.mode == Mode::Shadow => {
@@ -122,12 +122,13 @@ impl Session {
         }
     }
 
-    /// How far a remembered refusal is good enough for this client.
-    fn trust(&self) -> Trust {
-        match self.context.standings.of(self.key) {
-            Standing::Clean => Trust::Recheck,
-            Standing::Suspect => Trust::Remembered,
-        }
+    /// On whose behalf the store is asked, and how urgently.
+    fn asker(&self) -> Asker {
+        let urgency = match self.context.standings.of(self.key) {
+            Standing::Clean => Urgency::Clean,
+            Standing::Suspect => Urgency::Suspect,
+        };
+        Asker { client: Some(self.key), urgency }
     }
 
     /// A transaction has one backend. Recipients of another route are to come in another transaction.
@@ -195,10 +196,14 @@ impl Session {
         }
         let reply = replies::passed_on(reply);
         let result = match (meaning(Stage::Recipient, &reply), reply.class()) {
-            (Meaning::Bad, _) => {
-                self.context.verifier.contradicted(route, &recipient.mailbox);
-                RecipientResult::Unknown
-            }
+            (Meaning::Bad, _) => match self.context.verifier.contradicted(route, &recipient.mailbox) {
+                Contradicted::StoreIll => {
+                    let (reply, result) = (replies::UNDETERMINED, RecipientResult::Undetermined);
+                    self.refused(Some(route), &recipient, &reply, result, RecipientSource::Live);
+                    return Outcome::Refused(reply);
+                }
+                Contradicted::Good | Contradicted::Nothing => RecipientResult::Unknown,
+            },
             (Meaning::SessionLimit, _) => RecipientResult::Limited,
             // Policy, a full mailbox: nothing says that the recipient does not exist.
             (_, Class::Permanent) => RecipientResult::Refused,
@@ -285,10 +290,11 @@ impl Session {
         for (at, endpoint) in route.backends.iter().enumerate() {
             let deadline = turn(deadline, route.backends.len() - at);
             let Some(backend) = self.context.backends.find(endpoint) else { continue };
+            let purpose = Use::Delivery(self.key);
             let lease = if self.replaced {
-                backend.lease_fresh(Use::Delivery, deadline).await
+                backend.lease_fresh(purpose, deadline).await
             } else {
-                backend.lease(Use::Delivery, deadline).await
+                backend.lease(purpose, deadline).await
             };
             match lease {
                 Ok(lease) => return Ok(Attachment::new(lease, Arc::clone(route))),

@@ -5,14 +5,15 @@
 //! last answer to a chunk), so that no reply can be taken for the answer to the message but that answer.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
-use super::client::{Client, earlier};
-use crate::backend::{Connection, Fault};
+use super::client::{Client, before, earlier};
+use crate::backend::{Budget, Connection, Fault};
 use crate::guard::Drain;
 use crate::proto::body::{BareNewlines, BodyReader, END, Found};
 use crate::proto::command::{Chunk, Place};
@@ -22,6 +23,8 @@ use crate::proto::replies;
 
 /// How long a backend may take nothing at all before it is given up (RFC 5321 §4.5.3.2.5).
 const BACKEND_STALL: Duration = Duration::from_secs(180);
+/// How many times the least pace is asked of a client where others wait for the backend connection it holds.
+const HURRIED: u64 = 10;
 /// The pace of a body is first judged after so much waiting for it.
 const JUDGED_AFTER: Duration = Duration::from_secs(60);
 
@@ -34,6 +37,8 @@ pub(super) struct Limits {
     pub(super) session_end: Option<Instant>,
     /// Octets per second.
     pub(super) min_rate: Option<u64>,
+    /// The connections of which the client holds one: while they are scarce it is to be quick.
+    pub(super) holds: Option<Arc<Budget>>,
     /// Octets in all.
     pub(super) max_size: Option<u64>,
     /// Ends the wait for the client.
@@ -222,18 +227,27 @@ impl Pace {
     async fn read(&mut self, client: &mut Client, limits: &Limits) -> Result<(), Loss> {
         let began = Instant::now();
         let deadline = earlier(began + limits.data, limits.session_end);
+        let holds_up = || {
+            self.is_below(limits.min_rate, HURRIED, self.waited + began.elapsed())
+                && limits.holds.as_ref().is_some_and(|budget| budget.is_scarce())
+        };
         let read = tokio::select! {
-            read = timeout_at(deadline, client.read_body()) => read,
+            read = before(deadline, client.read_body(), holds_up) => read,
             () = limits.drain.all_end() => return Err(Loss::Drained),
         };
-        let octets = read.map_err(|_| Loss::Timeout)?.map_err(|_| Loss::Gone)?;
+        let octets = read.ok_or(Loss::Timeout)?.map_err(|_| Loss::Gone)?;
         if octets == 0 {
             return Err(Loss::Gone);
         }
         self.waited += began.elapsed();
         self.octets += octets as u64;
-        let due = limits.min_rate.unwrap_or(0).saturating_mul(self.waited.as_secs());
-        if self.waited >= JUDGED_AFTER && self.octets < due { Err(Loss::Timeout) } else { Ok(()) }
+        if self.is_below(limits.min_rate, 1, self.waited) { Err(Loss::Timeout) } else { Ok(()) }
+    }
+
+    /// Whether so much waiting for it makes the body slower than `times` the rate.
+    fn is_below(&self, rate: Option<u64>, times: u64, waited: Duration) -> bool {
+        let due = rate.unwrap_or(0).saturating_mul(times).saturating_mul(waited.as_secs());
+        waited >= JUDGED_AFTER && self.octets < due
     }
 }
 

@@ -12,8 +12,8 @@
 //! ones. An entry is a hash and a few octets; lifetimes are judged when it is looked up, each with up to a
 //! tenth taken off by its key, so that what was learnt together does not expire together.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use quick_cache::sync::Cache as Share;
@@ -77,6 +77,33 @@ pub struct Sizes {
     pub evictions: u64,
 }
 
+/// Who guards the backend against recipients that do not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// The delivery port does too: what is remembered may be old.
+    Second,
+    /// Nobody else does, for the delivery port takes anyone: good entries live for 15 minutes at most and are
+    /// never served stale.
+    Sole,
+}
+
+/// The longest lifetime of a good entry that is the only guard.
+const SOLE_GUARD_TTL: Duration = Duration::from_secs(15 * 60);
+
+/// The lifetimes of a good entry.
+struct Lifetimes {
+    ttl: Duration,
+    refresh: Duration,
+    stale: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Good {
+    learnt: Tick,
+    /// The tally it is counted in.
+    of: u32,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Bad {
     learnt: Tick,
@@ -91,15 +118,61 @@ struct Deferred {
     cause: Arc<Cause>,
 }
 
+/// Counts good entries by whoever opened the tally: how many has a domain?
+#[derive(Debug, Clone)]
+pub(super) struct Tally {
+    number: u32,
+    count: Arc<AtomicU32>,
+}
+
+impl Tally {
+    /// Good entries in the cache.
+    pub(super) fn count(&self) -> u32 {
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
 /// Counts what is pushed out.
 #[derive(Debug, Clone, Default)]
-struct Evictions(Arc<AtomicU64>);
+struct Evictions {
+    total: Arc<AtomicU64>,
+    tallies: Arc<RwLock<Vec<Arc<AtomicU32>>>>,
+}
 
-impl<V> Lifecycle<Key, V> for Evictions {
+impl Evictions {
+    fn one_less(&self, good: Good) {
+        let tallies = self.tallies.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tally) = tallies.get(good.of as usize) {
+            let _ = tally.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
+        }
+    }
+}
+
+/// What it means for an entry to be pushed out.
+trait Evicted {
+    fn evicted(self, evictions: &Evictions);
+}
+
+impl Evicted for Good {
+    fn evicted(self, evictions: &Evictions) {
+        evictions.one_less(self);
+    }
+}
+
+impl Evicted for Bad {
+    fn evicted(self, _: &Evictions) {}
+}
+
+impl Evicted for Deferred {
+    fn evicted(self, _: &Evictions) {}
+}
+
+impl<V: Evicted> Lifecycle<Key, V> for Evictions {
     type RequestState = ();
 
-    fn on_evict(&self, (): &mut (), _: Key, _: V) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    fn on_evict(&self, (): &mut (), _: Key, entry: V) {
+        self.total.fetch_add(1, Ordering::Relaxed);
+        entry.evicted(self);
     }
 }
 
@@ -110,7 +183,7 @@ type Shelf<V> = Share<Key, V, UnitWeighter, AsIs, Evictions>;
 pub struct Cache {
     lifetimes: config::Cache,
     since: Instant,
-    good: Shelf<Tick>,
+    good: Shelf<Good>,
     bad: Shelf<Bad>,
     deferred: Shelf<Deferred>,
     texts: Texts,
@@ -136,12 +209,20 @@ impl Cache {
         }
     }
 
+    /// A tally of good entries, at 0.
+    pub(super) fn tally(&self) -> Tally {
+        let count = Arc::new(AtomicU32::new(0));
+        let mut tallies = self.evictions.tallies.write().unwrap_or_else(PoisonError::into_inner);
+        tallies.push(Arc::clone(&count));
+        Tally { number: u32::try_from(tallies.len() - 1).unwrap_or(u32::MAX), count }
+    }
+
     /// What is known under `key`. `address` is put into the words of a refusal.
     #[must_use]
-    pub fn known(&self, key: Key, address: &str) -> Known {
+    pub fn known(&self, key: Key, address: &str, guard: Guard) -> Known {
         let now = self.now();
-        if let Some(learnt) = self.good.get(&key) {
-            return match self.freshness(key, since(now, learnt)) {
+        if let Some(good) = self.good.get(&key) {
+            return match self.freshness(key, since(now, good.learnt), guard) {
                 Some(freshness) => Known::Good(freshness),
                 None => Known::Nothing,
             };
@@ -167,10 +248,10 @@ impl Cache {
     /// The entry under `key` with its ages, also when it is past its lifetime; none when it serves no more
     /// even where the store cannot be asked.
     #[must_use]
-    pub fn entry(&self, key: Key, address: &str) -> Option<Entry> {
-        let (learnt, lifetime, known) = if let Some(learnt) = self.good.get(&key) {
-            let freshness = self.freshness(key, since(self.now(), learnt))?;
-            (learnt, jittered(self.lifetimes.positive_ttl, key), Known::Good(freshness))
+    pub fn entry(&self, key: Key, address: &str, guard: Guard) -> Option<Entry> {
+        let (learnt, lifetime, known) = if let Some(Good { learnt, .. }) = self.good.get(&key) {
+            let freshness = self.freshness(key, since(self.now(), learnt), guard)?;
+            (learnt, jittered(self.good_lifetimes(guard).ttl, key), Known::Good(freshness))
         } else if let Some(bad) = self.bad.get(&key) {
             let reply = self.texts.reply(bad.text, address);
             (bad.learnt, jittered(self.lifetime_of(bad), key), Known::Bad(reply))
@@ -183,18 +264,20 @@ impl Cache {
     }
 
     /// The recipient exists.
-    pub fn learn_good(&self, key: Key) {
+    pub(super) fn learn_good(&self, key: Key, tally: &Tally) {
         if self.lifetimes.positive_ttl.is_zero() {
             return;
         }
-        self.good.insert(key, self.now());
+        self.remove_good(key);
+        tally.count.fetch_add(1, Ordering::Relaxed);
+        self.good.insert(key, Good { learnt: self.now(), of: tally.number });
         self.bad.remove(&key);
         self.deferred.remove(&key);
     }
 
     /// The recipient does not exist.
     pub fn learn_bad(&self, key: Key, reply: &Reply, address: &str) {
-        self.good.remove(&key);
+        self.remove_good(key);
         self.deferred.remove(&key);
         if self.lifetimes.negative_ttl.is_zero() {
             return;
@@ -218,12 +301,18 @@ impl Cache {
 
     /// The delivery port refused the recipient itself. Gives whether that contradicts a good entry.
     pub fn contradict(&self, key: Key) -> Contradicted {
-        if self.good.remove(&key).is_some() { Contradicted::Good } else { Contradicted::Nothing }
+        if self.remove_good(key) { Contradicted::Good } else { Contradicted::Nothing }
+    }
+
+    /// Whether a good entry is there, of whatever age.
+    #[must_use]
+    pub fn held_good(&self, key: Key) -> bool {
+        self.good.peek(&key).is_some()
     }
 
     /// Nothing is known of it any more.
     pub fn forget(&self, key: Key) {
-        self.good.remove(&key);
+        self.remove_good(key);
         self.bad.remove(&key);
         self.deferred.remove(&key);
     }
@@ -233,6 +322,16 @@ impl Cache {
         self.good.clear();
         self.bad.clear();
         self.deferred.clear();
+        let tallies = self.evictions.tallies.read().unwrap_or_else(PoisonError::into_inner);
+        tallies.iter().for_each(|tally| tally.store(0, Ordering::Relaxed));
+    }
+
+    fn remove_good(&self, key: Key) -> bool {
+        let removed = self.good.remove(&key);
+        if let Some((_, good)) = removed {
+            self.evictions.one_less(good);
+        }
+        removed.is_some()
     }
 
     /// How much is known.
@@ -242,17 +341,29 @@ impl Cache {
             good: self.good.len(),
             bad: self.bad.len(),
             deferred: self.deferred.len(),
-            evictions: self.evictions.0.load(Ordering::Relaxed),
+            evictions: self.evictions.total.load(Ordering::Relaxed),
         }
     }
 
-    fn freshness(&self, key: Key, age: Duration) -> Option<Freshness> {
-        let lifetime = jittered(self.lifetimes.positive_ttl, key);
+    fn freshness(&self, key: Key, age: Duration, guard: Guard) -> Option<Freshness> {
+        let Lifetimes { ttl, refresh, stale } = self.good_lifetimes(guard);
+        let lifetime = jittered(ttl, key);
         if age < lifetime {
-            let aging = age >= jittered(self.lifetimes.positive_refresh, key);
+            let aging = age >= jittered(refresh, key);
             Some(if aging { Freshness::Aging } else { Freshness::Fresh })
         } else {
-            (age < lifetime + self.lifetimes.serve_stale).then_some(Freshness::Stale)
+            (age < lifetime + stale).then_some(Freshness::Stale)
+        }
+    }
+
+    fn good_lifetimes(&self, guard: Guard) -> Lifetimes {
+        let config::Cache { positive_ttl, positive_refresh, serve_stale, .. } = self.lifetimes;
+        match guard {
+            Guard::Second => Lifetimes { ttl: positive_ttl, refresh: positive_refresh, stale: serve_stale },
+            Guard::Sole => {
+                let ttl = positive_ttl.min(SOLE_GUARD_TTL);
+                Lifetimes { ttl, refresh: positive_refresh.min(ttl / 2), stale: Duration::ZERO }
+            }
         }
     }
 
@@ -271,11 +382,13 @@ impl Cache {
 pub enum Contradicted {
     /// A good entry, which is gone now.
     Good,
+    /// Nothing that is believed: the store refuses in numbers what it knew.
+    StoreIll,
     /// Nothing.
     Nothing,
 }
 
-fn shelf<V: Clone>(entries: usize, evictions: &Evictions) -> Shelf<V> {
+fn shelf<V: Clone + Evicted>(entries: usize, evictions: &Evictions) -> Shelf<V> {
     let entries = entries.max(1);
     Share::with(entries, entries as u64, UnitWeighter, AsIs, evictions.clone())
 }

@@ -41,6 +41,18 @@ impl Keyring {
 }
 
 impl Key {
+    /// A key for what is asked for no recipient's sake. Nothing is remembered under it.
+    #[must_use]
+    pub(super) const fn anonymous(number: u64) -> Self {
+        Self(number as u128)
+    }
+
+    /// The same recipient, asked about another way.
+    #[must_use]
+    pub(super) const fn otherwise(self) -> Self {
+        Self(!self.0)
+    }
+
     /// A number from 0 to 255 that is spread evenly over keys: for jitter without a source of chance.
     #[must_use]
     pub const fn scatter(self) -> u8 {

@@ -1,15 +1,24 @@
 //! May this recipient be accepted? Lists first, then what is remembered, then the mail store.
 //!
-//! A *verification group* is a store and how it is asked (backends, sender); routes that share one share its
-//! answers and its prober.
+//! A *verification group* is a store and how it is asked (backends, sender, stage); routes that share one share
+//! its prober. What is known of a domain as a whole is its *scope*: whether the store is truthful about it, and
+//! whether its refusals deserve belief.
 
+mod brake;
 mod cache;
+mod callout;
 mod conversation;
+mod judge;
 mod key;
 mod list;
+mod names;
 mod probe;
 mod prober;
+mod relay_test;
+mod scope;
+mod scopes;
 mod texts;
+mod truth;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,21 +26,29 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::backend::Backends;
-use crate::config::{self, Config, OnUnknown, Route};
-use crate::observe::metrics::{CacheKind, Metrics, RecipientResult, RecipientSource, RouteMetrics};
+use crate::config::{self, Config, Route, Routes};
+use crate::observe::Alarms;
+use crate::observe::metrics::{CacheKind, Metrics, RecipientSource, RouteMetrics};
 use crate::proto::address::{Domain, Mailbox};
 use crate::proto::replies;
-use crate::proto::reply::{Class, Reply};
 use crate::proto::verdict::{Cause, StoreAnswered, Verdict};
+use callout::Callout;
+use conversation::Conversations;
+use prober::{Shared, Subject};
+use relay_test::RelayTest;
+use scope::{AskAt, Scope};
 
-pub use cache::{Cache, Contradicted, Entry, Freshness, Known, Sizes};
+pub use cache::{Cache, Contradicted, Entry, Freshness, Guard, Known, Sizes};
 pub use conversation::Conversation;
+pub use judge::{Decision, Judgement, decide};
 pub use key::{Key, Keyring};
 pub use list::{ListFault, ListFile};
-pub use prober::{Answer, Prober, Store, Why};
+pub use prober::{Answer, Asker, Prober, Progress, Store, Urgency, Why};
+pub use scope::ScopeReport;
+pub use truth::Truth;
 
 /// Domains that were forgotten by name are counted up to here; beyond, everything is forgotten.
 const MAX_GENERATIONS: usize = 10_000;
@@ -47,35 +64,6 @@ pub struct Verified {
     pub conversation: Conversation,
 }
 
-/// What to do about a recipient.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
-    /// Give it to the delivery port.
-    Forward,
-    /// Refuse it with this reply.
-    Refuse(Reply),
-}
-
-/// Whether a refusal that is remembered may be asked again for this client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trust {
-    /// Its record is clean: a mailbox that is new may well be what it writes to.
-    Recheck,
-    /// What is remembered is good enough for it.
-    Remembered,
-}
-
-/// A decision, with who made it and what it is called.
-#[derive(Debug)]
-pub struct Judgement {
-    /// What to do.
-    pub decision: Decision,
-    /// Who decided.
-    pub source: RecipientSource,
-    /// What a refusal is counted as.
-    pub about: RecipientResult,
-}
-
 /// Everything that is known of one recipient, for an operator.
 #[derive(Debug)]
 pub struct Explanation {
@@ -85,13 +73,19 @@ pub struct Explanation {
     pub entry: Option<Entry>,
     /// What a list says, if one does.
     pub listed: Option<Verdict>,
+    /// What is known of its domain; none where a list is the store.
+    pub scope: Option<ScopeReport>,
+    /// Without asking: nobody could tell, for this reason.
+    pub undecidable: Option<Cause>,
+    /// The last conversation about it, and how long ago it was held.
+    pub conversation: Option<(Duration, Conversation)>,
 }
 
 /// Whom one route asks.
 #[derive(Debug)]
 enum Group {
-    /// The mail store; the identity goes into every key.
-    Callout { identity: Vec<u8>, prober: Arc<Prober> },
+    /// The mail store.
+    Callout(Box<Callout>),
     /// A list.
     List(Arc<ListFile>),
 }
@@ -100,11 +94,11 @@ enum Group {
 #[derive(Debug)]
 pub struct Verifier {
     keyring: Keyring,
-    cache: Arc<Cache>,
+    routes: Routes,
+    shared: Shared,
     groups: HashMap<Arc<str>, (Group, RouteMetrics)>,
     generations: DashMap<Domain, u32>,
     epoch: AtomicU32,
-    metrics: Metrics,
 }
 
 impl Verifier {
@@ -112,9 +106,19 @@ impl Verifier {
     ///
     /// # Errors
     /// [`ListFault`] when a route's recipient file cannot be read.
-    pub fn new(config: &Config, backends: &Backends, metrics: &Metrics) -> Result<Self, ListFault> {
-        let cache = Arc::new(Cache::new(config.cache.clone()));
-        let mut probers: HashMap<Vec<u8>, Arc<Prober>> = HashMap::new();
+    pub fn new(
+        config: &Config,
+        backends: &Backends,
+        metrics: &Metrics,
+        alarms: &Alarms,
+    ) -> Result<Self, ListFault> {
+        let shared = Shared {
+            cache: Arc::new(Cache::new(config.cache.clone())),
+            conversations: Arc::new(Conversations::default()),
+            metrics: metrics.clone(),
+            alarms: alarms.clone(),
+        };
+        let mut probers = HashMap::new();
         let mut groups = HashMap::new();
         for route in config.routes.iter() {
             let series = metrics.route(&route.name);
@@ -122,51 +126,39 @@ impl Verifier {
                 config::RecipientSource::File(path) => {
                     Group::List(Arc::new(ListFile::open(path, route.verify.local_case)?))
                 }
-                config::RecipientSource::Callout { backends: endpoints } => {
-                    let identity = format!("{:?} {:?}", endpoints, route.verify.sender).into_bytes();
-                    // The fallback sender is no part of what was asked, but of who asks.
-                    let asker = format!("{:?} {:?}", identity, route.verify.fallback_sender).into_bytes();
-                    let prober = probers.entry(asker).or_insert_with(|| {
-                        let store = Store {
-                            backends: endpoints.iter().filter_map(|e| backends.find(e).cloned()).collect(),
-                            sender: route.verify.sender.clone(),
-                            fallback_sender: route.verify.fallback_sender.clone(),
-                            patience: route.verify.timeout,
-                        };
-                        Prober::new(store, Arc::clone(&cache), (metrics.clone(), series.clone()))
-                    });
-                    Group::Callout { identity, prober: Arc::clone(prober) }
+                config::RecipientSource::Callout { backends: asked } => {
+                    let callout =
+                        Callout::new(config, route, asked, backends, (&shared, &series), &mut probers);
+                    Group::Callout(Box::new(callout))
                 }
             };
             groups.insert(Arc::clone(&route.name), (group, series));
         }
         Ok(Self {
             keyring: Keyring::random(),
-            cache,
+            routes: config.routes.clone(),
+            shared,
             groups,
             generations: DashMap::new(),
             epoch: AtomicU32::new(0),
-            metrics: metrics.clone(),
         })
     }
 
-    /// What to do about `mailbox`: its verdict, and the one place where an unknown one is decided.
-    pub async fn judge(&self, route: &Arc<Route>, mailbox: &Mailbox, trust: Trust) -> Judgement {
-        let Verified { verdict, source, .. } = self.verify(route, mailbox, trust).await;
+    /// What to do about `mailbox`: its verdict, and what that leads to.
+    pub async fn judge(&self, route: &Arc<Route>, mailbox: &Mailbox, asker: Asker) -> Judgement {
+        let Verified { verdict, source, .. } = self.verify(route, mailbox, asker).await;
         let (decision, about) = decide(verdict, route.verify.on_unknown);
         Judgement { decision, source, about }
     }
 
     /// The verdict on `mailbox`, within `verify.timeout`.
-    pub async fn verify(&self, route: &Arc<Route>, mailbox: &Mailbox, trust: Trust) -> Verified {
+    pub async fn verify(&self, route: &Arc<Route>, mailbox: &Mailbox, asker: Asker) -> Verified {
         let began = Instant::now();
         let verified = match self.listed(route, mailbox) {
-            Some(verdict) => {
-                Verified { verdict, source: RecipientSource::Policy, conversation: Conversation::default() }
-            }
-            None => self.callout(route, mailbox, trust).await,
+            Some(verdict) => Verified::of(verdict, RecipientSource::Policy),
+            None => self.callout(route, mailbox, asker).await,
         };
-        self.metrics.verified(verified.source, began.elapsed());
+        self.shared.metrics.verified(verified.source, began.elapsed());
         verified
     }
 
@@ -185,108 +177,173 @@ impl Verifier {
         }
     }
 
-    async fn callout(&self, route: &Arc<Route>, mailbox: &Mailbox, trust: Trust) -> Verified {
-        let remembered = |verdict| Verified {
-            verdict,
-            source: RecipientSource::Cache,
-            conversation: Conversation::default(),
-        };
-        let Some((key, prober)) = self.question(route, mailbox) else {
+    async fn callout(&self, route: &Arc<Route>, mailbox: &Mailbox, asker: Asker) -> Verified {
+        let remembered = |verdict| Verified::of(verdict, RecipientSource::Cache);
+        let Some((callout, subject)) = self.question(route, mailbox) else {
             return remembered(Verdict::Unknown(Cause::Unreachable));
         };
-        match self.cache.known(key, mailbox.written()) {
-            Known::Good(Freshness::Fresh) => remembered(Verdict::Deliverable),
-            Known::Good(Freshness::Aging) => {
-                prober.refresh(key, mailbox);
+        if self.is_relay_untested(callout, mailbox).await {
+            return Verified::of(Verdict::Unknown(Cause::RelayUntested), RecipientSource::Policy);
+        }
+        let scope = Arc::clone(&subject.scope);
+        let verified = self.remembered_or_asked(route, callout, subject, asker).await;
+        if verified.verdict == Verdict::Deliverable {
+            callout.test_delivery(&scope, mailbox);
+        }
+        verified
+    }
+
+    async fn remembered_or_asked(
+        &self,
+        route: &Arc<Route>,
+        callout: &Callout,
+        subject: Subject,
+        asker: Asker,
+    ) -> Verified {
+        let remembered = |verdict| Verified::of(verdict, RecipientSource::Cache);
+        let cache = &self.shared.cache;
+        match cache.known(subject.entry(), subject.mailbox.written(), subject.scope.guard()) {
+            Known::Good(freshness @ (Freshness::Fresh | Freshness::Aging)) => {
+                // While the store's refusals are not believed, what it knows tells whether it has recovered.
+                if freshness == Freshness::Aging || subject.scope.is_braked() {
+                    callout.prober.refresh(subject);
+                }
                 remembered(Verdict::Deliverable)
             }
             Known::Bad(reply) => {
                 let old = remembered(Verdict::Undeliverable(reply));
-                if trust == Trust::Remembered || self.cache.bad_since(key) < Some(route.verify.recheck) {
+                let young = cache.bad_since(subject.entry()) < Some(route.verify.recheck);
+                if asker.urgency != Urgency::Clean || young {
                     return old;
                 }
                 // A new mailbox works within a minute, as long as that is a small part of the probing.
-                let Some(_room) = prober.room_to_recheck() else { return old };
-                match self.asked(prober, key, mailbox, Why::Confirm, route).await {
+                let Some(_room) = callout.prober.room_to_recheck() else { return old };
+                match callout.asked(subject, asker, Why::Confirm, route).await {
                     Verified { verdict: Verdict::Unknown(_), .. } => old,
                     new => new,
                 }
             }
             Known::Deferred(cause) => remembered(Verdict::Unknown(cause)),
-            Known::Good(Freshness::Stale) => {
-                match self.asked(prober, key, mailbox, Why::Unknown, route).await {
-                    // The store cannot be asked: what it said last still stands.
-                    Verified { verdict: Verdict::Unknown(cause), .. }
-                        if cause.store_answered() == StoreAnswered::Nothing =>
-                    {
-                        remembered(Verdict::Deliverable)
-                    }
-                    verified => verified,
+            Known::Good(Freshness::Stale) => match callout.asked(subject, asker, Why::Unknown, route).await {
+                // The store cannot be asked: what it said last still stands.
+                Verified { verdict: Verdict::Unknown(cause), .. }
+                    if cause.store_answered() == StoreAnswered::Nothing =>
+                {
+                    remembered(Verdict::Deliverable)
                 }
-            }
-            Known::Nothing => self.asked(prober, key, mailbox, Why::Unknown, route).await,
+                verified => verified,
+            },
+            Known::Nothing if undecidable(&subject.scope) => remembered(Verdict::Unknown(Cause::Blind)),
+            Known::Nothing => callout.asked(subject, asker, Why::Unknown, route).await,
         }
+    }
+
+    /// Whether mail for `mailbox` must wait because the backend was not seen to refuse foreign domains.
+    async fn is_relay_untested(&self, callout: &Callout, mailbox: &Mailbox) -> bool {
+        match (&callout.relay_test, mailbox.domain()) {
+            (Some(test), Some(domain)) if self.routes.is_by_any(domain) => !test.passes().await,
+            _ => false,
+        }
+    }
+
+    /// Finds out of every `*` route whether its backend relays for the whole world.
+    pub async fn test_relays(&self) {
+        let tests = self.callouts().filter_map(|callout| callout.relay_test.as_ref());
+        futures_util::future::join_all(tests.map(RelayTest::passes)).await;
     }
 
     /// Asks the store now, whatever is remembered.
     pub async fn probe(&self, route: &Arc<Route>, mailbox: &Mailbox) -> Verified {
         match self.question(route, mailbox) {
-            Some((key, prober)) => self.asked(prober, key, mailbox, Why::Confirm, route).await,
-            None => self.verify(route, mailbox, Trust::Remembered).await,
+            Some((callout, subject)) => callout.asked(subject, Asker::OPERATOR, Why::Confirm, route).await,
+            None => self.verify(route, mailbox, Asker::OPERATOR).await,
         }
     }
 
-    async fn asked(
-        &self,
-        prober: &Arc<Prober>,
-        key: Key,
-        mailbox: &Mailbox,
-        why: Why,
-        route: &Route,
-    ) -> Verified {
-        let answer = timeout(route.verify.timeout, prober.ask(key, mailbox, why)).await;
-        let (verdict, conversation) = match answer {
-            Ok(Ok(Answer { verdict, conversation })) => (verdict, conversation),
-            Ok(Err(_)) => (Verdict::Unknown(Cause::Unreachable), Conversation::default()),
-            Err(_) => (Verdict::Unknown(Cause::Timeout), Conversation::default()),
-        };
-        Verified { verdict, source: RecipientSource::Probe, conversation }
-    }
-
-    /// The key of `mailbox` and who asks about it; none where a list is the store.
-    fn question(&self, route: &Route, mailbox: &Mailbox) -> Option<(Key, &Arc<Prober>)> {
-        let (Group::Callout { identity, prober }, _) = self.groups.get(&route.name)? else { return None };
-        let generation =
+    /// Who is asked about `mailbox`, and as what; none where a list is the store.
+    fn question(&self, route: &Route, mailbox: &Mailbox) -> Option<(&Callout, Subject)> {
+        let (Group::Callout(callout), _) = self.groups.get(&route.name)? else { return None };
+        let scope = callout.scopes.of(mailbox, &self.routes, &self.shared.cache);
+        let forgotten =
             mailbox.domain().and_then(|domain| self.generations.get(domain).map(|g| *g)).unwrap_or(0);
         let epoch = self.epoch.load(Ordering::Relaxed);
         let canonical = mailbox.canonical(route.verify.local_case);
         let parts: [&[u8]; 4] =
-            [identity, &generation.to_le_bytes(), &epoch.to_le_bytes(), canonical.as_bytes()];
-        Some((self.keyring.key(&parts), prober))
+            [&callout.identity, &forgotten.to_le_bytes(), &epoch.to_le_bytes(), canonical.as_bytes()];
+        Some((callout, Subject { key: self.keyring.key(&parts), mailbox: mailbox.clone(), scope }))
     }
 
-    /// The delivery port refused `mailbox` itself: a good entry is gone at once.
-    pub fn contradicted(&self, route: &Route, mailbox: &Mailbox) {
-        let Some((key, _)) = self.question(route, mailbox) else { return };
-        if self.cache.contradict(key) == Contradicted::Good
-            && let Some((_, series)) = self.groups.get(&route.name)
-        {
+    /// The delivery port refused `mailbox` itself: a good entry is gone at once. Gives what that says of the store.
+    pub fn contradicted(&self, route: &Route, mailbox: &Mailbox) -> Contradicted {
+        let Some((_, subject)) = self.question(route, mailbox) else { return Contradicted::Nothing };
+        let held = self.shared.cache.held_good(subject.entry());
+        if held {
+            subject.scope.turned(mailbox);
+        }
+        if subject.scope.is_braked() {
+            return Contradicted::StoreIll;
+        }
+        if held && let Some((_, series)) = self.groups.get(&route.name) {
             series.contradicted();
         }
+        self.shared.cache.contradict(subject.entry())
     }
 
     /// What is known of `mailbox`, without asking anybody.
     #[must_use]
     pub fn explain(&self, route: &Arc<Route>, mailbox: &Mailbox) -> Explanation {
+        let asked = self.question(route, mailbox);
+        let subject = asked.as_ref().map(|(_, subject)| subject);
+        let untested = asked.as_ref().is_some_and(|(callout, _)| {
+            let by_any = mailbox.domain().is_some_and(|domain| self.routes.is_by_any(domain));
+            by_any && callout.relay_test.as_ref().is_some_and(|test| !test.passed())
+        });
         let entry =
-            self.question(route, mailbox).and_then(|(key, _)| self.cache.entry(key, mailbox.written()));
-        Explanation { route: Arc::clone(route), entry, listed: self.listed(route, mailbox) }
+            subject.and_then(|s| self.shared.cache.entry(s.entry(), mailbox.written(), s.scope.guard()));
+        Explanation {
+            route: Arc::clone(route),
+            entry,
+            listed: self.listed(route, mailbox),
+            scope: subject.map(|subject| subject.scope.report()),
+            undecidable: match subject {
+                _ if untested => Some(Cause::RelayUntested),
+                Some(subject) if undecidable(&subject.scope) => Some(Cause::Blind),
+                _ => None,
+            },
+            conversation: subject.and_then(|subject| self.shared.conversations.last(subject.key)),
+        }
+    }
+
+    /// What is known of the domains of `route`, `most` of them.
+    #[must_use]
+    pub fn scopes(&self, route: &Route, most: usize) -> Vec<ScopeReport> {
+        match self.groups.get(&route.name) {
+            Some((Group::Callout(callout), _)) => callout.scopes.reports(most),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What the prober of `route` is doing; none where a list is the store.
+    #[must_use]
+    pub fn progress(&self, route: &Route) -> Option<Progress> {
+        match self.groups.get(&route.name)? {
+            (Group::Callout(callout), _) => Some(callout.prober.progress()),
+            (Group::List(_), _) => None,
+        }
+    }
+
+    fn callouts(&self) -> impl Iterator<Item = &Callout> {
+        self.groups.values().filter_map(|(group, _)| match group {
+            Group::Callout(callout) => Some(&**callout),
+            Group::List(_) => None,
+        })
     }
 
     /// Forgets one recipient.
     pub fn forget(&self, route: &Route, mailbox: &Mailbox) {
-        if let Some((key, _)) = self.question(route, mailbox) {
-            self.cache.forget(key);
+        if let Some((callout, subject)) = self.question(route, mailbox) {
+            callout.prober.forget(subject.key);
+            self.shared.cache.forget(subject.entry());
         }
     }
 
@@ -302,31 +359,27 @@ impl Verifier {
     /// Forgets everything. Answers that are under way belong to the past too.
     pub fn forget_all(&self) {
         self.epoch.fetch_add(1, Ordering::Relaxed);
-        self.cache.clear();
+        self.shared.cache.clear();
     }
 
     /// Lets idle probe sessions end.
     pub fn leave(&self) {
-        for (group, _) in self.groups.values() {
-            if let Group::Callout { prober, .. } = group {
-                prober.leave();
-            }
-        }
+        self.callouts().for_each(|callout| callout.prober.leave());
     }
 
     /// How much is remembered.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
-        self.cache.sizes()
+        self.shared.cache.sizes()
     }
 
     /// Brings the metrics of the cache up to date.
     pub fn observe(&self) {
-        let sizes = self.cache.sizes();
-        self.metrics.cache(CacheKind::Good, sizes.good);
-        self.metrics.cache(CacheKind::Bad, sizes.bad);
-        self.metrics.cache(CacheKind::Deferred, sizes.deferred);
-        self.metrics.cache_evictions(sizes.evictions);
+        let (sizes, metrics) = (self.shared.cache.sizes(), &self.shared.metrics);
+        metrics.cache(CacheKind::Good, sizes.good);
+        metrics.cache(CacheKind::Bad, sizes.bad);
+        metrics.cache(CacheKind::Deferred, sizes.deferred);
+        metrics.cache_evictions(sizes.evictions);
     }
 
     /// Keeps recipient files in step with what is on disk; ends when dropped.
@@ -342,59 +395,17 @@ impl Verifier {
     }
 }
 
-/// What a verdict leads to. The only place where an unknown one is decided.
-#[must_use]
-pub fn decide(verdict: Verdict, on_unknown: OnUnknown) -> (Decision, RecipientResult) {
-    let cause = match verdict {
-        Verdict::Deliverable => return (Decision::Forward, RecipientResult::Accepted),
-        Verdict::Undeliverable(reply) => return (Decision::Refuse(reply), RecipientResult::Unknown),
-        Verdict::Unknown(cause) => cause,
-    };
-    let decision = match (on_unknown, cause.store_answered()) {
-        (OnUnknown::Accept, _) | (OnUnknown::Live, StoreAnswered::NotAboutTheRecipient) => Decision::Forward,
-        (OnUnknown::Live | OnUnknown::Tempfail, _) => Decision::Refuse(undetermined(&cause)),
-    };
-    (decision, RecipientResult::Undetermined)
+impl Verified {
+    /// Without a conversation.
+    fn of(verdict: Verdict, source: RecipientSource) -> Self {
+        Self { verdict, source, conversation: Conversation::default() }
+    }
 }
 
-/// The store's own words where they are temporary, or a policy it states for good; else ours.
-fn undetermined(cause: &Cause) -> Reply {
-    match cause {
-        Cause::Policy(reply) => replies::passed_on(reply.clone()),
-        Cause::Deferred(reply) if reply.class() == Class::Transient => replies::passed_on(reply.clone()),
-        _ => replies::UNDETERMINED,
-    }
+/// Nobody can tell, and it is not yet time to find out whether that has changed.
+fn undecidable(scope: &Scope) -> bool {
+    scope.ask_at() == AskAt::Nowhere && !scope.test_is_due()
 }
 
 /// How often idle sessions and lists are looked after.
 pub const TIDY_EVERY: Duration = Duration::from_secs(5);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_unknown_verdict_is_decided_by_its_cause() {
-        use OnUnknown::{Accept, Live, Tempfail};
-        let greylisted = Reply::fixed(450, "4.2.0 greylisted");
-        let policy = Reply::fixed(550, "5.7.1 blocked");
-        let fault = Reply::fixed(554, "5.7.1 relay access denied");
-        let refuse = |reply: &Reply| Decision::Refuse(reply.clone());
-        for (cause, on_unknown, decision) in [
-            (Cause::Deferred(greylisted.clone()), Live, Decision::Forward),
-            (Cause::Deferred(greylisted.clone()), Tempfail, refuse(&greylisted)),
-            (Cause::Deferred(greylisted.clone()), Accept, Decision::Forward),
-            (Cause::Policy(policy.clone()), Live, Decision::Forward),
-            (Cause::Policy(policy.clone()), Tempfail, refuse(&policy)),
-            (Cause::Unverified, Live, Decision::Forward),
-            (Cause::Unverified, Tempfail, refuse(&replies::UNDETERMINED)),
-            (Cause::RouteFault(fault), Live, refuse(&replies::UNDETERMINED)),
-            (Cause::Unreachable, Live, refuse(&replies::UNDETERMINED)),
-            (Cause::Timeout, Live, refuse(&replies::UNDETERMINED)),
-            (Cause::Unreachable, Accept, Decision::Forward),
-        ] {
-            let name = format!("{cause:?} {on_unknown:?}");
-            assert_eq!(decide(Verdict::Unknown(cause), on_unknown).0, decision, "{name}");
-        }
-    }
-}

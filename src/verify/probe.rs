@@ -1,13 +1,15 @@
-//! One session that asks about recipients.
+//! One session that asks about recipients: MAIL from the probe's sender, RCPT, RSET; never message data.
 //!
-//! Each question is a transaction of its own: MAIL from the probe's sender, RCPT, RSET; never message data.
-//! Where the backend takes pipelining a batch of them goes out in one write. One recipient each, because some
-//! servers take only one after a null sender, and because a refused one then cannot shift another's answer.
+//! Where the backend takes pipelining all that is asked goes out in one write, its replies read in order
+//! (RFC 2920). Recipients share a transaction only as far as the backend has shown that it takes several after
+//! a null sender; random names and non-ASCII addresses always have one of their own.
+//!
+//! At DATA one recipient is asked about, and the session is over once the backend said 354: nothing is sent.
 
 use crate::backend::{Connection, Fault, Lease};
 use crate::proto::address::Mailbox;
 use crate::proto::ehlo::Keyword;
-use crate::proto::reply::Reply;
+use crate::proto::reply::{Class, Reply};
 use crate::proto::verdict::{Cause, Meaning, Stage, meaning};
 
 use super::conversation::Conversation;
@@ -36,6 +38,16 @@ pub(super) enum Health {
     Well,
     /// It ended, or must.
     Lost(String),
+    /// It served its purpose: it waits for message data now, and is to be dropped.
+    Spent,
+}
+
+/// One recipient to be asked about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'q> {
+    pub(super) mailbox: &'q Mailbox,
+    /// It shares no transaction.
+    pub(super) alone: bool,
 }
 
 /// What a batch came to: a finding for each question that was answered, in order.
@@ -43,47 +55,120 @@ pub(super) enum Health {
 pub(super) struct Batch {
     pub(super) findings: Vec<(Finding, Conversation)>,
     pub(super) health: Health,
+    /// The backend said that so many recipients are enough for a transaction.
+    pub(super) limit: Option<usize>,
+    /// Recipients in the fullest transaction that met no limit.
+    pub(super) fullest: usize,
 }
 
-/// Asks about `recipients`, as `sender`. What has no finding was not answered.
-pub(super) async fn ask(lease: &mut Lease, sender: Option<&Mailbox>, recipients: &[Mailbox]) -> Batch {
+/// Asks about recipients at RCPT, `most` of them in a transaction. What has no finding was not answered.
+pub(super) async fn ask(
+    lease: &mut Lease,
+    sender: Option<&Mailbox>,
+    asked: &[Asked<'_>],
+    most: usize,
+) -> Batch {
     let connection = lease.connection();
-    let mut batch = Batch { findings: Vec::with_capacity(recipients.len()), health: Health::Well };
-    let together = connection.announced().has(Keyword::Pipelining);
-    let size = if together { recipients.len().max(1) } else { 1 };
-    for group in recipients.chunks(size) {
-        let outcome = if together {
-            ask_together(connection, sender, group, &mut batch).await
-        } else {
-            ask_alone(connection, sender, group, &mut batch).await
-        };
-        if let Err(lost) = outcome {
-            batch.health = Health::Lost(lost);
-            break;
-        }
+    let findings = Vec::with_capacity(asked.len());
+    let mut batch = Batch { findings, health: Health::Well, limit: None, fullest: 0 };
+    let steps = steps(connection, sender, asked, most);
+    let outcome = if connection.announced().has(Keyword::Pipelining) {
+        ask_together(connection, steps, &mut batch).await
+    } else {
+        ask_one_by_one(connection, steps, &mut batch).await
+    };
+    if let Err(lost) = outcome {
+        batch.health = Health::Lost(lost);
     }
     batch
 }
 
-/// The commands of one question.
-struct Commands {
-    mail: String,
-    rcpt: String,
+/// Asks about one recipient at DATA. No finding: it was not answered.
+pub(super) async fn ask_at_data(
+    lease: &mut Lease,
+    sender: Option<&Mailbox>,
+    recipient: &Mailbox,
+) -> (Option<(Finding, Conversation)>, Health) {
+    let connection = lease.connection();
+    let asked = [Asked { mailbox: recipient, alone: true }];
+    let Some(Step::Ask(transaction)) = steps(connection, sender, &asked, 1).pop() else {
+        return (Some(cannot_be_asked()), Health::Well);
+    };
+    let mut said = Conversation::default();
+    match data_finding(connection, &transaction, &mut said).await {
+        Ok(Finding::Good) => (Some((Finding::Good, said)), Health::Spent),
+        // Whether it reads commands now, or a message, nobody knows.
+        Ok(Finding::Again) => (None, Health::Lost("no clear answer to DATA".to_owned())),
+        Ok(finding) => match reset_answer(connection.exchange(RSET.as_bytes()).await) {
+            Reset::Done => (Some((finding, said)), Health::Well),
+            Reset::Lost(why) => (Some((finding, said)), Health::Lost(why)),
+            Reset::Refused(why) => (None, Health::Lost(why)),
+        },
+        Err(why) => (None, Health::Lost(why)),
+    }
 }
 
-impl Commands {
-    fn new(connection: &Connection, sender: Option<&Mailbox>, recipient: &Mailbox) -> Option<Self> {
-        let utf8 = !recipient.is_ascii();
-        if utf8 && !connection.announced().has(Keyword::SmtpUtf8) {
-            return None;
-        }
-        let sender = sender.map_or("", Mailbox::written);
-        let parameter = if utf8 { " SMTPUTF8" } else { "" };
-        Some(Self {
-            mail: format!("MAIL FROM:<{sender}>{parameter}\r\n"),
-            rcpt: format!("RCPT TO:<{}>\r\n", recipient.written()),
-        })
+async fn data_finding(
+    connection: &mut Connection,
+    transaction: &Transaction,
+    said: &mut Conversation,
+) -> Result<Finding, String> {
+    let mail = tell(connection, said, &transaction.mail).await?;
+    if meaning(Stage::Mail, &mail) != Meaning::Proceed {
+        return Ok(finding(&mail, None));
     }
+    let Some(rcpt) = transaction.rcpts.first() else { return Ok(Finding::Again) };
+    let rcpt = tell(connection, said, rcpt).await?;
+    let at_rcpt = finding(&mail, Some(&rcpt));
+    // 252 takes the recipient too, and DATA may tell more.
+    if rcpt.class() != Class::Positive {
+        return Ok(at_rcpt);
+    }
+    let data = tell(connection, said, "DATA\r\n").await?;
+    Ok(recipient_finding(Stage::Data, &data))
+}
+
+/// The commands of one transaction.
+struct Transaction {
+    mail: String,
+    rcpts: Vec<String>,
+}
+
+/// What is done about one question or several.
+enum Step {
+    /// It cannot be asked here.
+    Cannot,
+    /// They are asked.
+    Ask(Transaction),
+}
+
+fn steps(connection: &Connection, sender: Option<&Mailbox>, asked: &[Asked<'_>], most: usize) -> Vec<Step> {
+    let sender = sender.map_or("", Mailbox::written);
+    let mut steps: Vec<Step> = Vec::with_capacity(asked.len());
+    let mut room = 0;
+    for Asked { mailbox, alone } in asked {
+        let utf8 = !mailbox.is_ascii();
+        if utf8 && !connection.announced().has(Keyword::SmtpUtf8) {
+            steps.push(Step::Cannot);
+            room = 0;
+            continue;
+        }
+        let alone = *alone || utf8;
+        let rcpt = format!("RCPT TO:<{}>\r\n", mailbox.written());
+        match steps.last_mut() {
+            Some(Step::Ask(transaction)) if room > 0 && !alone => {
+                transaction.rcpts.push(rcpt);
+                room -= 1;
+            }
+            _ => {
+                let parameter = if utf8 { " SMTPUTF8" } else { "" };
+                let mail = format!("MAIL FROM:<{sender}>{parameter}\r\n");
+                steps.push(Step::Ask(Transaction { mail, rcpts: vec![rcpt] }));
+                room = if alone { 0 } else { most.saturating_sub(1) };
+            }
+        }
+    }
+    steps
 }
 
 const RSET: &str = "RSET\r\n";
@@ -97,59 +182,82 @@ fn cannot_be_asked() -> (Finding, Conversation) {
 /// All questions in one write, the answers in order.
 async fn ask_together(
     connection: &mut Connection,
-    sender: Option<&Mailbox>,
-    recipients: &[Mailbox],
+    steps: Vec<Step>,
     batch: &mut Batch,
 ) -> Result<(), String> {
-    let questions: Vec<_> = recipients.iter().map(|r| Commands::new(connection, sender, r)).collect();
     let mut lines = String::new();
-    for commands in questions.iter().flatten() {
-        lines.extend([commands.mail.as_str(), &commands.rcpt, RSET]);
+    for step in &steps {
+        if let Step::Ask(transaction) = step {
+            lines.push_str(&transaction.mail);
+            lines.extend(transaction.rcpts.iter().map(String::as_str));
+            lines.push_str(RSET);
+        }
     }
     if !lines.is_empty() {
         connection.send(lines.as_bytes()).await.map_err(lost)?;
     }
-    let before = batch.findings.len();
-    let heard = hear_all(connection, questions, batch).await;
+    let heard = hear_all(connection, steps, batch).await;
     if heard.is_ok() && connection.in_step().is_err() {
         // A reply too many: any of them may have been read for the wrong command.
-        batch.findings.truncate(before);
+        batch.findings.clear();
         return Err("it said more than it was asked".to_owned());
     }
     heard
 }
 
 /// The answers to questions that went out together.
-async fn hear_all(
-    connection: &mut Connection,
-    questions: Vec<Option<Commands>>,
-    batch: &mut Batch,
-) -> Result<(), String> {
-    for question in questions {
-        let Some(commands) = question else {
+async fn hear_all(connection: &mut Connection, steps: Vec<Step>, batch: &mut Batch) -> Result<(), String> {
+    for step in steps {
+        let Step::Ask(transaction) = step else {
             batch.findings.push(cannot_be_asked());
             continue;
         };
-        let mut said = Conversation::default();
-        let mail = hear(connection, &mut said, &commands.mail).await?;
-        let rcpt = hear(connection, &mut said, &commands.rcpt).await?;
-        let found = finding(&mail, Some(&rcpt));
-        let well = match still_well(&mail, &rcpt) {
+        let mut told = Vec::with_capacity(transaction.rcpts.len());
+        let heard = hear_transaction(connection, &transaction, &mut told).await;
+        let reset = match heard {
             Ok(()) => reset_answer(connection.answer().await),
             Err(why) => Reset::Lost(why),
         };
-        match well {
-            Reset::Done => batch.findings.push((found, said)),
-            // Servers end a session over a recipient they refuse, and some at RSET: the answer was whole and stands.
-            // Should an acceptance have been one reply too many to MAIL, the delivery port will say so.
-            Reset::Lost(why) => {
-                batch.findings.push((found, said));
-                return Err(why);
-            }
-            Reset::Refused(why) => return Err(why),
-        }
+        batch.conclude(told, reset)?;
     }
     Ok(())
+}
+
+async fn hear_transaction(
+    connection: &mut Connection,
+    transaction: &Transaction,
+    told: &mut Vec<(Finding, Conversation)>,
+) -> Result<(), String> {
+    let mut opening = Conversation::default();
+    let mail = hear(connection, &mut opening, &transaction.mail).await?;
+    for rcpt in &transaction.rcpts {
+        let mut said = opening.clone();
+        let reply = hear(connection, &mut said, rcpt).await?;
+        told.push((finding(&mail, Some(&reply)), said));
+        still_well(&reply)?;
+    }
+    still_well(&mail)
+}
+
+impl Batch {
+    /// Takes what a transaction told, as far as the answer to its RSET lets it be believed.
+    fn conclude(&mut self, told: Vec<(Finding, Conversation)>, reset: Reset) -> Result<(), String> {
+        let outcome = match reset {
+            Reset::Done => Ok(()),
+            // Servers end a session over a recipient they refuse, and some at RSET: what was whole stands.
+            // Should an acceptance have been one reply too many to MAIL, the delivery port will say so.
+            Reset::Lost(why) => Err(why),
+            // Replies and commands are out of step.
+            Reset::Refused(why) => return Err(why),
+        };
+        match told.iter().position(|(finding, _)| *finding == Finding::Again).filter(|_| outcome.is_ok()) {
+            Some(place) if place > 0 => self.limit = Some(self.limit.map_or(place, |limit| limit.min(place))),
+            Some(_) => {}
+            None => self.fullest = self.fullest.max(told.len()),
+        }
+        self.findings.extend(told);
+        outcome
+    }
 }
 
 /// What became of a RSET.
@@ -170,34 +278,52 @@ fn reset_answer(reply: Result<Reply, Fault>) -> Reset {
     }
 }
 
-/// One question, command by command.
-async fn ask_alone(
+/// Command by command, for a backend without pipelining.
+async fn ask_one_by_one(
     connection: &mut Connection,
-    sender: Option<&Mailbox>,
-    recipients: &[Mailbox],
+    steps: Vec<Step>,
     batch: &mut Batch,
 ) -> Result<(), String> {
-    for recipient in recipients {
-        let Some(commands) = Commands::new(connection, sender, recipient) else {
+    for step in steps {
+        let Step::Ask(transaction) = step else {
             batch.findings.push(cannot_be_asked());
             continue;
         };
-        let mut said = Conversation::default();
-        connection.send(commands.mail.as_bytes()).await.map_err(lost)?;
-        let mail = hear(connection, &mut said, &commands.mail).await?;
-        let mut rcpt = None;
-        if meaning(Stage::Mail, &mail) == Meaning::Proceed {
-            connection.send(commands.rcpt.as_bytes()).await.map_err(lost)?;
-            rcpt = Some(hear(connection, &mut said, &commands.rcpt).await?);
-        }
-        batch.findings.push((finding(&mail, rcpt.as_ref()), said));
-        still_well(&mail, rcpt.as_ref().unwrap_or(&mail))?;
-        match reset_answer(connection.exchange(RSET.as_bytes()).await) {
-            Reset::Done => {}
-            Reset::Lost(why) | Reset::Refused(why) => return Err(why),
-        }
+        let mut told = Vec::with_capacity(transaction.rcpts.len());
+        let reset = match tell_transaction(connection, &transaction, &mut told).await {
+            Ok(()) => reset_answer(connection.exchange(RSET.as_bytes()).await),
+            Err(why) => Reset::Lost(why),
+        };
+        batch.conclude(told, reset)?;
     }
     Ok(())
+}
+
+async fn tell_transaction(
+    connection: &mut Connection,
+    transaction: &Transaction,
+    told: &mut Vec<(Finding, Conversation)>,
+) -> Result<(), String> {
+    let mut opening = Conversation::default();
+    let mail = tell(connection, &mut opening, &transaction.mail).await?;
+    let proceeds = meaning(Stage::Mail, &mail) == Meaning::Proceed;
+    for rcpt in &transaction.rcpts {
+        let mut said = opening.clone();
+        if !proceeds {
+            told.push((finding(&mail, None), said));
+            continue;
+        }
+        let reply = tell(connection, &mut said, rcpt).await?;
+        told.push((finding(&mail, Some(&reply)), said));
+        still_well(&reply)?;
+    }
+    still_well(&mail)
+}
+
+/// A command and its reply, noted.
+async fn tell(connection: &mut Connection, said: &mut Conversation, command: &str) -> Result<Reply, String> {
+    connection.send(command.as_bytes()).await.map_err(lost)?;
+    hear(connection, said, command).await
 }
 
 /// One reply, noted.
@@ -208,11 +334,8 @@ async fn hear(connection: &mut Connection, said: &mut Conversation, command: &st
 }
 
 /// A 421 is the last word of a session (RFC 5321 §3.8).
-fn still_well(mail: &Reply, rcpt: &Reply) -> Result<(), String> {
-    match [mail, rcpt].into_iter().find(|reply| reply.code() == 421) {
-        Some(reply) => Err(reply.to_string()),
-        None => Ok(()),
-    }
+fn still_well(reply: &Reply) -> Result<(), String> {
+    if reply.code() == 421 { Err(reply.to_string()) } else { Ok(()) }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the form map_err wants")]
@@ -223,7 +346,7 @@ fn lost(fault: Fault) -> String {
 /// What the replies to MAIL and RCPT say about the recipient.
 fn finding(mail: &Reply, rcpt: Option<&Reply>) -> Finding {
     match (meaning(Stage::Mail, mail), rcpt) {
-        (Meaning::Proceed, Some(rcpt)) => recipient_finding(rcpt),
+        (Meaning::Proceed, Some(rcpt)) => recipient_finding(Stage::Recipient, rcpt),
         (Meaning::SenderRefused, _) => Finding::OtherSender(mail.clone()),
         (Meaning::RouteFault, _) => Finding::Unknown(Cause::RouteFault(mail.clone())),
         (Meaning::Deferred | Meaning::Pressure, _) => Finding::Unknown(Cause::Deferred(mail.clone())),
@@ -231,8 +354,9 @@ fn finding(mail: &Reply, rcpt: Option<&Reply>) -> Finding {
     }
 }
 
-fn recipient_finding(reply: &Reply) -> Finding {
-    match meaning(Stage::Recipient, reply) {
+/// What the reply to RCPT, or to DATA behind a single one, says about the recipient.
+fn recipient_finding(stage: Stage, reply: &Reply) -> Finding {
+    match meaning(stage, reply) {
         Meaning::Good => Finding::Good,
         Meaning::Taken => Finding::Unknown(Cause::Unverified),
         Meaning::Bad => Finding::Bad(reply.clone()),

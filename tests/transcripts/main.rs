@@ -40,6 +40,7 @@ transcripts! {
     a_bare_cr_poisons_the_message
     a_bare_lf_in_a_command_ends_the_session
     a_bare_lf_poisons_the_message
+    a_blind_delivery_port_makes_good_answers_short
     a_browser_is_sent_away
     a_bypassed_network_is_not_verified
     a_chunk_that_cannot_be_counted_ends_the_session
@@ -63,6 +64,7 @@ transcripts! {
     a_helo_client_gets_no_extensions
     a_hidden_keyword_is_not_offered
     a_kept_session_found_dead_is_replaced_silently
+    a_kept_session_gives_way_where_there_are_too_many
     a_kept_session_that_said_something_unasked_is_not_used
     a_known_recipient_gets_the_message
     a_line_too_long_is_read_to_its_end
@@ -86,6 +88,8 @@ transcripts! {
     a_refused_go_ahead_is_passed_on
     a_refused_message_is_refused_in_the_backends_words
     a_refused_null_sender_is_replaced
+    a_relay_for_the_world_serves_no_unnamed_domain
+    a_removed_mailbox_is_refused_at_once
     a_reply_that_is_none_loses_the_session
     a_reply_too_many_condemns_the_backend_session
     a_run_of_recipients_behind_a_refused_sender
@@ -96,14 +100,19 @@ transcripts! {
     a_session_lost_twice_ends_the_transaction
     a_shadow_only_watches
     a_silent_backend_in_the_envelope_is_lost
+    a_slow_message_makes_way_where_connections_are_scarce
     a_source_route_is_stripped
     a_store_that_does_not_serve_the_domain_says_nothing_about_recipients
     a_store_that_is_down_is_no_answer
     a_store_that_is_slow_is_no_answer
+    a_store_that_takes_anyone_at_data_too_is_passed
+    a_store_that_takes_anyone_is_asked_at_data
     a_taken_recipient_is_not_a_known_one
     a_temporary_answer_is_given_where_that_is_wanted
     a_transaction_has_one_route
     a_transaction_takes_so_many_recipients
+    a_truthful_store_is_tested_with_a_name_nobody_has
+    a_vanished_user_table_is_not_believed
     a_whole_transaction_in_one_segment
     an_acceptance_behind_the_go_ahead_is_never_believed
     an_acceptance_instead_of_a_go_ahead_is_no_success
@@ -114,6 +123,7 @@ transcripts! {
     an_extension_assumed_and_missing_is_temporary
     an_extension_lost_after_it_was_offered_is_temporary
     an_idle_client_is_left
+    an_idle_transaction_makes_way_where_connections_are_scarce
     an_unknown_recipient_is_asked_about_again_in_time
     an_unknown_recipient_is_refused_in_the_backends_words
     bad_recipients_sent_together_are_errors_too
@@ -123,6 +133,7 @@ transcripts! {
     chunks_the_backend_no_longer_takes_are_consumed
     commands_out_of_order_are_refused
     data_does_not_follow_chunks
+    data_may_be_what_counts
     every_command_has_its_answer
     everything_said_before_the_end_is_answered
     lists_decide_without_asking
@@ -130,10 +141,12 @@ transcripts! {
     nothing_is_asked_where_verification_is_off
     offers_are_what_every_backend_announced
     one_probe_serves_all_who_ask_at_once
+    one_recipient_a_transaction_where_the_store_takes_no_more
     parameters_reach_the_backend_as_written
     parameters_that_were_not_offered_are_refused
     recipients_go_out_sixteen_at_a_time
     recipients_sent_together_are_asked_about_together
+    recipients_share_a_transaction_once_the_store_has_shown_it_takes_several
     routed_recipients_are_refused
     routed_recipients_pass_where_that_is_wanted
     rset_gives_the_backend_session_back
@@ -145,6 +158,7 @@ transcripts! {
     the_last_chunk_may_be_empty
     the_next_backend_of_the_route_is_tried
     the_rest_of_a_long_reply_line_is_cut
+    too_many_connections_is_waited_out
     too_many_errors_end_the_session
     two_refused_senders_say_nothing_about_a_recipient
     whom_nobody_can_ask_about_is_accepted_where_that_is_wanted

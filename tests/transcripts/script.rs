@@ -197,7 +197,7 @@ fn asked_about(address: &str, reply: &str) -> Vec<Act> {
     vec![
         Act::Hears("MAIL FROM:<>".to_owned()),
         sends("250 2.1.0 Ok"),
-        Act::Hears(format!("RCPT TO:<{address}>")),
+        Act::Hears(if address == "anyone" { "RCPT TO:*".to_owned() } else { format!("RCPT TO:<{address}>") }),
         sends(reply),
         Act::Hears("RSET".to_owned()),
         sends("250 2.0.0 Ok"),

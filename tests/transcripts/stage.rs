@@ -40,6 +40,28 @@ pub(crate) async fn play(name: &str, script: Script) -> Result<(), Fault> {
     stage.finish().await.map_err(|text| Fault { line: last, text: format!("after the last line: {text}") })
 }
 
+/// What the transcript writes and, where it says nothing of them, one route and `stage = "rcpt"`: only the transcripts
+/// about random names are to expect them.
+fn settings_of(written: &str) -> String {
+    let route = if written.contains("[[route]]") { "" } else { ROUTE };
+    let whole = format!("{written}\n{route}");
+    if written.contains("stage =") {
+        return whole;
+    }
+    let mut parts = whole.split("[[route]]\n");
+    let mut settings = parts.next().unwrap_or_default().to_owned();
+    for route in parts {
+        settings.push_str("[[route]]\n");
+        match route.split_once("[route.verify]\n") {
+            Some((before, after)) => {
+                settings.push_str(&format!("{before}[route.verify]\nstage = \"rcpt\"\n{after}"));
+            }
+            None => settings.push_str(&format!("verify.stage = \"rcpt\"\n{route}")),
+        }
+    }
+    settings
+}
+
 struct Stage {
     context: Arc<Context>,
     arriving: mpsc::UnboundedReceiver<(Endpoint, DuplexStream)>,
@@ -52,8 +74,7 @@ struct Stage {
 impl Stage {
     fn new(name: &str, settings: &str) -> Self {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name).with_extension("toml");
-        let route = if settings.contains("[[route]]") { "" } else { ROUTE };
-        fs::write(&file, format!("{settings}\n{route}")).unwrap();
+        fs::write(&file, settings_of(settings)).unwrap();
         let environment = Environment { host_name: "mx.example.org".to_owned(), ..Environment::default() };
         let loaded =
             config::load_in(&Source::File(file), &environment).unwrap_or_else(|faults| panic!("{faults}"));

@@ -74,6 +74,7 @@ fn asking_keys(verify: &Verify) -> Vec<&'static str> {
     let default = Verify::default();
     let keys = [
         ("backends", verify.backends != default.backends),
+        ("stage", verify.stage != default.stage),
         ("sender", verify.sender != default.sender),
         ("fallback_sender", verify.fallback_sender != default.fallback_sender),
         ("on_unknown", verify.on_unknown != default.on_unknown),

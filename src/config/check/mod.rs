@@ -83,6 +83,7 @@ fn is_pod(label: &str) -> bool {
 
 fn cache(cache: &settings::Cache, findings: &mut Findings) -> Cache {
     findings.at_least("cache.max_entries", cache.max_entries, 1);
+    findings.not_zero("cache.blind_ttl", cache.blind_ttl);
     Cache {
         max_entries: cache.max_entries,
         positive_ttl: cache.positive_ttl.get(),
@@ -90,6 +91,7 @@ fn cache(cache: &settings::Cache, findings: &mut Findings) -> Cache {
         negative_ttl: cache.negative_ttl.get(),
         negative_ttl_max: cache.negative_ttl_max.max(cache.negative_ttl).get(),
         tempfail_ttl: cache.tempfail_ttl.get(),
+        blind_ttl: cache.blind_ttl.get(),
         serve_stale: cache.serve_stale.get(),
     }
 }

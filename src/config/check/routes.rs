@@ -131,6 +131,7 @@ fn verify(key: &str, verify: &settings::Verify, listeners: &[Listener], findings
         source: source(key, verify, listeners, findings),
         allow: RecipientList::new(&verify.allow, case),
         deny: RecipientList::new(&verify.deny, case),
+        stage: verify.stage,
         sender,
         fallback_sender,
         local_case: case,

@@ -25,6 +25,7 @@ pub(super) struct Families {
     pub(super) contradicted: IntCounterVec,
     pub(super) backend_up: IntGaugeVec,
     pub(super) backend_connections: IntGaugeVec,
+    pub(super) backend_connection_limit: IntGaugeVec,
 }
 
 impl Families {
@@ -48,6 +49,7 @@ impl Families {
             contradicted: counters(&r, "backstop_verdict_contradicted_total", "Cached verdicts that the delivery port contradicted.", &["route", "cached"]),
             backend_up: gauges(&r, "backstop_backend_up", "1 when the backend took us when last tried.", &["route", "backend"]),
             backend_connections: gauges(&r, "backstop_backend_connections", "Connections to the backend that are in use.", &["route", "backend", "use"]),
+            backend_connection_limit: gauges(&r, "backstop_backend_connection_limit", "Connections the backend is given at most, probes and deliveries together.", &["route", "backend"]),
             registry: r,
         }
     }

@@ -136,6 +136,7 @@ impl RouteMetrics {
 #[derive(Debug, Clone)]
 pub struct BackendMetrics {
     up: IntGauge,
+    limit: IntGauge,
     connections: Arc<Children<BackendUse, IntGauge>>,
 }
 
@@ -143,6 +144,7 @@ impl BackendMetrics {
     pub(super) fn new(families: &Families, route: &str, backend: &str) -> Self {
         Self {
             up: families.backend_up.with_label_values(&[route, backend]),
+            limit: families.backend_connection_limit.with_label_values(&[route, backend]),
             connections: Arc::new(Children::new(|purpose: BackendUse| {
                 families.backend_connections.with_label_values(&[route, backend, purpose.as_str()])
             })),
@@ -157,6 +159,11 @@ impl BackendMetrics {
     /// It did not.
     pub fn down(&self) {
         self.up.set(0);
+    }
+
+    /// It is given so many connections at most. Told before a rendering.
+    pub fn connection_limit(&self, limit: usize) {
+        self.limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
     }
 
     /// A connection is in use as long as what is returned.

@@ -31,6 +31,7 @@ fn what_a_handle_can_count_is_present_at_0() {
         (r#"backstop_verdict_contradicted_total{cached="deliverable",route="exchange"}"#, 0.0),
         (r#"backstop_backend_up{backend="10.0.0.5:25",route="exchange"}"#, 0.0),
         (r#"backstop_backend_connections{backend="10.0.0.5:25",route="exchange",use="probe"}"#, 0.0),
+        (r#"backstop_backend_connection_limit{backend="10.0.0.5:25",route="exchange"}"#, 0.0),
         ("backstop_session_duration_seconds_count", 0.0),
         ("backstop_transaction_added_seconds_count", 0.0),
     ] {

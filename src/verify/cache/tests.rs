@@ -18,6 +18,7 @@ fn cache() -> Cache {
         negative_ttl: 5 * MINUTE,
         negative_ttl_max: 2 * HOUR,
         tempfail_ttl: Duration::from_secs(5),
+        blind_ttl: 6 * HOUR,
         serve_stale: 24 * HOUR,
     })
 }
@@ -37,23 +38,23 @@ fn greylisted() -> Cause {
 #[tokio::test(start_paused = true)]
 async fn good_entries_age_refresh_and_serve_stale() {
     let (cache, key) = (cache(), key("ann"));
-    assert_eq!(cache.known(key, "ann@a.b"), Known::Nothing);
-    cache.learn_good(key);
-    assert_eq!(cache.known(key, "ann@a.b"), Known::Good(Freshness::Fresh));
+    assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Nothing);
+    cache.learn_good(key, &cache.tally());
+    assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Good(Freshness::Fresh));
     advance(12 * HOUR).await;
-    assert_eq!(cache.known(key, "ann@a.b"), Known::Good(Freshness::Aging));
+    assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Good(Freshness::Aging));
     advance(12 * HOUR).await;
-    assert_eq!(cache.known(key, "ann@a.b"), Known::Good(Freshness::Stale));
+    assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Good(Freshness::Stale));
     advance(24 * HOUR).await;
-    assert_eq!(cache.known(key, "ann@a.b"), Known::Nothing);
+    assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Nothing);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_probe_keeps_a_good_verdict() {
     let (cache, key) = (cache(), key("ann"));
-    cache.learn_good(key);
+    cache.learn_good(key, &cache.tally());
     cache.learn_deferred(key, &greylisted());
-    assert_eq!(cache.known(key, "ann@a.b"), Known::Good(Freshness::Fresh));
+    assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Good(Freshness::Fresh));
 }
 
 #[tokio::test(start_paused = true)]
@@ -62,9 +63,9 @@ async fn bad_entries_live_longer_each_time_they_are_confirmed() {
     for lifetime in [5, 10, 20, 40, 80, 120, 120] {
         cache.learn_bad(key, &refusal(), "ann@a.b");
         advance(MINUTE * lifetime * 8 / 10).await;
-        assert_eq!(cache.known(key, "ann@a.b"), Known::Bad(refusal()), "{lifetime} minutes");
+        assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Bad(refusal()), "{lifetime} minutes");
         advance(MINUTE * lifetime * 2 / 10).await;
-        assert_eq!(cache.known(key, "ann@a.b"), Known::Nothing, "{lifetime} minutes");
+        assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Nothing, "{lifetime} minutes");
     }
 }
 
@@ -72,28 +73,28 @@ async fn bad_entries_live_longer_each_time_they_are_confirmed() {
 async fn a_new_mailbox_begins_without_a_past() {
     let (cache, key) = (cache(), key("ann"));
     cache.learn_bad(key, &refusal(), "ann@a.b");
-    cache.learn_good(key);
-    assert_eq!(cache.known(key, "ann@a.b"), Known::Good(Freshness::Fresh));
+    cache.learn_good(key, &cache.tally());
+    assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Good(Freshness::Fresh));
     cache.learn_bad(key, &refusal(), "ann@a.b");
     advance(5 * MINUTE).await;
-    assert_eq!(cache.known(key, "ann@a.b"), Known::Nothing);
+    assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Nothing);
 }
 
 #[tokio::test(start_paused = true)]
 async fn temporary_answers_damp_a_stampede_only() {
     let (cache, key) = (cache(), key("ann"));
     cache.learn_deferred(key, &greylisted());
-    assert_eq!(cache.known(key, "ann@a.b"), Known::Deferred(greylisted()));
+    assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Deferred(greylisted()));
     advance(Duration::from_secs(5)).await;
-    assert_eq!(cache.known(key, "ann@a.b"), Known::Nothing);
+    assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Nothing);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_live_refusal_removes_a_good_entry() {
     let (cache, key) = (cache(), key("ann"));
-    cache.learn_good(key);
+    cache.learn_good(key, &cache.tally());
     assert_eq!(cache.contradict(key), Contradicted::Good);
-    assert_eq!(cache.known(key, "ann@a.b"), Known::Nothing);
+    assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Nothing);
     assert_eq!(cache.contradict(key), Contradicted::Nothing);
 }
 
@@ -103,12 +104,12 @@ async fn bad_entries_cannot_push_out_good_ones() {
     let ring = Keyring::random();
     let good: Vec<_> = (0..200_u32).map(|n| ring.key(&[b"good", &n.to_le_bytes()])).collect();
     for key in &good {
-        cache.learn_good(*key);
+        cache.learn_good(*key, &cache.tally());
     }
     for n in 0..100_000_u32 {
         cache.learn_bad(ring.key(&[b"bad", &n.to_le_bytes()]), &refusal(), "ann@a.b");
     }
-    assert!(good.iter().all(|key| cache.known(*key, "").eq(&Known::Good(Freshness::Fresh))));
+    assert!(good.iter().all(|key| cache.known(*key, "", Guard::Second).eq(&Known::Good(Freshness::Fresh))));
     let sizes = cache.sizes();
     assert!(sizes.good + sizes.bad <= 1000 && sizes.evictions > 90_000, "{sizes:?}");
 }
@@ -116,10 +117,43 @@ async fn bad_entries_cannot_push_out_good_ones() {
 #[tokio::test(start_paused = true)]
 async fn forgetting_forgets() {
     let (cache, one, two) = (cache(), key("ann"), key("bob"));
-    cache.learn_good(one);
+    cache.learn_good(one, &cache.tally());
     cache.learn_bad(two, &refusal(), "ann@a.b");
     cache.forget(one);
-    assert_eq!(cache.known(one, ""), Known::Nothing);
+    assert_eq!(cache.known(one, "", Guard::Second), Known::Nothing);
     cache.clear();
-    assert_eq!(cache.known(two, ""), Known::Nothing);
+    assert_eq!(cache.known(two, "", Guard::Second), Known::Nothing);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_good_entry_that_is_the_only_guard_lives_for_minutes_and_is_never_stale() {
+    let (cache, key) = (cache(), key("ann"));
+    cache.learn_good(key, &cache.tally());
+    advance(8 * MINUTE).await;
+    assert_eq!(cache.known(key, "ann@a.b", Guard::Sole), Known::Good(Freshness::Aging));
+    advance(7 * MINUTE).await;
+    assert_eq!(cache.known(key, "ann@a.b", Guard::Sole), Known::Nothing);
+    assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Good(Freshness::Fresh));
+}
+
+#[tokio::test(start_paused = true)]
+async fn good_entries_are_counted_by_tally_whatever_becomes_of_them() {
+    let cache = cache();
+    let ring = Keyring::random();
+    let (few, many) = (cache.tally(), cache.tally());
+    let keys: Vec<_> = (0..3_u8).map(|n| ring.key(&[&[n]])).collect();
+    for key in keys.iter().chain(&keys) {
+        cache.learn_good(*key, &few);
+    }
+    assert_eq!(few.count(), 3, "an entry is counted once");
+    cache.contradict(keys[0]);
+    cache.learn_bad(keys[1], &refusal(), "ann@a.b");
+    assert_eq!(few.count(), 1);
+    for n in 0..5000_u32 {
+        cache.learn_good(ring.key(&[b"many", &n.to_le_bytes()]), &many);
+    }
+    let counted = usize::try_from(few.count() + many.count()).unwrap();
+    assert_eq!(counted, cache.sizes().good, "what is pushed out is not counted any more");
+    cache.clear();
+    assert_eq!(few.count() + many.count(), 0);
 }

@@ -8,10 +8,12 @@
 //! pending entry is removed, then the subscribers hear of it. Whoever finds no pending entry therefore finds
 //! the answer in the cache, and looks there while holding the entry's place.
 
+mod queue;
+mod round;
 mod sessions;
+mod settle;
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,18 +22,19 @@ use dashmap::mapref::entry::Entry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use self::sessions::{MAX_BATCH, REFUSALS_ENDURED};
+use self::queue::{Full, Queue};
 use super::cache::{Cache, Known};
-use super::conversation::Conversation;
+use super::conversation::{Conversation, Conversations};
 use super::key::{AsIs, Key};
-use super::probe::Finding;
-use crate::backend::Backend;
-use crate::observe::metrics::{Metrics, ProbeResult, RouteMetrics};
+use super::scope::{Scope, Tested};
+use crate::backend::{Backend, Learnt, MAX_BATCH};
+use crate::config::Endpoint;
+use crate::observe::Alarms;
+use crate::observe::metrics::{Metrics, RouteMetrics};
 use crate::proto::address::Mailbox;
-use crate::proto::verdict::{Cause, StoreAnswered, Verdict};
+use crate::proto::verdict::{Cause, Verdict};
 
-/// Questions that may wait; more are answered "unknown" at once.
-const MAX_WAITING: usize = 20_000;
+pub use self::queue::{Asker, Urgency};
 
 /// An answer, with what was said for it.
 #[derive(Debug, Clone)]
@@ -64,18 +67,43 @@ pub struct Store {
     pub patience: Duration,
 }
 
+/// What probers of all stores share.
+#[derive(Debug, Clone)]
+pub(super) struct Shared {
+    pub(super) cache: Arc<Cache>,
+    pub(super) conversations: Arc<Conversations>,
+    pub(super) metrics: Metrics,
+    pub(super) alarms: Alarms,
+}
+
 /// The prober of one verification group.
 #[derive(Debug)]
 pub struct Prober {
     store: Store,
-    cache: Arc<Cache>,
-    metrics: (Metrics, RouteMetrics),
+    shared: Shared,
+    series: RouteMetrics,
     pending: DashMap<Key, Pending, AsIs>,
     work: Mutex<Work>,
     /// The null sender was refused; forgotten when the fallback is refused too.
     use_fallback: AtomicBool,
     rechecks: Arc<Semaphore>,
-    endured: AtomicU32,
+    /// Numbers the questions that have no key of their own.
+    anonymous: AtomicU64,
+}
+
+/// One recipient to be asked about.
+#[derive(Debug, Clone)]
+pub(super) struct Subject {
+    pub(super) key: Key,
+    pub(super) mailbox: Mailbox,
+    pub(super) scope: Arc<Scope>,
+}
+
+impl Subject {
+    /// What the cache holds the answer under.
+    pub(super) fn entry(&self) -> Key {
+        self.scope.entry(self.key)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -83,20 +111,48 @@ struct Pending {
     subscribers: Vec<oneshot::Sender<Answer>>,
     /// Asked for its own sake: it stays when nobody waits.
     confirm: bool,
+    /// Somebody wants nothing to be remembered of what is under way.
+    forget: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Question {
     key: Key,
     mailbox: Mailbox,
+    scope: Arc<Scope>,
+    asker: Asker,
+    purpose: Purpose,
+    voice: Voice,
     tries: u8,
     asked: Instant,
 }
 
+/// What a question is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Somebody, or the cache, wants to know.
+    Recipient,
+    /// A name nobody has: does the store tell?
+    Random(Tested),
+    /// A recipient that was good a moment ago, asked beside one that turned bad.
+    Witness,
+}
+
+/// As whom a question is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Voice {
+    /// As the sender that the store takes.
+    Usual,
+    /// As the fallback sender: is it this recipient, or our probe, that the store does not like?
+    Second,
+}
+
 #[derive(Debug, Default)]
 struct Work {
-    waiting: VecDeque<Question>,
+    waiting: Queue,
     sessions: usize,
+    /// Sessions at work on something no client with a clean record waits for.
+    at_leisure: usize,
     /// Sessions that wait for a question, the longest idle first.
     idle: Vec<oneshot::Sender<()>>,
     /// No session waits for a question any more.
@@ -115,53 +171,84 @@ impl Work {
     }
 }
 
+/// What a prober is doing, for operators.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// Sessions it has.
+    pub sessions: usize,
+    /// Questions that wait.
+    pub waiting: usize,
+    /// What it has learnt of each backend.
+    pub learnt: Vec<(Endpoint, Learnt)>,
+}
+
 impl Prober {
     /// A prober without any session yet.
     #[must_use]
-    pub fn new(store: Store, cache: Arc<Cache>, metrics: (Metrics, RouteMetrics)) -> Arc<Self> {
+    pub(super) fn new(store: Store, shared: Shared, series: RouteMetrics) -> Arc<Self> {
         let at_once = MAX_BATCH * most_sessions(&store);
         Arc::new(Self {
             store,
+            shared,
+            series,
             rechecks: Arc::new(Semaphore::new((at_once / 20).max(1))),
-            cache,
-            metrics,
             pending: DashMap::with_hasher(AsIs),
             work: Mutex::default(),
             use_fallback: AtomicBool::new(false),
-            endured: AtomicU32::new(REFUSALS_ENDURED),
+            anonymous: AtomicU64::new(0),
         })
     }
 
-    /// Asks about `mailbox`, or joins those who did.
-    pub fn ask(self: &Arc<Self>, key: Key, mailbox: &Mailbox, why: Why) -> oneshot::Receiver<Answer> {
+    /// Asks about a recipient on behalf of `asker`, or joins those who did.
+    pub(super) fn ask(
+        self: &Arc<Self>,
+        subject: Subject,
+        asker: Asker,
+        why: Why,
+    ) -> oneshot::Receiver<Answer> {
         let (subscriber, answer) = oneshot::channel();
+        let key = subject.key;
         match self.pending.entry(key) {
-            Entry::Occupied(mut pending) => pending.get_mut().subscribers.push(subscriber),
+            Entry::Occupied(mut pending) => {
+                pending.get_mut().subscribers.push(subscriber);
+                drop(pending);
+                self.work().waiting.hurry(key, asker);
+            }
             Entry::Vacant(place) => {
                 let meanwhile = match why {
-                    Why::Unknown => self.meanwhile(key, mailbox),
+                    Why::Unknown => self.meanwhile(&subject),
                     Why::Confirm => None,
                 };
-                if let Some(verdict) = meanwhile {
-                    let _ = subscriber.send(Answer { verdict, conversation: Conversation::default() });
-                } else if let Some(question) = self.wait(key, mailbox) {
-                    // Too many wait already.
-                    drop(question);
-                    let verdict = Verdict::Unknown(Cause::NoCapacity);
+                let at_once = match meanwhile {
+                    Some(verdict) => Some(verdict),
+                    None => self.wait(subject, asker).err().map(|Full| Verdict::Unknown(Cause::NoCapacity)),
+                };
+                if let Some(verdict) = at_once {
                     let _ = subscriber.send(Answer { verdict, conversation: Conversation::default() });
                 } else {
-                    let subscribers = vec![subscriber];
-                    place.insert(Pending { subscribers, confirm: why == Why::Confirm });
+                    let pending = Pending {
+                        subscribers: vec![subscriber],
+                        confirm: why == Why::Confirm,
+                        forget: false,
+                    };
+                    place.insert(pending);
                 }
             }
         }
         answer
     }
 
-    /// Asks about `mailbox` so that the cache may know; nobody waits.
-    pub fn refresh(self: &Arc<Self>, key: Key, mailbox: &Mailbox) {
-        if !self.pending.contains_key(&key) {
-            drop(self.ask(key, mailbox, Why::Confirm));
+    /// Asks about a recipient so that the cache may know; nobody waits.
+    pub(super) fn refresh(self: &Arc<Self>, subject: Subject) {
+        if !self.pending.contains_key(&subject.key) {
+            drop(self.ask(subject, Asker::BACKGROUND, Why::Confirm));
+        }
+    }
+
+    /// What is under way for `key` is not to be remembered.
+    pub(super) fn forget(&self, key: Key) {
+        if let Some(mut pending) = self.pending.get_mut(&key) {
+            pending.forget = true;
         }
     }
 
@@ -177,9 +264,18 @@ impl Prober {
         work.idle.clear();
     }
 
+    /// What it is doing.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let work = self.work();
+        let learnt =
+            self.store.backends.iter().map(|b| (b.endpoint().clone(), b.habits().learnt())).collect();
+        Progress { sessions: work.sessions, waiting: work.waiting.len(), learnt }
+    }
+
     /// What came into the cache between somebody's look there and now.
-    fn meanwhile(&self, key: Key, mailbox: &Mailbox) -> Option<Verdict> {
-        match self.cache.known(key, mailbox.written()) {
+    fn meanwhile(&self, subject: &Subject) -> Option<Verdict> {
+        match self.shared.cache.known(subject.entry(), subject.mailbox.written(), subject.scope.guard()) {
             Known::Good(super::cache::Freshness::Stale) | Known::Nothing => None,
             Known::Good(_) => Some(Verdict::Deliverable),
             Known::Bad(reply) => Some(Verdict::Undeliverable(reply)),
@@ -187,49 +283,35 @@ impl Prober {
         }
     }
 
-    /// Puts a question in the queue and sees that a session takes it. Gives it back when the queue is full.
-    fn wait(self: &Arc<Self>, key: Key, mailbox: &Mailbox) -> Option<Question> {
-        let question = Question { key, mailbox: mailbox.clone(), tries: 0, asked: Instant::now() };
+    /// Puts a question in the queue and sees that a session takes it.
+    fn wait(self: &Arc<Self>, subject: Subject, asker: Asker) -> Result<(), Full> {
+        let Subject { key, mailbox, scope } = subject;
+        let question = Question {
+            key,
+            mailbox,
+            scope,
+            asker,
+            purpose: Purpose::Recipient,
+            voice: Voice::Usual,
+            tries: 0,
+            asked: Instant::now(),
+        };
         let mut work = self.work();
-        if work.waiting.len() >= MAX_WAITING {
-            return Some(question);
-        }
-        work.waiting.push_back(question);
+        work.waiting.push(question)?;
         self.man(&mut work);
-        None
+        Ok(())
     }
 
-    /// Remembers what a question came to, and tells all who wait.
-    fn settle(&self, question: &Question, finding: Finding, conversation: Conversation) {
-        let Question { key, mailbox, .. } = question;
-        let (verdict, result) = match finding {
-            Finding::Good => {
-                self.cache.learn_good(*key);
-                (Verdict::Deliverable, ProbeResult::Deliverable)
-            }
-            Finding::Bad(reply) => {
-                self.cache.learn_bad(*key, &reply, mailbox.written());
-                (Verdict::Undeliverable(reply), ProbeResult::Undeliverable)
-            }
-            Finding::Refused(reply) => (Verdict::Undeliverable(reply), ProbeResult::Undeliverable),
-            Finding::Unknown(cause) => {
-                // Only what the store itself said damps a stampede; its absence is never put on an address.
-                if cause.store_answered() == StoreAnswered::NotAboutTheRecipient {
-                    self.cache.learn_deferred(*key, &cause);
-                }
-                (Verdict::Unknown(cause), ProbeResult::Unknown)
-            }
-            Finding::OtherSender(_) | Finding::Again => {
-                (Verdict::Unknown(Cause::Unreachable), ProbeResult::Unknown)
-            }
-        };
-        self.metrics.0.probed(question.asked.elapsed());
-        self.metrics.1.probe(result);
-        if let Some((_, pending)) = self.pending.remove(key) {
-            let answer = Answer { verdict, conversation };
-            for subscriber in pending.subscribers {
-                let _ = subscriber.send(answer.clone());
-            }
+    /// A question that nobody subscribes to, in the scope of another.
+    fn aside(&self, beside: &Question, mailbox: Mailbox, purpose: Purpose) -> Question {
+        let number = self.anonymous.fetch_add(1, Ordering::Relaxed);
+        Question {
+            key: Key::anonymous(number),
+            mailbox,
+            purpose,
+            tries: 0,
+            asked: Instant::now(),
+            ..beside.clone()
         }
     }
 

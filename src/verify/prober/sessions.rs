@@ -8,20 +8,17 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::{Pending, Prober, Question, Work, most_sessions};
-use crate::backend::{Lease, Use};
+use super::queue::Urgency;
+use super::round::Round;
+use super::settle::{How, ProbeSender};
+use super::{Prober, Purpose, Question, Voice, Work, most_sessions};
+use crate::backend::{Habits, Lease, MAX_BATCH, Use};
 use crate::net::dial::turn;
-use crate::proto::verdict::Cause;
+use crate::proto::address::Mailbox;
 use crate::verify::conversation::Conversation;
-use crate::verify::key::Key;
-use crate::verify::probe::{self, Finding, Health};
+use crate::verify::probe::{self, Asked, Finding, Health};
+use crate::verify::scope::AskAt;
 
-/// Questions sent in one write.
-pub(super) const MAX_BATCH: usize = 16;
-/// Sessions a question may see end before it is given up.
-const MAX_TRIES: u8 = 3;
-/// Refusals after which a session is left at the latest: Postfix slows down after 10.
-pub(super) const REFUSALS_ENDURED: u32 = 10;
 /// RSETs without mail after which a session is left: Postfix counts 100.
 const RESETS_ENDURED: usize = 90;
 /// Age at which a session is left: Exchange closes after 10 minutes even in use.
@@ -40,10 +37,14 @@ impl Prober {
             return;
         }
         let most = most_sessions(&self.store);
+        // The last one is kept for clients with a clean record.
+        let most = if work.waiting.has(Urgency::Clean) { most } else { most.saturating_sub(1).max(1) };
         // A session takes a batch at a time; another is worth opening for what one batch leaves, or when a
         // question waits although all sessions are at work.
-        let overdue = work.waiting.front().is_some_and(|question| question.asked.elapsed() > OVERDUE);
-        let wanted = if overdue { work.sessions + 1 } else { work.waiting.len().div_ceil(MAX_BATCH) };
+        let overdue = work.waiting.waits_since().is_some_and(|since| since.elapsed() > OVERDUE);
+        let batch = self.store.backends.first().map_or(MAX_BATCH, |backend| backend.habits().batch());
+        let by_length = work.waiting.len().div_ceil(batch);
+        let wanted = if overdue { by_length.max(work.sessions + 1) } else { by_length };
         if work.sessions < wanted.min(most) {
             work.sessions += 1;
             let prober = Arc::clone(self);
@@ -61,7 +62,8 @@ impl Prober {
         tracing::error!("a probe session failed unexpectedly; all questions are asked anew");
         let mut work = self.work();
         work.sessions = work.sessions.saturating_sub(1);
-        work.waiting.clear();
+        work.at_leisure = work.at_leisure.min(work.sessions);
+        drop(work.waiting.take_all());
         drop(work);
         self.pending.clear();
     }
@@ -69,17 +71,24 @@ impl Prober {
     /// One session after another, as long as there is something to ask.
     async fn serve(self: Arc<Self>) {
         loop {
+            self.settle_undecidable();
+            if self.is_done() {
+                return;
+            }
             match self.lease().await {
                 Some(lease) => self.serve_with(lease).await,
                 None if self.leave_to_others() => return,
                 None => self.fail_all(),
             }
-            let mut work = self.work();
-            if work.waiting.is_empty() {
-                work.sessions -= 1;
-                return;
-            }
         }
+    }
+
+    /// Whether nothing waits for another session; this one is over then.
+    fn is_done(&self) -> bool {
+        let mut work = self.work();
+        let done = !work.waiting.has(self.least(&work));
+        work.sessions -= usize::from(done);
+        done
     }
 
     /// A backend that takes no more sessions still answers on those it has. Gives whether there are others.
@@ -104,7 +113,7 @@ impl Prober {
             let deadline = turn(deadline, backends.len() - at);
             // One that speaks unasked from the start would be left before anything was asked, and opened again.
             if let Ok(mut lease) = backend.lease(Use::Probe, deadline).await
-                && is_fit(&mut lease, 0, self.endured())
+                && is_fit(&mut lease, 0, backend.habits().endured())
             {
                 return Some(lease);
             }
@@ -114,53 +123,50 @@ impl Prober {
 
     /// Works on one session until it is spent, lost, or idle for too long.
     async fn serve_with(self: &Arc<Self>, mut lease: Lease) {
+        let backend = Arc::clone(lease.backend());
+        let habits = backend.habits();
         let mut asked = 0;
-        while is_fit(&mut lease, asked, self.endured()) {
-            let room = self.endured().saturating_sub(lease.connection().refusals()) as usize;
-            let batch = self.next_batch(room.min(MAX_BATCH));
-            if batch.is_empty() {
+        while is_fit(&mut lease, asked, habits.endured()) {
+            let room = habits.endured().saturating_sub(lease.connection().refusals()) as usize;
+            let at_once = backend.budget().at_once(habits.batch());
+            let round = self.next_round(room.min(at_once));
+            if round.len() == 0 {
                 if !self.idle().await {
                     break;
                 }
                 continue;
             }
-            asked += batch.len();
-            if let Health::Lost(why) = self.ask_overseen(&mut lease, batch).await {
-                tracing::debug!(backend = %lease.backend().endpoint(), why, "probe session lost");
-                self.cut_off_after(lease.connection().refusals());
-                return;
+            asked += round.len();
+            match self.ask_overseen(&mut lease, habits, round).await {
+                Health::Well => {}
+                // It waits for message data now: nothing may be said on it, not even QUIT.
+                Health::Spent => return,
+                Health::Lost(why) => {
+                    tracing::debug!(backend = %backend.endpoint(), why, "probe session lost");
+                    habits.cut_off_after(lease.connection().refusals());
+                    return;
+                }
             }
         }
-        if lease.connection().refusals() >= self.endured() {
-            self.endured.fetch_add(1, Ordering::Relaxed);
+        if lease.connection().refusals() >= habits.endured() {
+            habits.endured_all();
         }
         lease.quit();
     }
 
-    /// Refusals this store endures in one session, as far as is known.
-    fn endured(&self) -> u32 {
-        self.endured.load(Ordering::Relaxed).clamp(1, REFUSALS_ENDURED)
-    }
-
-    /// The store ended a session, after this many refusals: the next ones are left earlier. By halves, since
-    /// one end may have had another reason; what is learnt so is unlearnt one by one, with each session that
-    /// goes well.
-    fn cut_off_after(&self, refusals: u32) {
-        if refusals > 0 {
-            let endured = refusals.max(self.endured() / 2).min(REFUSALS_ENDURED);
-            self.endured.store(endured, Ordering::Relaxed);
-        }
-    }
-
     /// Asks, and calls for another session when what waits meanwhile waits for too long.
-    async fn ask_overseen(self: &Arc<Self>, lease: &mut Lease, batch: Vec<Question>) -> Health {
-        let mut asking = std::pin::pin!(self.ask_batch(lease, batch));
-        loop {
+    async fn ask_overseen(self: &Arc<Self>, lease: &mut Lease, habits: &Habits, round: Round) -> Health {
+        let urgent = round.is_urgent();
+        self.work().at_leisure += usize::from(!urgent);
+        let mut asking = std::pin::pin!(self.ask_round(lease, habits, round));
+        let health = loop {
             match timeout(OVERDUE, &mut asking).await {
-                Ok(health) => return health,
+                Ok(health) => break health,
                 Err(_) => self.man(&mut self.work()),
             }
-        }
+        };
+        self.work().at_leisure -= usize::from(!urgent);
+        health
     }
 
     /// Waits for a question; false when none came in time.
@@ -168,7 +174,7 @@ impl Prober {
         let (wake, woken) = oneshot::channel();
         let patience = {
             let mut work = self.work();
-            if !work.waiting.is_empty() {
+            if work.waiting.has(self.least(&work)) {
                 return true;
             }
             if work.leaving {
@@ -183,63 +189,111 @@ impl Prober {
         matches!(timeout(patience, woken).await, Ok(Ok(())))
     }
 
-    /// The next questions that somebody still waits for.
-    fn next_batch(&self, most: usize) -> Vec<Question> {
-        let mut batch = Vec::new();
-        while batch.len() < most {
-            let Some(question) = self.work().waiting.pop_front() else { break };
-            let deserted =
-                |_: &Key, p: &Pending| !p.confirm && p.subscribers.iter().all(oneshot::Sender::is_closed);
-            if self.pending.remove_if(&question.key, deserted).is_none() {
-                batch.push(question);
-            }
+    async fn ask_round(self: &Arc<Self>, lease: &mut Lease, habits: &Habits, round: Round) -> Health {
+        match round {
+            Round::Recipients(questions) => self.ask_batch(lease, habits, questions).await,
+            Round::Data(question) => self.ask_at_data(lease, question).await,
+            Round::Nothing => Health::Well,
         }
-        batch
     }
 
-    async fn ask_batch(self: &Arc<Self>, lease: &mut Lease, questions: Vec<Question>) -> Health {
-        let fallback = self.use_fallback.load(Ordering::Relaxed);
-        let sender = if fallback { &self.store.fallback_sender } else { &self.store.sender };
-        let recipients: Vec<_> = questions.iter().map(|q| q.mailbox.clone()).collect();
-        let batch = probe::ask(lease, sender.as_ref(), &recipients).await;
-        let mut findings = batch.findings.into_iter();
+    async fn ask_at_data(self: &Arc<Self>, lease: &mut Lease, question: Question) -> Health {
+        let (as_whom, sender) = self.sender(question.voice);
+        let (finding, health) = probe::ask_at_data(lease, sender, &question.mailbox).await;
+        let mut again = Vec::new();
+        self.hear_aside(&question, finding.as_ref().map(|(finding, _)| finding));
+        let (finding, said) = finding.unwrap_or_else(|| (Finding::Again, Conversation::default()));
+        let how = How { at: AskAt::Data, sender: as_whom };
+        self.answered(question, finding, said, how, &mut again);
+        self.requeue(again);
+        health
+    }
+
+    async fn ask_batch(
+        self: &Arc<Self>,
+        lease: &mut Lease,
+        habits: &Habits,
+        questions: Vec<Question>,
+    ) -> Health {
+        let (as_whom, sender) = self.sender(questions.first().map_or(Voice::Usual, |first| first.voice));
+        let asked: Vec<_> = questions
+            .iter()
+            .map(|q| Asked { mailbox: &q.mailbox, alone: matches!(q.purpose, Purpose::Random(_)) })
+            .collect();
+        let began = Instant::now();
+        let batch = probe::ask(lease, sender, &asked, habits.recipients() as usize).await;
+        habits.answered(batch.findings.len(), began.elapsed());
+        match batch.limit {
+            Some(limit) => habits.limited_to(limit),
+            None if batch.fullest >= habits.recipients() as usize => habits.took_all(),
+            None => {}
+        }
+        let several = questions.iter().filter(|question| question.purpose == Purpose::Recipient).count() > 1;
+        let usual = |first: &&Question| first.voice == Voice::Usual && several;
+        let scope = questions.first().filter(usual).map(|first| Arc::clone(&first.scope));
+        self.hear_batch(questions, batch.findings, as_whom);
+        let witnesses = scope.filter(|s| !s.is_braked()).map(|scope| scope.witnesses()).unwrap_or_default();
+        match (&batch.health, witnesses.as_slice()) {
+            (Health::Well, [one, other]) if habits.try_several() => {
+                self.try_several(lease, habits, sender, [one, other]).await
+            }
+            _ => batch.health,
+        }
+    }
+
+    fn hear_batch(
+        self: &Arc<Self>,
+        questions: Vec<Question>,
+        findings: Vec<(Finding, Conversation)>,
+        as_whom: ProbeSender,
+    ) {
+        for (at, question) in questions.iter().enumerate() {
+            self.hear_aside(question, findings.get(at).map(|(finding, _)| finding));
+        }
+        let how = How { at: AskAt::Recipient, sender: as_whom };
+        let mut findings = findings.into_iter();
         let mut again = Vec::new();
         let mut unanswered = 0;
-        for mut question in questions {
+        for question in questions {
             let (finding, said) = findings.next().unwrap_or_else(|| {
                 unanswered += 1;
                 (Finding::Again, Conversation::default())
             });
             // The session was lost over the first question it left unanswered: those behind it were in no
             // way at fault, and go to the next session with as many tries as they had.
-            if unanswered > 1 {
+            if unanswered > 1 && question.purpose == Purpose::Recipient {
                 again.push(question);
-                continue;
+            } else {
+                self.answered(question, finding, said, how, &mut again);
             }
-            let finding = match finding {
-                Finding::OtherSender(reply) if fallback || self.store.fallback_sender.is_none() => {
-                    self.use_fallback.store(false, Ordering::Relaxed);
-                    Finding::Unknown(Cause::RouteFault(reply))
-                }
-                Finding::OtherSender(_) if question.tries + 1 < MAX_TRIES => {
-                    self.use_fallback.store(true, Ordering::Relaxed);
-                    question.tries += 1;
-                    again.push(question);
-                    continue;
-                }
-                Finding::Again if question.tries + 1 < MAX_TRIES => {
-                    question.tries += 1;
-                    again.push(question);
-                    continue;
-                }
-                Finding::Again => Finding::Unknown(Cause::Unreachable),
-                Finding::OtherSender(reply) => Finding::Unknown(Cause::SenderRefused(reply)),
-                finding => finding,
-            };
-            self.settle(&question, finding, said);
         }
         self.requeue(again);
-        batch.health
+    }
+
+    /// Finds out whether the backend takes a second recipient in a transaction: two that were good a moment ago
+    /// are asked about in one. What it says of them is about the transaction, and not held against them.
+    async fn try_several(
+        &self,
+        lease: &mut Lease,
+        habits: &Habits,
+        sender: Option<&Mailbox>,
+        witnesses: [&Mailbox; 2],
+    ) -> Health {
+        let asked = witnesses.map(|mailbox| Asked { mailbox, alone: false });
+        let trial = probe::ask(lease, sender, &asked, asked.len()).await;
+        if trial.findings.len() == asked.len() && trial.findings.iter().all(|(f, _)| *f == Finding::Good) {
+            habits.takes_several();
+        }
+        trial.health
+    }
+
+    /// As whom to ask, and its address.
+    fn sender(&self, voice: Voice) -> (ProbeSender, Option<&Mailbox>) {
+        let fallback = self.use_fallback.load(Ordering::Relaxed) || voice == Voice::Second;
+        match &self.store.fallback_sender {
+            Some(sender) if fallback => (ProbeSender::Fallback, Some(sender)),
+            _ => (ProbeSender::First, self.store.sender.as_ref()),
+        }
     }
 
     /// Asked before all others: these have waited longest.
@@ -248,18 +302,8 @@ impl Prober {
             return;
         }
         let mut work = self.work();
-        for question in again.into_iter().rev() {
-            work.waiting.push_front(question);
-        }
+        work.waiting.put_first(again);
         self.man(&mut work);
-    }
-
-    /// No backend gives a session: nobody is to wait for one.
-    fn fail_all(&self) {
-        let waiting = std::mem::take(&mut self.work().waiting);
-        for question in waiting {
-            self.settle(&question, Finding::Unknown(Cause::Unreachable), Conversation::default());
-        }
     }
 }
 

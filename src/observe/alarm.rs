@@ -1,0 +1,149 @@
+//! What is wrong with a route for longer than a moment, and wants an operator.
+//!
+//! An alarm is raised again and again while its cause lasts, logged once, and cleared by whoever finds the cause
+//! gone. It never touches an address. Bounded: a kind and what it is about are configured names, or domains up
+//! to [`MOST`].
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+
+use super::Escaped;
+
+/// Alarms kept at once; more of them say nothing new.
+const MOST: usize = 1000;
+
+/// What is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AlarmKind {
+    /// The backend denies relaying for the domain, or wants something first: it does not serve it for us.
+    RouteFault,
+    /// The backend relays mail for foreign domains.
+    OpenRelay,
+    /// Whether the backend relays for foreign domains could not be found out.
+    RelayUntested,
+    /// The store refuses in numbers what it knew: its refusals are not believed.
+    StoreIll,
+    /// The store takes any recipient, at RCPT and at DATA: the domain is not verified.
+    Unverifiable,
+    /// The store refuses the senders we ask with.
+    SenderRefused,
+}
+
+impl AlarmKind {
+    /// For people and machines.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RouteFault => "route-fault",
+            Self::OpenRelay => "open-relay",
+            Self::RelayUntested => "relay-untested",
+            Self::StoreIll => "store-ill",
+            Self::Unverifiable => "unverifiable",
+            Self::SenderRefused => "sender-refused",
+        }
+    }
+
+    /// What it means, and what to do.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::RouteFault => {
+                "the backend does not take mail for this domain from us: name the right backend, or allow our address there"
+            }
+            Self::OpenRelay => {
+                "mail for domains nobody named is answered 451: stop the backend from relaying for our address, or name its domains"
+            }
+            Self::RelayUntested => {
+                "mail for domains nobody named is answered 451 until the backend was seen to refuse a foreign domain"
+            }
+            Self::StoreIll => {
+                "unknown recipients are answered 451 until the store knows one of its own again: look at its directory"
+            }
+            Self::Unverifiable => {
+                "every recipient passes: turn on recipient filtering, or write verify.backends or source = \"file\""
+            }
+            Self::SenderRefused => {
+                "nobody can be asked about: let the backend take <> (RFC 5321 §6.1), or write verify.sender"
+            }
+        }
+    }
+}
+
+/// One alarm.
+#[derive(Debug, Clone)]
+pub struct Alarm {
+    /// The route.
+    pub route: Arc<str>,
+    /// What is wrong.
+    pub kind: AlarmKind,
+    /// A backend or a domain, as far as it is about one.
+    pub about: String,
+    /// What was seen, made harmless.
+    pub detail: String,
+    /// When it was raised first.
+    pub since: Instant,
+}
+
+/// All alarms; clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Alarms(Arc<Mutex<BTreeMap<Place, Alarm>>>);
+
+/// Route, kind, and what it is about.
+type Place = (Arc<str>, AlarmKind, String);
+
+impl Alarms {
+    /// Something is wrong with `route`. `detail` may hold a peer's text.
+    pub fn raise(&self, route: &Arc<str>, kind: AlarmKind, about: &str, detail: &str) {
+        let mut alarms = self.lock();
+        let place = (Arc::clone(route), kind, about.to_owned());
+        let detail = Escaped(detail).to_string();
+        if let Some(alarm) = alarms.get_mut(&place) {
+            alarm.detail = detail;
+        } else if alarms.len() < MOST {
+            tracing::warn!(%route, kind = kind.as_str(), about, detail, "{}", kind.advice());
+            let (route, about) = (Arc::clone(route), about.to_owned());
+            alarms.insert(place, Alarm { route, kind, about, detail, since: Instant::now() });
+        }
+    }
+
+    /// It is right again.
+    pub fn clear(&self, route: &Arc<str>, kind: AlarmKind, about: &str) {
+        let mut alarms = self.lock();
+        if !alarms.is_empty() && alarms.remove(&(Arc::clone(route), kind, about.to_owned())).is_some() {
+            tracing::info!(%route, kind = kind.as_str(), about, "the alarm is over");
+        }
+    }
+
+    /// Those that are raised, by route.
+    #[must_use]
+    pub fn raised(&self) -> Vec<Alarm> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Place, Alarm>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_alarm_lasts_from_its_first_cause_until_it_is_cleared() {
+        let (alarms, route) = (Alarms::default(), Arc::from("mail"));
+        alarms.raise(&route, AlarmKind::RouteFault, "a.example", "554 relay denied");
+        let first = alarms.raised()[0].since;
+        tokio::time::advance(std::time::Duration::from_secs(5)).await;
+        alarms.raise(&route, AlarmKind::RouteFault, "a.example", "554\u{1b}[2J");
+        alarms.raise(&route, AlarmKind::OpenRelay, "", "");
+        let raised = alarms.raised();
+        assert_eq!((raised.len(), raised[0].since), (2, first));
+        assert!(!raised[0].detail.contains('\u{1b}'), "{}", raised[0].detail);
+        alarms.clear(&route, AlarmKind::RouteFault, "a.example");
+        alarms.clear(&route, AlarmKind::RouteFault, "a.example");
+        assert_eq!(alarms.raised().len(), 1);
+    }
+}

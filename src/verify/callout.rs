@@ -1,0 +1,142 @@
+//! The mail store of one route, and everything that is found out by asking it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::names;
+use super::probe::{self, Asked, Finding};
+use super::prober::{Answer, Asker, Prober, Shared, Store, Subject, Why};
+use super::relay_test::RelayTest;
+use super::scope::{Common, Scope, Tested};
+use super::scopes::Scopes;
+use super::truth::Sighting;
+use super::{Conversation, Verified};
+use crate::backend::{Backend, Backends, Use};
+use crate::config::{Config, DomainPattern, Endpoint, Route};
+use crate::observe::metrics::{RecipientSource, RouteMetrics};
+use crate::proto::address::{Domain, Mailbox};
+use crate::proto::verdict::{Cause, Verdict};
+
+/// How long a session to test the delivery port with may be waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A mail store that is asked.
+#[derive(Debug)]
+pub(super) struct Callout {
+    /// What was asked whom; it goes into every key.
+    pub(super) identity: Vec<u8>,
+    pub(super) prober: Arc<Prober>,
+    pub(super) scopes: Scopes,
+    /// The delivery port, where it is another than the one that is asked.
+    delivery: Option<Arc<Backend>>,
+    /// Where the route has `*`: does its backend relay for the whole world?
+    pub(super) relay_test: Option<Arc<RelayTest>>,
+}
+
+/// The probers there are, by whom they ask and as whom.
+pub(super) type Probers = HashMap<String, Arc<Prober>>;
+
+impl Callout {
+    pub(super) fn new(
+        config: &Config,
+        route: &Arc<Route>,
+        asked: &[Endpoint],
+        backends: &Backends,
+        (shared, series): (&Shared, &RouteMetrics),
+        probers: &mut Probers,
+    ) -> Self {
+        let found = |endpoints: &[Endpoint]| -> Vec<_> {
+            endpoints.iter().filter_map(|endpoint| backends.find(endpoint).cloned()).collect()
+        };
+        let identity = format!("{asked:?} {:?} {}", route.verify.sender, route.verify.stage.as_str());
+        // The fallback sender is no part of what was asked, but of who asks.
+        let asker = format!("{identity} {:?}", route.verify.fallback_sender);
+        let prober = probers.entry(asker).or_insert_with(|| {
+            let store = Store {
+                backends: found(asked),
+                sender: route.verify.sender.clone(),
+                fallback_sender: route.verify.fallback_sender.clone(),
+                patience: route.verify.timeout,
+            };
+            Prober::new(store, shared.clone(), series.clone())
+        });
+        let common = Common {
+            route: Arc::clone(&route.name),
+            stage: route.verify.stage,
+            blind_ttl: config.cache.blind_ttl,
+            alarms: shared.alarms.clone(),
+        };
+        let elsewhere = route.backends.iter().find(|endpoint| !asked.contains(endpoint));
+        let relay_test = route.domains.contains(&DomainPattern::Any).then(|| {
+            RelayTest::new(
+                &route.name,
+                found(&route.backends),
+                foreign_domains(config),
+                config.cache.blind_ttl,
+                shared,
+            )
+        });
+        Self {
+            identity: identity.into_bytes(),
+            prober: Arc::clone(prober),
+            scopes: Scopes::new(common, route, &shared.cache),
+            delivery: elsewhere.and_then(|endpoint| backends.find(endpoint)).cloned(),
+            relay_test,
+        }
+    }
+
+    /// Asks about `subject`, within `verify.timeout`.
+    pub(super) async fn asked(&self, subject: Subject, asker: Asker, why: Why, route: &Route) -> Verified {
+        let answer = timeout(route.verify.timeout, self.prober.ask(subject, asker, why)).await;
+        let (verdict, conversation) = match answer {
+            Ok(Ok(Answer { verdict, conversation })) => (verdict, conversation),
+            Ok(Err(_)) => (Verdict::Unknown(Cause::Unreachable), Conversation::default()),
+            Err(_) => (Verdict::Unknown(Cause::Timeout), Conversation::default()),
+        };
+        Verified { verdict, source: RecipientSource::Probe, conversation }
+    }
+
+    /// Where another port takes the mail: finds out, every now and then, whether that one is truthful too. Nobody
+    /// waits for it.
+    pub(super) fn test_delivery(&self, scope: &Arc<Scope>, mailbox: &Mailbox) {
+        let (Some(backend), Some(domain)) = (&self.delivery, mailbox.domain()) else { return };
+        if !scope.begin_delivery_test() {
+            return;
+        }
+        let (backend, scope, nobody) = (Arc::clone(backend), Arc::clone(scope), names::nobody_at(domain));
+        tokio::spawn(async move {
+            let sighting = match nobody {
+                Some(nobody) => sight(&backend, &nobody).await,
+                None => None,
+            };
+            scope.tested(Tested::Delivery, sighting);
+        });
+    }
+}
+
+/// Whether `backend` takes a recipient that does not exist; none when it did not say.
+async fn sight(backend: &Arc<Backend>, nobody: &Mailbox) -> Option<Sighting> {
+    let mut lease = backend.lease(Use::Probe, Instant::now() + PATIENCE).await.ok()?;
+    let asked = [Asked { mailbox: nobody, alone: true }];
+    let batch = probe::ask(&mut lease, None, &asked, 1).await;
+    lease.quit();
+    match batch.findings.first()? {
+        (Finding::Good, _) => Some(Sighting::Taken),
+        (Finding::Bad(_) | Finding::Refused(_), _) => Some(Sighting::Refused),
+        _ => None,
+    }
+}
+
+/// Two reserved domains (RFC 2606) that no route names: nobody's mail, and never ours to relay.
+fn foreign_domains(config: &Config) -> [Domain; 2] {
+    let reserved = ["example.com", "example.net", "example.org", "example.edu"];
+    let mut foreign = reserved
+        .iter()
+        .filter_map(|name| Domain::parse(name).ok())
+        .filter(|domain| config.routes.is_by_any(domain));
+    let fallback = || Domain::parse("relay-test.invalid").expect("a domain");
+    [foreign.next().unwrap_or_else(fallback), foreign.next().unwrap_or_else(fallback)]
+}

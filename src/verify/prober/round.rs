@@ -1,0 +1,169 @@
+//! What a session asks next: a batch at RCPT, or one question at DATA, with the random names and witnesses that
+//! belong beside it.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::queue::Urgency;
+use super::{Pending, Prober, Purpose, Question, Voice, Work, most_sessions};
+use crate::proto::verdict::Cause;
+use crate::verify::conversation::Conversation;
+use crate::verify::key::Key;
+use crate::verify::names;
+use crate::verify::probe::Finding;
+use crate::verify::scope::{AskAt, Tested};
+
+/// What is asked in one go.
+#[derive(Debug)]
+pub(super) enum Round {
+    /// These, at RCPT, all in one voice.
+    Recipients(Vec<Question>),
+    /// This one, at DATA.
+    Data(Question),
+    /// Nothing waits that this session may take.
+    Nothing,
+}
+
+impl Round {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Recipients(questions) => questions.len(),
+            Self::Data(_) => 1,
+            Self::Nothing => 0,
+        }
+    }
+
+    /// Whether a client with a clean record waits for it.
+    pub(super) fn is_urgent(&self) -> bool {
+        match self {
+            Self::Recipients(questions) => questions.iter().any(|q| q.asker.urgency == Urgency::Clean),
+            Self::Data(question) => question.asker.urgency == Urgency::Clean,
+            Self::Nothing => false,
+        }
+    }
+}
+
+impl Prober {
+    /// How urgent a question must be for another session to take it now: the last session there may be is kept
+    /// for clients with a clean record.
+    pub(super) fn least(&self, work: &Work) -> Urgency {
+        let most = most_sessions(&self.store);
+        if most > 1 && work.at_leisure + 1 >= most { Urgency::Clean } else { Urgency::Background }
+    }
+
+    /// The next questions that somebody still waits for, `room` of them at most.
+    pub(super) fn next_round(&self, room: usize) -> Round {
+        let mut batch: Vec<Question> = Vec::new();
+        while batch.len() < room {
+            let Some(question) = self.pop(batch.first().map(|first| first.asker.urgency)) else { break };
+            match self.place(question, &mut batch) {
+                Placed::InBatch => {}
+                Placed::Before(first) => return first,
+                Placed::Later(question) => {
+                    self.work().waiting.put_first(vec![question]);
+                    break;
+                }
+                Placed::Nowhere(question) => self.settle_blind(&question),
+            }
+        }
+        if batch.is_empty() { Round::Nothing } else { Round::Recipients(batch) }
+    }
+
+    /// What waits first and nobody can tell needs no session.
+    pub(super) fn settle_undecidable(&self) {
+        while let Some(question) = self.pop(None) {
+            if question.scope.ask_at() != AskAt::Nowhere || question.scope.test_is_due() {
+                return self.work().waiting.put_first(vec![question]);
+            }
+            self.settle_blind(&question);
+        }
+    }
+
+    fn settle_blind(&self, question: &Question) {
+        let blind = Finding::Unknown(Cause::Blind);
+        self.settle(question, blind, Conversation::default(), AskAt::Nowhere);
+    }
+
+    /// Puts a question into the batch with what belongs beside it, or says where else it goes.
+    fn place(&self, question: Question, batch: &mut Vec<Question>) -> Placed {
+        let scope = Arc::clone(&question.scope);
+        // What a random name shows may decide how, or whether, the question itself is asked. And where the last one got
+        // no answer, since the session ended over what was before it, the next goes first.
+        let name_first = scope.ask_at() != AskAt::Recipient || scope.missed_test();
+        let fits = batch.first().is_none_or(|first| first.voice == question.voice && !name_first);
+        if !fits {
+            return Placed::Later(question);
+        }
+        match (self.random_beside(&question), scope.ask_at()) {
+            (Some(random), _) if name_first => {
+                self.work().waiting.put_first(vec![question]);
+                Placed::Before(match random.purpose {
+                    Purpose::Random(Tested::Data) => Round::Data(random),
+                    _ => Round::Recipients(vec![random]),
+                })
+            }
+            (random, AskAt::Recipient) => {
+                let recovery = self.recovery_beside(&question);
+                batch.push(question);
+                // Behind it: there are stores that end the session over the first name they do not know.
+                batch.extend(random.into_iter().chain(recovery));
+                Placed::InBatch
+            }
+            (_, AskAt::Data) => Placed::Before(Round::Data(question)),
+            (_, AskAt::Nowhere) => Placed::Nowhere(question),
+        }
+    }
+
+    /// While the store's refusals are not believed: a recipient it knew, to see whether it does again.
+    fn recovery_beside(&self, question: &Question) -> Option<Question> {
+        let witness = question.scope.begin_recovery()?;
+        Some(self.aside(question, witness, Purpose::Witness))
+    }
+
+    /// A name nobody has, where it is time to ask about one.
+    fn random_beside(&self, question: &Question) -> Option<Question> {
+        let domain = question.mailbox.domain()?;
+        if question.voice == Voice::Second || question.purpose != Purpose::Recipient {
+            return None;
+        }
+        let tested = question.scope.begin_test()?;
+        let Some(nobody) = names::nobody_at(domain) else {
+            question.scope.tested(tested, None);
+            return None;
+        };
+        Some(self.aside(question, nobody, Purpose::Random(tested)))
+    }
+
+    /// The next question that somebody still waits for, as urgent as the first of its batch.
+    fn pop(&self, first: Option<Urgency>) -> Option<Question> {
+        loop {
+            let question = {
+                let mut work = self.work();
+                let least = self.least(&work);
+                let question = work.waiting.pop(first.map_or(least, |first| first.min(least)))?;
+                if first.is_some_and(|first| question.asker.urgency != first) {
+                    work.waiting.put_first(vec![question]);
+                    return None;
+                }
+                question
+            };
+            let deserted =
+                |_: &Key, p: &Pending| !p.confirm && p.subscribers.iter().all(oneshot::Sender::is_closed);
+            if self.pending.remove_if(&question.key, deserted).is_none() {
+                return Some(question);
+            }
+        }
+    }
+}
+
+/// Where a question went.
+enum Placed {
+    InBatch,
+    /// This is asked first.
+    Before(Round),
+    /// It does not go with the batch.
+    Later(Question),
+    /// Nobody can tell.
+    Nowhere(Question),
+}

@@ -1,0 +1,169 @@
+//! Does the backend of a `*` route relay for the whole world?
+//!
+//! Such a route passes on mail for domains nobody named, trusting the backend to refuse what is not its own. A
+//! backend that trusts our address may not, and we would be an open relay. So it is asked, at the start and every
+//! `cache.blind_ttl`, about a recipient of a foreign domain, from a sender of another: MAIL, RCPT, RSET, never
+//! data. Until it was seen to refuse, mail that only `*` covers is answered 451.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::names;
+use super::probe::{self, Asked, Finding};
+use super::prober::Shared;
+use crate::backend::{Backend, Use};
+use crate::observe::{AlarmKind, Alarms};
+use crate::proto::address::{Domain, Mailbox};
+use crate::proto::verdict::Cause;
+
+/// A backend that could not be asked, or did not say, is asked again after so long.
+const AGAIN_UNTESTED: Duration = Duration::from_secs(5);
+/// One that relays is asked again after so long.
+const AGAIN_RELAYS: Duration = Duration::from_secs(60);
+/// How long a session to test with may be waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The test of one route.
+#[derive(Debug)]
+pub(super) struct RelayTest {
+    route: Arc<str>,
+    backends: Vec<Arc<Backend>>,
+    sender: Domain,
+    recipient: Domain,
+    holds: Duration,
+    alarms: Alarms,
+    state: Mutex<State>,
+    running: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct State {
+    outcome: Outcome,
+    last: Option<Instant>,
+}
+
+/// What a test came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Every backend refuses foreign domains.
+    Refuses,
+    /// One takes mail for them.
+    Relays,
+    /// One could not be asked, or did not say.
+    Untested,
+}
+
+impl RelayTest {
+    pub(super) fn new(
+        route: &Arc<str>,
+        backends: Vec<Arc<Backend>>,
+        [sender, recipient]: [Domain; 2],
+        holds: Duration,
+        shared: &Shared,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            route: Arc::clone(route),
+            backends,
+            sender,
+            recipient,
+            holds,
+            alarms: shared.alarms.clone(),
+            state: Mutex::new(State { outcome: Outcome::Untested, last: None }),
+            running: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    /// Whether the last test went well.
+    pub(super) fn passed(&self) -> bool {
+        self.state().outcome == Outcome::Refuses
+    }
+
+    /// Whether the route may serve. Tests first where nothing is known, and anew in the background when it is time.
+    pub(super) async fn passes(self: &Arc<Self>) -> bool {
+        if self.is_due() {
+            let test = Arc::clone(self);
+            let run = tokio::spawn(async move { test.run().await });
+            if !self.passed() {
+                let _ = run.await;
+            }
+        }
+        self.passed()
+    }
+
+    fn is_due(&self) -> bool {
+        let State { outcome, last } = *self.state();
+        let holds = match outcome {
+            Outcome::Refuses => self.holds,
+            Outcome::Relays => AGAIN_RELAYS,
+            Outcome::Untested => AGAIN_UNTESTED,
+        };
+        last.is_none_or(|last| last.elapsed() >= holds)
+    }
+
+    async fn run(&self) {
+        let _one_at_a_time = self.running.lock().await;
+        if !self.is_due() {
+            return;
+        }
+        let mut outcome = Outcome::Refuses;
+        for backend in &self.backends {
+            match self.ask(backend).await {
+                Outcome::Refuses => {}
+                Outcome::Relays => {
+                    outcome = Outcome::Relays;
+                    break;
+                }
+                Outcome::Untested => outcome = Outcome::Untested,
+            }
+        }
+        *self.state() = State { outcome, last: Some(Instant::now()) };
+        let detail = format!("asked about a recipient at {}", self.recipient);
+        for (kind, when) in
+            [(AlarmKind::OpenRelay, Outcome::Relays), (AlarmKind::RelayUntested, Outcome::Untested)]
+        {
+            if outcome == when {
+                self.alarms.raise(&self.route, kind, "*", &detail);
+            } else {
+                self.alarms.clear(&self.route, kind, "*");
+            }
+        }
+    }
+
+    async fn ask(&self, backend: &Arc<Backend>) -> Outcome {
+        let (Some(sender), Some(nobody)) =
+            (names::nobody_at(&self.sender), names::nobody_at(&self.recipient))
+        else {
+            return Outcome::Untested;
+        };
+        // A foreign sender that is refused says nothing about relaying; the null sender is taken by everyone.
+        match ask_as(backend, Some(&sender), &nobody).await {
+            Some(Finding::OtherSender(_)) => outcome_of(ask_as(backend, None, &nobody).await.as_ref()),
+            finding => outcome_of(finding.as_ref()),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn ask_as(backend: &Arc<Backend>, sender: Option<&Mailbox>, nobody: &Mailbox) -> Option<Finding> {
+    let mut lease = backend.lease(Use::Probe, Instant::now() + PATIENCE).await.ok()?;
+    let asked = [Asked { mailbox: nobody, alone: true }];
+    let batch = probe::ask(&mut lease, sender, &asked, 1).await;
+    lease.quit();
+    batch.findings.into_iter().next().map(|(finding, _)| finding)
+}
+
+fn outcome_of(finding: Option<&Finding>) -> Outcome {
+    match finding {
+        // 252 takes it too.
+        Some(Finding::Good | Finding::Unknown(Cause::Unverified)) => Outcome::Relays,
+        Some(
+            Finding::Bad(_) | Finding::Refused(_) | Finding::Unknown(Cause::RouteFault(_) | Cause::Policy(_)),
+        ) => Outcome::Refuses,
+        _ => Outcome::Untested,
+    }
+}

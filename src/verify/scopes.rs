@@ -1,0 +1,79 @@
+//! All scopes of a route, found by domain.
+//!
+//! Domains that are written out have a scope from the start; those behind a wildcard are met as they come, and
+//! kept up to [`MOST`]. Beyond, those behind `*` share one too: an attacker chooses them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use dashmap::DashMap;
+
+use super::cache::Cache;
+use super::scope::{Common, Scope, ScopeReport};
+use crate::config::{DomainPattern, Route, Routes};
+use crate::proto::address::{Domain, Mailbox};
+
+/// Domains behind wildcards that are kept in mind.
+const MOST: usize = 10_000;
+
+/// The scopes of one route.
+#[derive(Debug)]
+pub(super) struct Scopes {
+    common: Common,
+    by_domain: DashMap<Domain, Arc<Scope>>,
+    /// What the domains below a wildcard share; for `*`, those that are too many.
+    shared: HashMap<DomainPattern, Arc<Scope>>,
+    /// Of recipients without a domain.
+    bare: Arc<Scope>,
+}
+
+impl Scopes {
+    pub(super) fn new(common: Common, route: &Route, cache: &Cache) -> Self {
+        let new = |name: &str| Scope::new(&common, name, cache.tally());
+        let by_domain = DashMap::new();
+        let mut shared = HashMap::new();
+        for pattern in &route.domains {
+            let scope = new(&pattern.to_string());
+            match pattern {
+                DomainPattern::Exact(domain) => drop(by_domain.insert(domain.clone(), scope)),
+                pattern => drop(shared.insert(pattern.clone(), scope)),
+            }
+        }
+        let bare = new("");
+        Self { by_domain, shared, bare, common }
+    }
+
+    /// The scope of `mailbox`, which takes this route.
+    pub(super) fn of(&self, mailbox: &Mailbox, routes: &Routes, cache: &Cache) -> Arc<Scope> {
+        let Some(domain) = mailbox.domain() else { return Arc::clone(&self.bare) };
+        if let Some(scope) = self.by_domain.get(domain) {
+            return Arc::clone(&scope);
+        }
+        let pattern = routes.pattern(domain).unwrap_or(DomainPattern::Any);
+        let full = self.by_domain.len() >= MOST;
+        let scope = match self.shared.get(&pattern) {
+            Some(shared) if full || pattern != DomainPattern::Any => Arc::clone(shared),
+            _ if full => Arc::clone(&self.bare),
+            _ => Scope::new(&self.common, domain.as_str(), cache.tally()),
+        };
+        if full {
+            return scope;
+        }
+        // Two that meet a domain at once must have one scope.
+        Arc::clone(&self.by_domain.entry(domain.clone()).or_insert(scope))
+    }
+
+    /// What is known of each, up to `most`, those of which most is known first.
+    pub(super) fn reports(&self, most: usize) -> Vec<ScopeReport> {
+        let mut reports: Vec<_> = self
+            .by_domain
+            .iter()
+            .map(|scope| scope.report())
+            .chain(self.shared.values().map(|s| s.report()))
+            .collect();
+        reports.sort_by(|a, b| (b.good, &a.name).cmp(&(a.good, &b.name)));
+        reports.dedup_by(|a, b| a.name == b.name);
+        reports.truncate(most);
+        reports
+    }
+}
