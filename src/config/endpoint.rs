@@ -7,7 +7,7 @@ use super::leaf::{Form, Leaf, Misread};
 use crate::proto::address::Domain;
 
 /// A backend's host and port.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
     /// A host name in A-labels, or an IP address without brackets.
     pub host: String,

@@ -8,24 +8,30 @@ use crate::net::dial::Dialer;
 use crate::observe::Alarms;
 use crate::observe::metrics::Metrics;
 use crate::session::Context;
-use crate::verify::{ListFault, Verifier};
+use crate::verify::{Keyring, ListFault, Verifier};
 
 /// Makes the shared parts; nothing runs yet, and nothing is connected.
 ///
 /// # Errors
 /// [`ListFault`] when a recipient file cannot be read.
 pub fn assemble(config: Config, dialer: &Dialer) -> Result<Context, ListFault> {
-    assemble_counting(config, dialer, Metrics::new())
+    assemble_with(config, dialer, Metrics::new(), Keyring::random())
 }
 
-/// The same, counting into `metrics`, which others may count into, too.
+/// The same, counting into `metrics`, which others may count into, too, and with the keys of `keyring`: what is
+/// remembered then ages as it did in another process that had them.
 ///
 /// # Errors
 /// Those of [`assemble`].
-pub fn assemble_counting(config: Config, dialer: &Dialer, metrics: Metrics) -> Result<Context, ListFault> {
+pub fn assemble_with(
+    config: Config,
+    dialer: &Dialer,
+    metrics: Metrics,
+    keyring: Keyring,
+) -> Result<Context, ListFault> {
     let backends = Arc::new(backends(&config, dialer, &metrics));
     let alarms = Alarms::default();
-    let verifier = Arc::new(Verifier::new(&config, &backends, &metrics, &alarms)?);
+    let verifier = Arc::new(Verifier::new(&config, &backends, &metrics, &alarms)?.keyed(keyring));
     Ok(Context::new(Arc::new(config), verifier, backends, metrics, alarms))
 }
 

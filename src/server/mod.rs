@@ -19,7 +19,7 @@ use crate::net::dial::Dialer;
 use crate::session::Context;
 use crate::verify::{ListFault, TIDY_EVERY};
 
-pub use assemble::{assemble, assemble_counting};
+pub use assemble::{assemble, assemble_with};
 
 /// Why the proxy does not start.
 #[derive(Debug, thiserror::Error)]

@@ -18,6 +18,12 @@ pub struct Keyring {
 }
 
 impl Keyring {
+    /// The keyring of `secret`.
+    #[must_use]
+    pub const fn of(secret: [u8; 16]) -> Self {
+        Self { secret }
+    }
+
     /// A keyring of this process alone.
     #[must_use]
     pub fn random() -> Self {

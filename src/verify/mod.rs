@@ -144,6 +144,12 @@ impl Verifier {
         })
     }
 
+    /// The same with the keys of `keyring`, before anything is known.
+    #[must_use]
+    pub fn keyed(self, keyring: Keyring) -> Self {
+        Self { keyring, ..self }
+    }
+
     /// What to do about `mailbox`: its verdict, and what that leads to.
     pub async fn judge(&self, route: &Arc<Route>, mailbox: &Mailbox, asker: Asker) -> Judgement {
         let Verified { verdict, source, .. } = self.verify(route, mailbox, asker).await;

@@ -36,6 +36,7 @@ use backstop::net::stream::Stream;
 use backstop::observe::metrics::{Metrics, SessionState};
 use backstop::server;
 use backstop::session;
+use backstop::verify::Keyring;
 use client::Client;
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt as _, DuplexStream};
@@ -69,7 +70,8 @@ async fn run(rules: u8, choices: &[u8]) {
     // The numbers are shared by all runs: naming them anew takes longer than many a session.
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     let metrics = METRICS.get_or_init(Metrics::new).clone();
-    let context = server::assemble_counting(configuration().clone(), &Dialer::Memory(switchboard), metrics);
+    let (dialer, keyring) = (Dialer::Memory(switchboard), Keyring::of([0; 16]));
+    let context = server::assemble_with(configuration().clone(), &dialer, metrics, keyring);
     let context = Arc::new(context.expect("it was checked"));
     let world =
         Rc::new(RefCell::new(World { choices: for_backends.to_vec().into_iter(), ..World::default() }));
