@@ -152,7 +152,10 @@ impl Session {
     }
 
     async fn mail(&mut self, line: &str) -> Option<()> {
-        self.transaction_ends();
+        if self.probe || self.recipients.is_empty() {
+            self.transaction_ends();
+        }
+        // Else it has not heard of any RSET, and goes on with what it has: nobody may come to that.
         let path = line.strip_prefix("MAIL FROM:").unwrap_or_default();
         self.probe = path.starts_with("<>") || path.starts_with("<postmaster@mx.example>");
         self.sender = self.say("250 2.1.0 Ok").await? == 250;
@@ -402,14 +405,13 @@ impl Session {
     /// Lets time pass. None when the peer goes meanwhile, or the backend restarts.
     async fn pause(&mut self, time: Duration) -> Option<()> {
         let until = Instant::now() + time;
-        while Instant::now() < until {
+        loop {
             tokio::select! {
                 biased;
                 read = Self::more(&mut self.stream, &mut self.input, &self.world, self.backend) => read?,
-                () = sleep_until(until) => {}
+                () = sleep_until(until) => return Some(()),
             }
         }
-        Some(())
     }
 
     async fn read(&mut self) -> Option<()> {
@@ -430,8 +432,17 @@ impl Session {
         }
     }
 
-    /// The next command, which is a clean line.
+    /// The next command, which is a clean line. Sometimes it is not waited for in silence.
     async fn line(&mut self) -> Option<String> {
+        if self.input.is_empty() && self.fault() != Fault::None {
+            let until = Duration::from_secs(self.chance.below(20));
+            self.pause(until).await?;
+            if self.input.is_empty() {
+                let unasked =
+                    self.chance.pick(&["250 2.0.0 Ok\r\n", "421 4.4.2 Idle\r\n", "550 5.1.1 No\r\n", "25"]);
+                self.write(unasked.as_bytes()).await?;
+            }
+        }
         loop {
             if let Some(end) = memchr::memchr(b'\n', &self.input) {
                 let line: Vec<u8> = self.input.drain(..=end).collect();
