@@ -23,6 +23,8 @@ mod store;
 mod world;
 
 use std::fmt::Write as _;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use play::{Outcome, play};
 
@@ -30,6 +32,8 @@ use play::{Outcome, play};
 const CLIENTS: u64 = 200;
 /// Sessions where the environment does not say.
 const SESSIONS: u64 = 10_000;
+/// A world takes a second; this long by any clock on the wall it is stuck.
+const STUCK: Duration = Duration::from_secs(900);
 /// Faults shown of a world.
 const SHOWN: usize = 5;
 
@@ -45,7 +49,7 @@ fn promises_hold_in_every_world() {
         }
         let clients = left.min(CLIENTS);
         left -= clients;
-        let outcome = play(seed, clients);
+        let outcome = watched(seed, clients);
         assert!(outcome.faults.is_empty(), "{}", report(seed, clients, &outcome));
         let _ = writeln!(told, "seed {seed}: {:?}", outcome.tally);
     }
@@ -60,13 +64,34 @@ fn a_seed_is_played_again_as_it_was() {
     }
 }
 
+/// A world whose time no longer passes would never say so itself.
+fn watched(seed: u64, clients: u64) -> Outcome {
+    let (over, watch) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if watch.recv_timeout(STUCK) == Err(mpsc::RecvTimeoutError::Timeout) {
+            println!("seed {seed}: time does not pass any more; {}", again(seed, clients));
+            std::process::exit(1);
+        }
+    });
+    let outcome = play(seed, clients);
+    drop(over);
+    outcome
+}
+
+fn again(seed: u64, clients: u64) -> String {
+    format!(
+        "again: BACKSTOP_SIMULATION_SEED={seed} BACKSTOP_SIMULATION_SESSIONS={clients} cargo test --test simulation \
+         promises -- --nocapture"
+    )
+}
+
 fn report(seed: u64, clients: u64, outcome: &Outcome) -> String {
     let shown = &outcome.faults[..outcome.faults.len().min(SHOWN)];
     format!(
-        "seed {seed}: {} promises broken, of which\n{}\n\nagain: BACKSTOP_SIMULATION_SEED={seed} \
-         BACKSTOP_SIMULATION_SESSIONS={clients} cargo test --test simulation promises -- --nocapture\n",
+        "seed {seed}: {} promises broken, of which\n{}\n\n{}\n",
         outcome.faults.len(),
-        shown.join("\n")
+        shown.join("\n"),
+        again(seed, clients)
     )
 }
 
