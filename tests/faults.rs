@@ -60,7 +60,7 @@ async fn a_backend_session_whose_client_left_before_its_data_is_not_used_again()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_answered_data_with_nonsense_is_not_used_again() {
     for nonsense in ["334 VXNlcm5hbWU6", "250 2.0.0 Ok", "221 2.0.0 Bye"] {
-        let script = Script::blind().on(at(Phase::Data).nth(1), Action::reply(nonsense));
+        let script = Script::knowing([KNOWN]).on(at(Phase::Data).nth(1), Action::reply(nonsense));
         let (backend, store) = Backend::start(script).await;
         let (_backstop, address) = Backstop::before(store).await;
         let mut client = Client::greeted(address).await;

@@ -91,7 +91,8 @@ async fn each_way_of_smtp_sink_to_fail_ends_in_a_reply_of_its_class() {
         (&["-q", "connect"][..], "24"),
     ] {
         let sink = Sink::start(options).await;
-        let (proxy, front) = Backstop::before(sink.address).await;
+        // Its DATA is the client's alone to meet.
+        let (proxy, front) = Backstop::before_with(sink.address, "[route.verify]\nstage = \"rcpt\"\n").await;
         assert_eq!(delivery(front).await, heard, "smtp-sink {options:?}\n{}", proxy.log());
         let bad = proxy.admin().await.metric("backstop_cache_entries{verdict=\"undeliverable\"}").await;
         assert!(
@@ -99,6 +100,20 @@ async fn each_way_of_smtp_sink_to_fail_ends_in_a_reply_of_its_class() {
             "smtp-sink {options:?} left something against the address"
         );
     }
+}
+
+#[tokio::test]
+async fn a_server_that_takes_anyone_is_passed_and_shown() {
+    let sink = Sink::start(&[]).await;
+    let (proxy, front) = Backstop::before(sink.address).await;
+    assert_eq!(delivery(front).await, "2232", "{}", proxy.log());
+    let ready = proxy.admin().await.get("/readyz?verbose").await.body;
+    assert!(ready.contains("unverifiable example.org"), "{ready}");
+    let good = proxy.admin().await.metric("backstop_cache_entries{verdict=\"deliverable\"}").await;
+    assert!(
+        good.is_some_and(|good| good.abs() < f64::EPSILON),
+        "what anyone would have got is not remembered"
+    );
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use hyper::StatusCode;
 
 use super::Panel;
 use super::answer::{self, Answer};
-use crate::observe::Alarm;
+use crate::observe::{Alarm, AlarmKind};
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +75,13 @@ fn alarms(panel: &Panel) -> String {
 /// What is counted.
 pub(super) fn metrics(panel: &Panel) -> Answer {
     panel.verifier.observe();
+    let raised = panel.alarms.raised();
+    for route in panel.config.routes.iter() {
+        for kind in AlarmKind::ALL {
+            let count = raised.iter().filter(|alarm| alarm.route == route.name && alarm.kind == kind).count();
+            panel.metrics.alarms(&route.name, kind, count);
+        }
+    }
     panel.backends.observe();
     answer::text(StatusCode::OK, answer::METRICS, panel.metrics.render())
 }

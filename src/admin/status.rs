@@ -9,7 +9,7 @@ use crate::backend::Backend;
 use crate::config::{Endpoint, RecipientSource, Route};
 use crate::observe::Alarm;
 use crate::observe::metrics::SessionState;
-use crate::verify::{Progress, ScopeReport};
+use crate::verify::{Mark, Progress, ScopeReport};
 
 /// `GET /api/v1/status`.
 #[derive(Debug, Serialize)]
@@ -61,6 +61,14 @@ struct RouteStatus<'p> {
     /// Domains and what is known of them, those with most good entries first.
     domains_known: Vec<DomainStatus>,
     alarms: Vec<AlarmStatus>,
+    /// Domains whose recipients are to come alone: the server refuses whole messages for one of them.
+    one_recipient: Vec<MarkStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct MarkStatus {
+    domain: String,
+    remaining_seconds: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -108,6 +116,8 @@ struct BackendStatus {
     address: String,
     state: Reach,
     last_fault: Option<String>,
+    /// Version and cipher suite of the last new session; none without TLS.
+    tls: Option<String>,
     /// What it offered when it was reached last.
     announced: Option<Vec<String>>,
     connections: Option<Connections>,
@@ -198,6 +208,7 @@ impl<'p> RouteStatus<'p> {
                 RecipientSource::Callout { backends } => statuses(backends),
                 RecipientSource::File(_) => Vec::new(),
             },
+            one_recipient: panel.verifier.marks(route).into_iter().map(MarkStatus::of).collect(),
             probes: panel.verifier.progress(route).map(Probes::of),
             domains_known: panel
                 .verifier
@@ -253,6 +264,12 @@ impl AlarmStatus {
     }
 }
 
+impl MarkStatus {
+    fn of(mark: Mark) -> Self {
+        Self { remaining_seconds: mark.remaining.as_secs(), domain: mark.domain }
+    }
+}
+
 impl BackendStatus {
     fn of(panel: &Panel, endpoint: &Endpoint) -> Self {
         let backend = panel.backends.find(endpoint);
@@ -266,6 +283,7 @@ impl BackendStatus {
                 (None, None) => Reach::Untried,
             },
             last_fault,
+            tls: backend.and_then(|backend| backend.last_tls()).map(|facts| facts.to_string()),
             announced: announced.map(|extensions| extensions.lines().collect()),
             connections: backend.map(|backend| Connections::of(backend)),
         }

@@ -7,6 +7,7 @@ mod habits;
 mod health;
 mod lease;
 mod pool;
+mod secure;
 mod turns;
 
 pub use budget::{Account, Budget, Opening, Permit, Round, Shrunk, Use};
@@ -15,4 +16,5 @@ pub use envelope::{EnvelopeFault, mail_command, rcpt_command};
 pub use habits::{Habits, Learnt, MAX_BATCH};
 pub use lease::{Lease, Origin};
 pub use pool::{Backend, Backends, LeaseFault, Quota};
+pub use secure::{Handshaking, Protection};
 pub use turns::{Place, Turns};

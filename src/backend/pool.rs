@@ -19,10 +19,12 @@ use super::connection::{Approach, Connection, Fault, Identity, Patience, Phase};
 use super::habits::Habits;
 use super::health::{Attempt, Health};
 use super::lease::{Kept, Lease, Origin};
-use crate::config::Endpoint;
+use super::secure::{Protection, Security, counted};
+use crate::config::{BackendTls, Endpoint};
 use crate::net::dial::Dialer;
-use crate::observe::metrics::{BackendMetrics, BackendUse};
+use crate::observe::metrics::{BackendMetrics, BackendUse, TlsResult};
 use crate::proto::ehlo::Extensions;
+use crate::proto::tls::TlsFacts;
 
 /// Sessions kept idle per backend.
 const MAX_KEPT: usize = 16;
@@ -34,12 +36,15 @@ const CROWDED_TRIES: usize = 6;
 #[derive(Debug)]
 pub struct Backend {
     approach: Approach,
+    security: Security,
     budget: Arc<Budget>,
     health: Health,
     habits: Habits,
     announced: Mutex<Option<Extensions>>,
     kept: Mutex<Vec<Kept>>,
     last_fault: Mutex<Option<String>>,
+    /// Of the last new session.
+    last_tls: Mutex<Option<TlsFacts>>,
     /// One for each route that names it.
     metrics: Vec<BackendMetrics>,
 }
@@ -96,6 +101,12 @@ impl Backend {
         lock(&self.last_fault).clone()
     }
 
+    /// What was agreed on with it when it took us last; none without TLS.
+    #[must_use]
+    pub fn last_tls(&self) -> Option<TlsFacts> {
+        lock(&self.last_tls).clone()
+    }
+
     /// How long it is left alone yet; none when it is tried.
     #[must_use]
     pub fn rests_for(&self) -> Option<Duration> {
@@ -123,6 +134,17 @@ impl Backend {
     /// [`LeaseFault`].
     pub async fn lease_fresh(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
         self.lease_one(purpose, Reuse::Nothing, deadline).await
+    }
+
+    /// A new session beside the budget and the breaker, for who examines the backend and will not keep it.
+    /// What it hears of too many connections is not held against the budget: that is what is being found out.
+    ///
+    /// # Errors
+    /// The [`Fault`] that kept it from being opened.
+    pub async fn open_aside(&self) -> Result<Connection, Fault> {
+        let aside = Budget::new(0).opening().await;
+        let patience = self.approach.patience;
+        self.connect(&aside, Instant::now() + patience.connect + patience.command).await
     }
 
     /// Where the backend has too many connections of ours the budget is smaller by now, and one that ends
@@ -171,7 +193,7 @@ impl Backend {
         };
         let opened = async {
             self.make_room().await;
-            Connection::open(&self.approach, &opening).await
+            self.connect(&opening, deadline).await
         };
         match timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(Phase::Greeting))) {
             Ok(connection) => {
@@ -185,12 +207,45 @@ impl Backend {
         }
     }
 
+    /// A new connection, in TLS as that is wanted. One that may go on without leaves time for it.
+    async fn connect(&self, opening: &Opening, deadline: Instant) -> Result<Connection, Fault> {
+        let protection = self.security.protection(deadline);
+        let fault = match self.connect_with(opening, protection).await {
+            Err(fault) if protection.yields_to(&fault) => fault,
+            opened => return opened,
+        };
+        let opened = self.connect_with(opening, Protection::Absent).await?;
+        tracing::warn!(backend = %self.endpoint(), %fault, "no TLS with the backend: going on without for a while");
+        self.security.avoid();
+        self.count_tls(TlsResult::Fallback);
+        Ok(opened)
+    }
+
+    async fn connect_with(&self, opening: &Opening, protection: Protection<'_>) -> Result<Connection, Fault> {
+        let opened = Connection::open(&self.approach, opening, protection).await;
+        match &opened {
+            Ok(connection) => {
+                let handshake = connection.handshake();
+                handshake.into_iter().for_each(|handshake| self.count_tls(counted(Ok(handshake))));
+            }
+            Err(Fault::Tls(fault)) => self.count_tls(counted(Err(fault))),
+            Err(_) => {}
+        }
+        opened
+    }
+
+    /// Counts once, whichever routes name the backend.
+    fn count_tls(&self, result: TlsResult) {
+        self.metrics.first().into_iter().for_each(|series| series.tls_handshake(result));
+    }
+
     fn serves_us(&self, connection: &Connection, attempt: Attempt<'_>, opening: Opening) {
         attempt.succeeded();
         opening.succeeded();
         self.metrics.iter().for_each(BackendMetrics::up);
         *lock(&self.announced) = Some(*connection.announced());
         *lock(&self.last_fault) = None;
+        *lock(&self.last_tls) = connection.tls().cloned();
     }
 
     fn does_not(&self, fault: &Fault, attempt: Attempt<'_>) {
@@ -272,12 +327,18 @@ impl Backend {
 }
 
 /// How a backend is to be treated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Quota {
     /// Connections it may have, at least 2.
     pub connections: usize,
     /// How long it rests after several faults in a row; zero: not at all.
     pub eject: Duration,
+    /// Refusals it is taken to endure in one session until it shows how many.
+    pub refusals: u32,
+    /// How it is spoken to; the same whoever names it.
+    pub tls: BackendTls,
+    /// How long it may take for its part of a TLS handshake.
+    pub tls_handshake: Duration,
 }
 
 /// All backends, by where they listen, and in that order.
@@ -296,19 +357,22 @@ impl Backends {
     ) -> Self {
         let mut named: BTreeMap<Endpoint, (Quota, Vec<BackendMetrics>)> = BTreeMap::new();
         for (endpoint, quota, series) in endpoints {
-            let (least, metrics) = named.entry(endpoint).or_insert_with(|| (quota, Vec::new()));
+            let (least, metrics) = named.entry(endpoint).or_insert_with(|| (quota.clone(), Vec::new()));
             least.connections = least.connections.min(quota.connections);
             least.eject = least.eject.min(quota.eject);
+            least.refusals = least.refusals.min(quota.refusals);
             metrics.push(series);
         }
         let backend = |endpoint: Endpoint, quota: Quota, metrics| Backend {
+            security: Security::new(quota.tls, &endpoint, quota.tls_handshake),
             approach: Approach { endpoint, dialer: dialer.clone(), identity: identity.clone(), patience },
             budget: Budget::new(quota.connections),
             health: Health::new(quota.eject),
-            habits: Habits::default(),
+            habits: Habits::starting_with(quota.refusals),
             announced: Mutex::default(),
             kept: Mutex::default(),
             last_fault: Mutex::default(),
+            last_tls: Mutex::default(),
             metrics,
         };
         let by_endpoint = named
@@ -363,6 +427,6 @@ impl Backends {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

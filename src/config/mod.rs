@@ -2,17 +2,19 @@
 //!
 //! Later places win: defaults, then the file, then the environment, then flags. Everything wrong is said in
 //! one answer, each fault with its key, the value as written, the reason and what to write instead; a
-//! misspelt key is a fault too. Nothing outside this module reads figment.
+//! misspelt key is a fault too. Nothing outside this module reads figment. Certificates are read with it.
 //!
 //! Not here: watching the file (the server does, and loads again), the contents of recipient files (the
 //! verifier reads those), and looking up host names (who dials does).
 
+mod certificate;
 mod check;
 mod choice;
 mod endpoint;
 mod finding;
 mod leaf;
 mod networks;
+mod pin;
 mod read;
 mod recipients;
 mod routes;
@@ -22,6 +24,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod used;
+mod validity;
 mod value;
 mod word;
 mod write;
@@ -31,15 +34,24 @@ use std::path::PathBuf;
 
 use figment::value::Dict;
 
-pub use choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients, SourceKind, StageKind};
-pub use endpoint::Endpoint;
+pub use certificate::{Certificate, CertificateFault, CertificateFiles, Contents, Part};
+pub use choice::{
+    BareNewline, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, RouteTls, RoutedRecipients,
+    SourceKind, StageKind,
+};
+pub use endpoint::{Endpoint, EndpointTls};
 pub use finding::{Fault, Faults, Finding, Origin, Warning};
 pub use networks::{Network, Networks};
+pub use pin::Pin;
 pub use recipients::{Listed, RecipientList};
 pub use routes::{DomainPattern, Routes};
 pub use secret::Secret;
 pub use source::{Environment, Flags, Source};
-pub use used::{Admin, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Timeouts, Verify};
+pub use used::{
+    Admin, BackendTls, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Timeouts, Tls,
+    TlsPolicy, Verify,
+};
+pub use validity::Validity;
 pub use value::{Period, Rate, Size};
 pub use word::{Filter, Keyword, Name};
 

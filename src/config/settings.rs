@@ -9,9 +9,13 @@ use std::path::PathBuf;
 
 use figment::value::Value;
 
-use super::choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients, SourceKind, StageKind};
+use super::choice::{
+    BareNewline, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, RouteTls, RoutedRecipients,
+    SourceKind, StageKind,
+};
 use super::endpoint::Endpoint;
 use super::networks::Network;
+use super::pin::Pin;
 use super::read::{self, Reader, Section, Setting, Table};
 use super::recipients::Listed;
 use super::routes::DomainPattern;
@@ -75,6 +79,8 @@ section! {
         listener: Vec<Listener> = vec![Listener::default()];
         /// Where mail goes. At least one.
         route: Vec<Route> = Vec::new();
+        /// Certificates shown to clients.
+        tls: Tls = Tls::default();
         /// What is remembered about recipients.
         cache: Cache = Cache::default();
         /// What a client may ask of us.
@@ -95,6 +101,28 @@ section! {
         name: Name = Name::derived("mx");
         /// Where it listens. `[::]` takes IPv4 too; with port 0 the system chooses one.
         address: Vec<SocketAddr> = vec![SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 25)];
+        /// Whether TLS is offered, demanded, or there from the beginning. Default: offered if there is a certificate.
+        tls: Option<ListenerTls> = None;
+    }
+}
+
+section! {
+    /// Certificates shown to clients.
+    Tls {
+        /// The oldest version spoken with clients.
+        min_version: MinVersion = MinVersion::Tls12;
+        /// Chosen by the name the client asks for; the first is for those who ask for none of them.
+        certificates: Vec<CertificatePair> = Vec::new();
+    }
+}
+
+section! {
+    /// A certificate and its key. Both files are watched.
+    CertificatePair {
+        /// The certificate, then those that lead to its root, as PEM.
+        chain: PathBuf = PathBuf::new();
+        /// Its private key, as PEM.
+        key: PathBuf = PathBuf::new();
     }
 }
 
@@ -105,8 +133,18 @@ section! {
         name: Option<Name> = None;
         /// `example.org`, `*.example.org` (everything below it), `*` (every domain not named elsewhere).
         domains: Vec<DomainPattern> = Vec::new();
-        /// Who takes the mail, as `host:port` or `[ipv6]:port`.
+        /// Who takes the mail, as `host:port`, `[ipv6]:port` or `smtps://host:465`.
         backends: Vec<Endpoint> = Vec::new();
+        /// What kind of server it is: other defaults for some keys of the route.
+        profile: Profile = Profile::Standard;
+        /// Whether backends are spoken to in TLS, and who they must prove to be. The same for probes.
+        tls: RouteTls = RouteTls::Opportunistic;
+        /// With tls `pin`: the SHA-256 of each key a backend may have.
+        tls_pins: Vec<Pin> = Vec::new();
+        /// With tls `verify`: the roots, as PEM. Default: those of the system.
+        tls_ca: Option<PathBuf> = None;
+        /// The name to ask for and to verify. Default: the backend's host.
+        tls_name: Option<Domain> = None;
         /// EHLO keywords never offered to clients.
         hide_ehlo: Vec<Keyword> = Vec::new();
         /// Connections to each backend address, probes and deliveries together. At least 2.
@@ -211,6 +249,8 @@ section! {
         data_min_rate: Rate = Rate::bytes_per_second(500);
         /// A whole session. 0: any time.
         session: Period = Period::ZERO;
+        /// Until a client, or a backend, has done its part of a TLS handshake.
+        tls_handshake: Period = Period::seconds(10);
         /// Until a backend has taken our connection.
         backend_connect: Period = Period::seconds(3);
         /// Until a backend has answered a command.

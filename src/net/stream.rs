@@ -8,8 +8,10 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
+
+use super::tls::TlsStream;
 
 /// A connection to a client or a backend.
 #[derive(Debug)]
@@ -18,6 +20,10 @@ pub enum Stream {
     Tcp(TcpStream),
     /// A pipe within this process.
     Memory(DuplexStream),
+    /// One of the others inside TLS. Boxed, for plain connections are many and it is large.
+    Tls(Box<TlsStream>),
+    /// None any more: a handshake took it and came to nothing. Reads as ended.
+    Gone,
 }
 
 /// What a look at the receiving side found, without waiting.
@@ -33,7 +39,7 @@ pub enum Pending {
 
 impl Stream {
     /// Whether something has arrived that was not read yet. Asks the system itself, since the runtime
-    /// learns of arrivals late. What cannot be seen without taking it out is appended to `buffer`.
+    /// learns of arrivals late. Inside TLS only application data counts. What cannot be seen without taking it out is appended to `buffer`.
     pub fn pending(&mut self, buffer: &mut Vec<u8>) -> Pending {
         match self {
             Self::Tcp(stream) => {
@@ -58,13 +64,26 @@ impl Stream {
                     }
                 }
             }
+            Self::Tls(stream) => stream.pending(),
+            Self::Gone => Pending::End,
         }
+    }
+
+    /// Takes the connection out, for a handshake.
+    #[must_use]
+    pub const fn hand_over(&mut self) -> Self {
+        std::mem::replace(self, Self::Gone)
     }
 
     /// Ends the connection with a reset instead of a farewell, so that a peer in the middle of a message
     /// cannot take what it has for the whole.
     pub fn abort(self) {
-        if let Self::Tcp(stream) = &self {
+        let carrier = match &self {
+            // Dropped without close_notify: inside TLS, too, the end is not a clean one.
+            Self::Tls(stream) => stream.carrier(),
+            plain => plain,
+        };
+        if let Self::Tcp(stream) = carrier {
             // Without it the kernel would still deliver what is buffered, then a clean end.
             let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
         }
@@ -76,6 +95,8 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Memory(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+            Self::Gone => Poll::Ready(Ok(())),
         }
     }
 }
@@ -85,6 +106,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Memory(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
 
@@ -92,6 +115,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Memory(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+            Self::Gone => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
 
@@ -99,6 +124,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Memory(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+            Self::Gone => Poll::Ready(Ok(())),
         }
     }
 }
@@ -121,9 +148,21 @@ pub async fn read_some(stream: &mut Stream, buffer: &mut Vec<u8>) -> io::Result<
     .await
 }
 
+/// Writes all of `octets`, down to the system: inside TLS what was taken is not yet on its way.
+///
+/// # Errors
+/// Those of the stream.
+pub async fn write_through(stream: &mut Stream, octets: &[u8]) -> io::Result<()> {
+    stream.write_all(octets).await?;
+    stream.flush().await
+}
+
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt as _;
+    #[test]
+    fn a_plain_stream_does_not_pay_for_tls() {
+        assert!(size_of::<Stream>() <= 48, "{}", size_of::<Stream>());
+    }
 
     use super::*;
 

@@ -32,6 +32,16 @@ pub enum AlarmKind {
 }
 
 impl AlarmKind {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::RouteFault,
+        Self::OpenRelay,
+        Self::RelayUntested,
+        Self::StoreIll,
+        Self::Unverifiable,
+        Self::SenderRefused,
+    ];
+
     /// For people and machines.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

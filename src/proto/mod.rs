@@ -9,4 +9,5 @@ pub mod line;
 pub mod parameter;
 pub mod replies;
 pub mod reply;
+pub mod tls;
 pub mod verdict;

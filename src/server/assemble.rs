@@ -44,7 +44,13 @@ fn backends(config: &Config, dialer: &Dialer, metrics: &Metrics) -> Backends {
         };
         route.backends.iter().chain(asked).map(|endpoint| {
             let series = metrics.backend(&route.name, &endpoint.to_string());
-            let quota = Quota { connections: route.max_connections, eject: route.eject };
+            let quota = Quota {
+                connections: route.max_connections,
+                eject: route.eject,
+                refusals: route.verify.refusals_endured,
+                tls: route.tls.clone(),
+                tls_handshake: config.timeouts.tls_handshake,
+            };
             (endpoint.clone(), quota, series)
         })
     });

@@ -59,7 +59,7 @@ impl Door {
         let client = SocketAddr::new(client.ip().to_canonical(), client.port());
         let admission = self.connections.admit(client.ip());
         if admission.is_err() && !self.context.config.limits.bypass.contains(client.ip()) {
-            session::refuse(stream, &replies::TOO_MANY_CONNECTIONS, &self.series).await;
+            session::refuse(stream, &replies::TOO_MANY_CONNECTIONS, &self.listener, &self.series).await;
             return;
         }
         session::run(stream, client, &self.listener, &self.series, Arc::clone(&self.context)).await;

@@ -124,6 +124,17 @@ impl Server {
         &self.context
     }
 
+    /// Reads the certificates again, in the background.
+    pub fn reread_certificates(&self) -> Certificates {
+        match &self.context.acceptor {
+            Some(acceptor) => {
+                acceptor.keyring().reread();
+                Certificates::AreReread
+            }
+            None => Certificates::AreAbsent,
+        }
+    }
+
     /// Ends without losing anything: no new clients, idle sessions get 421, transactions have
     /// `timeouts.drain` to finish. Comes back when all sessions are over.
     pub async fn drain(&self) -> Drained {
@@ -161,6 +172,15 @@ impl Server {
     }
 }
 
+/// What became of the wish to read certificates again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Certificates {
+    /// They are read now; the log tells what came of it.
+    AreReread,
+    /// There are none.
+    AreAbsent,
+}
+
 /// How a drain ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drained {
@@ -193,7 +213,7 @@ pub async fn greet_backends(context: &Context) {
     futures_util::future::join_all(greetings).await;
 }
 
-/// Takes leave of idle sessions, looks after lists.
+/// Takes leave of idle sessions, looks after lists and certificates.
 async fn tidy(context: Arc<Context>, ending: CancellationToken) {
     let sweep = async {
         loop {
@@ -204,6 +224,14 @@ async fn tidy(context: Arc<Context>, ending: CancellationToken) {
     tokio::select! {
         () = sweep => {}
         () = context.verifier.watch_lists() => {}
+        () = watch_certificates(&context) => {}
         () = ending.cancelled() => {}
+    }
+}
+
+async fn watch_certificates(context: &Context) {
+    match &context.acceptor {
+        Some(acceptor) => acceptor.keyring().watch().await,
+        None => std::future::pending().await,
     }
 }

@@ -14,6 +14,7 @@ mod attachment;
 mod client;
 mod recipients;
 mod relay;
+mod secure;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -22,10 +23,11 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::backend::{Backends, Budget};
-use crate::config::{BareNewline, Config, Listener, Route};
+use crate::config::{BareNewline, Config, Listener, ListenerTls, Route};
 use crate::guard::{Drain, Standings};
 use crate::net::client_key::ClientKey;
 use crate::net::stream::Stream;
+use crate::net::tls::{Acceptor, Keyring};
 use crate::observe::Alarms;
 use crate::observe::metrics::{
     ConnectionResult, ListenerMetrics, MessageResult, Metrics, RouteMetrics, SessionGauge, SessionState,
@@ -55,6 +57,8 @@ pub struct Context {
     pub verifier: Arc<Verifier>,
     /// Who takes the mail.
     pub backends: Arc<Backends>,
+    /// What shakes hands with clients; none without a certificate.
+    pub acceptor: Option<Acceptor>,
     /// Where what happens is counted.
     pub metrics: Metrics,
     /// What is wrong with routes.
@@ -78,6 +82,9 @@ impl Context {
         metrics: Metrics,
         alarms: Alarms,
     ) -> Self {
+        let tls = &config.tls;
+        let acceptor = (!tls.certificates.is_empty())
+            .then(|| Acceptor::new(Keyring::new(&tls.certificates, metrics.clone()), tls.min_version));
         let routes = config.routes.iter().map(|r| (Arc::clone(&r.name), metrics.route(&r.name))).collect();
         let no_route = metrics.route("");
         let hidden =
@@ -86,6 +93,7 @@ impl Context {
             config,
             verifier,
             backends,
+            acceptor,
             metrics,
             alarms,
             drain: Drain::default(),
@@ -130,6 +138,7 @@ struct Session {
     client: Client,
     dialogue: Dialogue,
     record: SessionRecord,
+    series: ListenerMetrics,
     gauge: SessionGauge,
     began: Instant,
     key: ClientKey,
@@ -163,7 +172,12 @@ pub async fn run(
         hostname: context.config.hostname.as_str().into(),
         offer: context.offer(),
         max_size: limits.max_message_size,
-        tls: Tls::Off,
+        tls: match listener.tls {
+            ListenerTls::Off => Tls::Off,
+            ListenerTls::StartTls => Tls::Offered,
+            ListenerTls::Required => Tls::Required,
+            ListenerTls::Implicit => Tls::Active,
+        },
         max_recipients: limits.max_recipients,
         max_errors: limits.max_errors.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
     };
@@ -171,6 +185,7 @@ pub async fn run(
         client: Client::new(stream, limits.max_command_line),
         dialogue: Dialogue::new(rules),
         record: SessionRecord::new(Arc::clone(&listener.name), client),
+        series: series.clone(),
         gauge: series.session(),
         began: Instant::now(),
         key: ClientKey::of(client.ip()),
@@ -183,7 +198,13 @@ pub async fn run(
         stored: None,
         context: Arc::clone(&context),
     };
-    let end = session.converse().await;
+    let end = match listener.tls {
+        ListenerTls::Implicit => match Box::pin(session.secure()).await {
+            Ok(()) => session.converse().await,
+            Err(end) => end,
+        },
+        ListenerTls::Off | ListenerTls::StartTls | ListenerTls::Required => session.converse().await,
+    };
     session.detach();
     let Session { client, record, began, .. } = session;
     client.close(context.config.timeouts.command.min(CLOSING)).await;
@@ -192,8 +213,12 @@ pub async fn run(
 }
 
 /// Sends a client away before its session begins.
-pub async fn refuse(stream: Stream, reply: &Reply, series: &ListenerMetrics) {
+pub async fn refuse(stream: Stream, reply: &Reply, listener: &Listener, series: &ListenerMetrics) {
     series.connection(ConnectionResult::Refused);
+    if listener.tls == ListenerTls::Implicit {
+        // A handshake costs more than the client is worth now, and words it cannot read.
+        return;
+    }
     let mut client = Client::new(stream, 512);
     client.say(reply);
     client.close(CLOSING).await;
@@ -273,8 +298,10 @@ impl Session {
                     Ok(()) => self.dialogue.step(Input::Discarded),
                     Err(loss) => return Some(self.lost(loss)),
                 },
-                // Not offered: the dialogue never asks for it.
-                Step::StartTls(_) => self.dialogue.step(Input::ClientGone),
+                Step::StartTls(ready) => match Box::pin(self.start_tls(&ready)).await {
+                    Ok(input) => self.dialogue.step(input),
+                    Err(end) => return Some(end),
+                },
             };
         }
     }
@@ -361,7 +388,7 @@ impl Session {
             Framing::Lines => Body::lines(self.bare_newlines),
             Framing::Chunk(chunk) => Body::counted(chunk.size),
         };
-        let end = self.carry(&mut body, go_ahead.as_ref(), framing).await;
+        let end = self.carry(&mut body, go_ahead.as_ref(), framing).await.map(|end| self.understood(end));
         self.client.body_done();
         self.record.bytes += body.octets();
         self.count(end.as_ref(), framing, body.octets());
@@ -375,6 +402,17 @@ impl Session {
             self.stopped = Some(body);
         }
         Ok(end)
+    }
+
+    /// The same end, with what the client is to be told of a refusal that is about a recipient.
+    fn understood(&self, end: BodyEnd) -> BodyEnd {
+        match end {
+            BodyEnd::Answered(reply) => BodyEnd::Answered(self.about_the_message(reply)),
+            BodyEnd::Stopped(Stop::EarlyReply(reply)) => {
+                BodyEnd::Stopped(Stop::EarlyReply(self.about_the_message(reply)))
+            }
+            end => end,
+        }
     }
 
     /// Carries `body` as far as it goes.
@@ -505,7 +543,7 @@ fn ending_of(reply: &Reply, end: End) -> End {
     match reply {
         reply if *reply == replies::BYE => End::Quit,
         reply if *reply == replies::NOT_HTTP => End::Http,
-        reply if *reply == replies::BAD_CHUNK => End::Protocol,
+        reply if *reply == replies::BAD_CHUNK || *reply == replies::BYTES_BEHIND_STARTTLS => End::Protocol,
         _ => end,
     }
 }

@@ -4,10 +4,12 @@
 //! its prober. What is known of a domain as a whole is its *scope*: whether the store is truthful about it, and
 //! whether its refusals deserve belief.
 
+mod apart;
 mod brake;
 mod cache;
 mod callout;
 mod conversation;
+pub mod examine;
 mod judge;
 mod key;
 mod list;
@@ -28,6 +30,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use tokio::time::Instant;
 
+use self::apart::Apart;
 use crate::backend::Backends;
 use crate::config::{self, Config, Route, Routes};
 use crate::observe::Alarms;
@@ -41,6 +44,7 @@ use prober::{Shared, Subject};
 use relay_test::RelayTest;
 use scope::{AskAt, Scope};
 
+pub use apart::{Kept, Mark};
 pub use cache::{Cache, Contradicted, Entry, Freshness, Guard, Known, Sizes};
 pub use conversation::Conversation;
 pub use judge::{Decision, Judgement, decide};
@@ -97,6 +101,8 @@ pub struct Verifier {
     routes: Routes,
     shared: Shared,
     groups: HashMap<Arc<str>, (Group, RouteMetrics)>,
+    apart: Apart,
+    blind_ttl: Duration,
     generations: DashMap<Domain, u32>,
     epoch: AtomicU32,
 }
@@ -139,6 +145,8 @@ impl Verifier {
             routes: config.routes.clone(),
             shared,
             groups,
+            apart: Apart::default(),
+            blind_ttl: config.cache.blind_ttl,
             generations: DashMap::new(),
             epoch: AtomicU32::new(0),
         })
@@ -359,12 +367,14 @@ impl Verifier {
             self.generations.clear();
             self.forget_all();
         }
+        self.apart.forget(domain.as_str());
         *self.generations.entry(domain.clone()).or_insert(0) += 1;
     }
 
     /// Forgets everything. Answers that are under way belong to the past too.
     pub fn forget_all(&self) {
         self.epoch.fetch_add(1, Ordering::Relaxed);
+        self.apart.clear();
         self.shared.cache.clear();
     }
 

@@ -1,8 +1,8 @@
 //! Plays the conversations of `*.smtp` (see `README.md` for their form) against the real session, in memory
 //! and on a paused clock.
 //!
-//! One test for each file, named as the file is. What only a socket can show (resets, TLS, several
-//! addresses) is not tested here.
+//! One test for each file, named as the file is. What only a socket can show (resets, several
+//! addresses), and what is inside TLS, is not tested here.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -34,6 +34,7 @@ transcripts! {
     a_backend_lost_before_its_final_word_is_no_success
     a_backend_lost_in_the_middle_of_a_message
     a_backend_silent_behind_the_end_is_waited_for_ten_minutes
+    a_backend_that_refuses_starttls_is_served_without
     a_backend_with_our_own_name_is_refused
     a_backend_without_pipelining_is_asked_one_by_one
     a_bare_cr_in_a_command_ends_the_session
@@ -61,6 +62,8 @@ transcripts! {
     a_good_recipient_is_asked_again_behind_the_scenes
     a_good_recipient_outlives_its_store
     a_greylisted_probe_lets_the_client_try
+    a_handshake_that_fails_ends_the_session
+    a_handshake_that_hangs_leaves_time_to_go_on_without
     a_helo_client_gets_no_extensions
     a_hidden_keyword_is_not_offered
     a_kept_session_found_dead_is_replaced_silently
@@ -75,6 +78,10 @@ transcripts! {
     a_message_in_chunks
     a_message_of_the_largest_size_passes
     a_message_passes_unchanged
+    a_message_refused_early_for_one_recipient_is_sent_to_each_alone
+    a_message_refused_for_its_only_recipient_is_refused
+    a_message_refused_for_one_recipient_is_passed_on_in_a_shadow
+    a_message_refused_for_one_recipient_is_sent_to_each_alone
     a_message_that_becomes_too_large_is_refused
     a_message_that_drips_is_not_waited_for
     a_non_ascii_recipient_is_asked_about_with_smtputf8
@@ -136,9 +143,18 @@ transcripts! {
     data_may_be_what_counts
     every_command_has_its_answer
     everything_said_before_the_end_is_answered
+    exchange_2010_is_left_before_it_has_had_enough_errors
+    exchange_2010_refuses_a_recipient_after_its_tarpit
+    exchange_2010_that_has_had_enough_errors_is_asked_again
+    exchange_2013_at_25_alone_refuses_whole_messages
+    exchange_2013_is_asked_at_2525_and_delivered_to_at_25
+    exchange_online_refuses_at_its_edge
     lists_decide_without_asking
+    mail_waits_for_tls_where_it_is_required
     malformed_commands_are_refused
     nothing_is_asked_where_verification_is_off
+    octets_behind_starttls_end_the_session
+    octets_behind_the_backends_220_are_an_error
     offers_are_what_every_backend_announced
     one_probe_serves_all_who_ask_at_once
     one_recipient_a_transaction_where_the_store_takes_no_more
@@ -147,6 +163,7 @@ transcripts! {
     recipients_go_out_sixteen_at_a_time
     recipients_sent_together_are_asked_about_together
     recipients_share_a_transaction_once_the_store_has_shown_it_takes_several
+    required_tls_is_never_done_without
     routed_recipients_are_refused
     routed_recipients_pass_where_that_is_wanted
     rset_gives_the_backend_session_back

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use crate::config::choice::ListenerTls;
 use crate::config::finding::Findings;
 use crate::config::settings;
 use crate::config::used::Listener;
@@ -32,6 +33,7 @@ pub(super) fn check(written: &[settings::Listener], findings: &mut Findings) -> 
         addresses(&format!("listener[{at}].address"), listener, &mut taken, findings);
     }
     let used = |listener: &settings::Listener| Listener {
+        tls: listener.tls.unwrap_or(ListenerTls::Off),
         name: Arc::from(listener.name.as_str()),
         addresses: listener.address.clone(),
     };

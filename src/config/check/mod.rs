@@ -5,8 +5,11 @@
 
 mod ineffective;
 mod listeners;
+mod profile;
 mod routes;
+mod tls;
 
+use super::choice::ListenerTls;
 use super::finding::Findings;
 use super::leaf::Leaf;
 use super::secret::Secret;
@@ -21,11 +24,13 @@ const COMMAND_LINE: std::ops::RangeInclusive<usize> = 512..=65_536;
 /// Checks settings as written, and fills in what they left out. None only with a fault.
 pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Findings) -> Option<Config> {
     ineffective::warn(settings, findings);
-    complete(settings, host_name);
+    complete(settings, host_name, findings);
     let hostname = hostname(settings, host_name, findings);
     let listeners = listeners::check(&settings.listener, findings);
+    tls::listeners(settings, findings);
     let routes = routes::check(settings, &listeners, findings);
     let config = Config {
+        tls: tls::certificates(&settings.tls, findings),
         cache: cache(&settings.cache, findings),
         limits: limits(&settings.limits, findings),
         timeouts: timeouts(&settings.timeouts, findings),
@@ -39,12 +44,18 @@ pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Fin
 }
 
 /// Fills in the defaults that depend on other keys.
-fn complete(settings: &mut Settings, host_name: &str) {
-    let Settings { hostname, route, .. } = settings;
+fn complete(settings: &mut Settings, host_name: &str, findings: &Findings) {
+    let Settings { hostname, listener, route, tls, .. } = settings;
+    for listener in listener {
+        let given = if tls.certificates.is_empty() { ListenerTls::Off } else { ListenerTls::StartTls };
+        listener.tls.get_or_insert(given);
+    }
     *hostname = hostname.take().or_else(|| Domain::parse(host_name).ok());
     let postmaster =
         hostname.as_ref().and_then(|hostname| Mailbox::parse(&format!("postmaster@{hostname}")).ok());
-    for route in route {
+    for (at, route) in route.iter_mut().enumerate() {
+        let written = |key: &str| findings.written.contains_key(&format!("route[{at}].{key}"));
+        profile::preset(route, written);
         routes::complete(route, postmaster.as_ref());
     }
 }
@@ -123,6 +134,7 @@ fn timeouts(timeouts: &settings::Timeouts, findings: &mut Findings) -> Timeouts 
         ("timeouts.command", timeouts.command),
         ("timeouts.command_line", timeouts.command_line),
         ("timeouts.data", timeouts.data),
+        ("timeouts.tls_handshake", timeouts.tls_handshake),
         ("timeouts.backend_connect", timeouts.backend_connect),
         ("timeouts.backend_command", timeouts.backend_command),
         ("timeouts.backend_end_of_data", timeouts.backend_end_of_data),
@@ -135,6 +147,7 @@ fn timeouts(timeouts: &settings::Timeouts, findings: &mut Findings) -> Timeouts 
         data: timeouts.data.get(),
         data_min_rate: timeouts.data_min_rate.unless_zero(),
         session: timeouts.session.unless_zero(),
+        tls_handshake: timeouts.tls_handshake.get(),
         backend_connect: timeouts.backend_connect.get(),
         backend_command: timeouts.backend_command.get(),
         backend_end_of_data: timeouts.backend_end_of_data.get(),

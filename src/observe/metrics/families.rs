@@ -23,8 +23,11 @@ pub(super) struct Families {
     pub(super) cache_entries: IntGaugeVec,
     pub(super) cache_evictions: IntCounter,
     pub(super) contradicted: IntCounterVec,
+    pub(super) alarms: IntGaugeVec,
     pub(super) backend_up: IntGaugeVec,
     pub(super) backend_connections: IntGaugeVec,
+    pub(super) tls_handshakes: IntCounterVec,
+    pub(super) certificate_expiry: IntGaugeVec,
     pub(super) backend_connection_limit: IntGaugeVec,
 }
 
@@ -47,8 +50,11 @@ impl Families {
             cache_entries: gauges(&r, "backstop_cache_entries", "Verdicts remembered.", &["verdict"]),
             cache_evictions: counter(&r, "backstop_cache_evictions_total", "Verdicts given up for want of room."),
             contradicted: counters(&r, "backstop_verdict_contradicted_total", "Cached verdicts that the delivery port contradicted.", &["route", "cached"]),
+            alarms: gauges(&r, "backstop_route_alarms", "Alarms raised, by what is wrong with the route; details at /readyz?verbose.", &["route", "kind"]),
             backend_up: gauges(&r, "backstop_backend_up", "1 when the backend took us when last tried.", &["route", "backend"]),
             backend_connections: gauges(&r, "backstop_backend_connections", "Connections to the backend that are in use.", &["route", "backend", "use"]),
+            tls_handshakes: counters(&r, "backstop_tls_handshakes_total", "TLS handshakes, and sessions with a backend that went on without one.", &["side", "result"]),
+            certificate_expiry: gauges(&r, "backstop_certificate_expiry_timestamp_seconds", "When the certificate ceases to hold, by the file of its chain.", &["name"]),
             backend_connection_limit: gauges(&r, "backstop_backend_connection_limit", "Connections the backend is given at most, probes and deliveries together.", &["route", "backend"]),
             registry: r,
         }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use super::AlarmKind;
 use prometheus::{Histogram, IntCounter, IntGauge, TextEncoder};
 
 pub(super) use children::Children;
@@ -29,7 +30,7 @@ use families::Families;
 pub use handles::{BackendConnection, BackendMetrics, ListenerMetrics, RouteMetrics, SessionGauge};
 pub use labels::{
     BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult, RecipientSource,
-    SessionState,
+    SessionState, TlsResult, TlsSide,
 };
 
 /// What [`Metrics::render`] returns, as a `Content-Type`; Prometheus 3 insists on one.
@@ -112,6 +113,19 @@ impl Metrics {
     /// A transaction ended in which the client waited so long for us and not for its backend.
     pub fn added(&self, took: Duration) {
         self.0.transaction_added.observe(took.as_secs_f64());
+    }
+
+    /// The certificate of this name (a configured file) ceases to hold then.
+    pub fn certificate_expires(&self, name: &str, when: SystemTime) {
+        let seconds = when.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let gauge = self.0.families.certificate_expiry.with_label_values(&[name]);
+        gauge.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    }
+
+    /// So many alarms of a kind are raised for a route; told before a rendering.
+    pub fn alarms(&self, route: &str, kind: AlarmKind, raised: usize) {
+        let gauge = self.0.families.alarms.with_label_values(&[route, kind.as_str()]);
+        gauge.set(i64::try_from(raised).unwrap_or(i64::MAX));
     }
 
     /// The cache holds so many entries of a kind. Counting them may be costly, so this is called by whoever
