@@ -234,7 +234,7 @@ impl Client {
         let must_succeed =
             world.weather.is_calm() && !self.accepted.is_empty() && !letter.has_bare_newlines();
         if must_succeed && code / 100 != 2 {
-            world.broken(format!("{} was told {code} in a calm world: {:?}", letter.id, self.log));
+            world.broken(&format!("{} was told {code} in a calm world: {:?}", letter.id, self.log));
         }
     }
 
@@ -468,7 +468,7 @@ impl Client {
 
     fn broken(&mut self, what: &str) {
         let log = self.log.join("\n    ");
-        self.world.borrow_mut().broken(format!("client {}: {what}\n    {log}", self.number));
+        self.world.borrow_mut().broken(&format!("client {}: {what}\n    {log}", self.number));
     }
 }
 

@@ -72,18 +72,18 @@ async fn run(seed: u64, clients: u64) -> Outcome {
     }
     while let Ok(Some(ended)) = timeout(FOR_EVER, sessions.join_next()).await {
         if let Err(fault) = ended {
-            world.borrow_mut().broken(format!("a session panicked: {fault}"));
+            world.borrow_mut().broken(&format!("a session panicked: {fault}"));
         }
     }
     let left = sessions.len();
     if left > 0 {
-        world.borrow_mut().broken(format!("{left} sessions do not end"));
+        world.borrow_mut().broken(&format!("{left} sessions do not end"));
     }
     others.shutdown().await;
     nothing_is_left(&context, &world).await;
     drop((context, dialer));
     if timeout(FOR_EVER, connections).await.is_err() {
-        world.borrow_mut().broken("connections to backends are left open".to_owned());
+        world.borrow_mut().broken("connections to backends are left open");
     }
     world.borrow_mut().is_over();
     let world = world.borrow();
@@ -116,7 +116,7 @@ async fn nothing_is_left(context: &Context, world: &RefCell<World>) {
     if sessions > 0 {
         faults.push(format!("{sessions} sessions are counted"));
     }
-    faults.into_iter().for_each(|fault| world.borrow_mut().broken(format!("left at the end: {fault}")));
+    faults.into_iter().for_each(|fault| world.borrow_mut().broken(&format!("left at the end: {fault}")));
 }
 
 /// One client and its session. Some come together, most do not.
@@ -138,8 +138,8 @@ async fn visit(seed: u64, number: u64, context: Arc<Context>, world: Rc<RefCell<
     client.run().await;
     match timeout(FOR_EVER, session).await {
         Ok(Ok(())) => {}
-        Ok(Err(fault)) => world.borrow_mut().broken(format!("session {number} panicked: {fault}")),
-        Err(_) => world.borrow_mut().broken(format!("session {number} does not end")),
+        Ok(Err(fault)) => world.borrow_mut().broken(&format!("session {number} panicked: {fault}")),
+        Err(_) => world.borrow_mut().broken(&format!("session {number} does not end")),
     }
 }
 

@@ -132,7 +132,7 @@ impl Session {
             }
             "HELO" => self.say("250 store.example").await.map(drop),
             _ => {
-                self.broken(format!("is told {line:?}"));
+                self.broken(&format!("is told {line:?}"));
                 None
             }
         }
@@ -214,7 +214,7 @@ impl Session {
 
     async fn data(&mut self) -> Option<()> {
         if self.recipients.is_empty() {
-            self.broken("is told DATA for nobody".to_owned());
+            self.broken("is told DATA for nobody");
         }
         let code = self.say("354 Go ahead").await?;
         if code != 354 {
@@ -232,7 +232,7 @@ impl Session {
         while self.input.is_empty() {
             self.read().await?;
         }
-        self.broken("is sent a message by a probe".to_owned());
+        self.broken("is sent a message by a probe");
         None
     }
 
@@ -266,7 +266,7 @@ impl Session {
         let size: usize = words.next().and_then(|size| size.parse().ok()).unwrap_or(0);
         let last = words.next() == Some("LAST");
         if self.recipients.is_empty() || self.probe {
-            self.broken("is told BDAT for nobody".to_owned());
+            self.broken("is told BDAT for nobody");
         }
         let mut content = std::mem::take(&mut self.chunks);
         while self.input.len() < size {
@@ -304,9 +304,9 @@ impl Session {
         self.chunks.clear();
     }
 
-    fn broken(&self, what: String) {
+    fn broken(&self, what: &str) {
         let name = BACKENDS[self.backend].name;
-        self.world.borrow_mut().broken(format!("{name} {what}"));
+        self.world.borrow_mut().broken(&format!("{name} {what}"));
     }
 
     fn fault(&mut self) -> Fault {
@@ -450,7 +450,7 @@ impl Session {
                     line.strip_suffix(b"\r\n").filter(|line| !line.contains(&b'\r') && !line.contains(&0));
                 let text = clean.and_then(|line| String::from_utf8(line.to_vec()).ok());
                 if text.is_none() {
-                    self.broken(format!("is told {}", line.escape_ascii()));
+                    self.broken(&format!("is told {}", line.escape_ascii()));
                 }
                 return text;
             }

@@ -188,7 +188,7 @@ impl World {
     }
 
     /// A promise is broken.
-    pub(crate) fn broken(&mut self, what: String) {
+    pub(crate) fn broken(&mut self, what: &str) {
         self.faults.push(format!("at {:?}: {what}", self.now()));
     }
 
@@ -215,7 +215,7 @@ impl World {
         self.tally.connections += 1;
         self.most_open[backend] = self.most_open[backend].max(self.open[backend]);
         if self.open[backend] > self.weather.quota {
-            self.broken(format!(
+            self.broken(&format!(
                 "{} has {} connections, {} are its quota",
                 BACKENDS[backend].name, self.open[backend], self.weather.quota
             ));
@@ -248,7 +248,7 @@ impl World {
         // Somebody who is known may be asked about for comparison besides.
         let most = if self.forwardable.contains(recipient) { 2 } else { 1 };
         if *under_way > most {
-            self.broken(format!(
+            self.broken(&format!(
                 "{recipient} is asked about several times at once at {}",
                 BACKENDS[backend].name
             ));
@@ -274,10 +274,10 @@ impl World {
     pub(crate) fn forwarded(&mut self, backend: usize, recipient: &str) {
         let Backend { domain, name, .. } = BACKENDS[backend];
         if !recipient.ends_with(&format!("@{domain}")) {
-            self.broken(format!("{name} is given {recipient}"));
+            self.broken(&format!("{name} is given {recipient}"));
         }
         if !self.forwardable.contains(recipient) && self.must_know(domain) {
-            self.broken(format!("{name} is given {recipient}, whom no probe found good"));
+            self.broken(&format!("{name} is given {recipient}, whom no probe found good"));
         }
     }
 
@@ -311,10 +311,10 @@ impl World {
     pub(crate) fn stored(&mut self, recipients: &[String], content: Vec<u8>) -> (String, usize) {
         let id = id(&content);
         match self.sent.get(&id) {
-            None => self.broken(format!("a message that nobody sent: {}", content.escape_ascii())),
-            Some(sent) if !sent.whole => self.broken(format!("{id} was stored before its end was sent")),
+            None => self.broken(&format!("a message that nobody sent: {}", content.escape_ascii())),
+            Some(sent) if !sent.whole => self.broken(&format!("{id} was stored before its end was sent")),
             Some(sent) if sent.content.is_none() => {
-                self.broken(format!("{id} was stored, with bare newlines"))
+                self.broken(&format!("{id} was stored, with bare newlines"));
             }
             Some(_) => {}
         }
@@ -322,7 +322,7 @@ impl World {
         copies.push(Copy { recipients: recipients.to_vec(), content, word: None });
         let number = copies.len();
         if number > 1 {
-            self.broken(format!("{id} was stored {number} times"));
+            self.broken(&format!("{id} was stored {number} times"));
         }
         (id, number - 1)
     }
@@ -332,7 +332,7 @@ impl World {
         let id = id(content);
         match self.sent.get_mut(&id) {
             Some(sent) => sent.refused = word.get(..3).and_then(|code| code.parse().ok()),
-            None => self.broken(format!("a message that nobody sent: {}", content.escape_ascii())),
+            None => self.broken(&format!("a message that nobody sent: {}", content.escape_ascii())),
         }
     }
 
@@ -356,7 +356,7 @@ impl World {
             let refused = sent.refused.is_some_and(|refused| refused != code);
             if refused || class.is_some_and(|class| class != code / 100) {
                 let said = (word, sent.refused);
-                self.broken(format!("{id} was told {code}, of which the backend said {said:?}"));
+                self.broken(&format!("{id} was told {code}, of which the backend said {said:?}"));
             }
             return;
         }
@@ -373,7 +373,7 @@ impl World {
             }
             _ => return,
         };
-        self.broken(fault);
+        self.broken(&fault);
     }
 
     /// The end of the world: what was taken was told, unless nobody listened.
@@ -381,17 +381,17 @@ impl World {
         let untold = self.copies.iter().filter(|(id, copies)| {
             let taken = copies.iter().any(|copy| copy.word.is_some_and(|word| word / 100 == 2));
             let sent = self.sent.get(*id);
-            taken && sent.is_some_and(|sent| !sent.left && !sent.told.is_some_and(|code| code / 100 == 2))
+            taken && sent.is_some_and(|sent| !sent.left && sent.told.is_none_or(|code| code / 100 != 2))
         });
         let untold: Vec<String> = untold.map(|(id, _)| id.clone()).collect();
         for id in untold {
-            self.broken(format!("{id} was taken, and its client was not told"));
+            self.broken(&format!("{id} was taken, and its client was not told"));
         }
         if !self.pending.is_empty() {
-            self.broken(format!("still asked about: {:?}", self.pending));
+            self.broken(&format!("still asked about: {:?}", self.pending));
         }
         if self.open.iter().any(|open| *open > 0) {
-            self.broken(format!("connections left: {:?}", self.open));
+            self.broken(&format!("connections left: {:?}", self.open));
         }
     }
 }
