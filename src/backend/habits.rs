@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Refusals in one session after which it is left at the latest: Postfix slows down after 10.
-const REFUSALS_ENDURED: u32 = 10;
+/// Refusals in one session after which it is left at the latest: from the tenth on each further reply of Postfix, also
+/// to RSET and to QUIT, takes a second.
+const REFUSALS_ENDURED: u32 = 9;
 /// Questions asked in one write.
 pub const MAX_BATCH: usize = 16;
 /// What the answers to one batch may take together: whoever waits behind it waits as long.
