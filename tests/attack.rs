@@ -8,36 +8,16 @@
 
 mod support;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use support::attack::{Attack, Deliveries, deliver, percentile};
+use support::attack::{self, Attack, Deliveries, Seen, deliver, percentile, words};
 use support::backstop::Backstop;
-use support::client::Client;
-use support::eventually;
-use support::postfix::Postfix;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 const NAMES: usize = 1500;
 const CONNECTIONS: usize = 50;
-const KNOWN: &str = "anna@example.org";
-/// Mailboxes without end, all of them one maildir.
-const MAILBOXES: &str =
-    "regexp:{ {/^anna@example\\.org$$/ anna/} {/^new\\.[0-9a-z.]+@example\\.org$$/ new/} }";
-/// Its refusals are in its log without that, and writing every command down would slow it.
-const DEFAULTS: [(&str, &str); 6] = [
-    ("virtual_mailbox_maps", MAILBOXES),
-    ("debug_peer_list", ""),
-    ("smtpd_soft_error_limit", "10"),
-    ("smtpd_hard_error_limit", "20"),
-    ("smtpd_error_sleep_time", "1s"),
-    ("smtpd_junk_command_limit", "100"),
-];
-/// Names of our own looks into its log.
-const MARK: &str = "look.";
 /// One client may guess without end: it is the callout that is attacked here.
 const LIMITS: &str = "[limits]\nmax_connections_per_client = 1000\nmax_errors = 0\n[log]\nlevel = \"warn\"\n";
 
@@ -45,12 +25,12 @@ const LIMITS: &str = "[limits]\nmax_connections_per_client = 1000\nmax_errors = 
 async fn ten_thousand_names_nobody_has_are_refused_and_delay_nobody() {
     let names = setting("BACKSTOP_ATTACK_NAMES").unwrap_or(NAMES);
     let connections = setting("BACKSTOP_ATTACK_CONNECTIONS").unwrap_or(CONNECTIONS);
-    let postfix = Postfix::start_with(&[KNOWN], &DEFAULTS).await;
+    let postfix = attack::store().await;
     let (backstop, address) = Backstop::before_with(postfix.address(), LIMITS).await;
     // The first delivery to a mailbox is no delivery to a known one.
     let quiet = CancellationToken::new();
     quiet.cancel();
-    let first = deliver(address, Duration::ZERO, quiet, |_| KNOWN.to_owned()).await;
+    let first = deliver(address, Duration::ZERO, quiet, |_| attack::KNOWN.to_owned()).await;
     assert!(first.refused.is_empty(), "{:?}", first.refused);
     let quiet =
         beside(address, "quiet", sleep(Duration::from_secs(if names > NAMES { 15 } else { 2 }))).await;
@@ -107,62 +87,12 @@ struct Beside {
 async fn beside(address: SocketAddr, label: &'static str, busy: impl Future<Output = ()>) -> Beside {
     const PAUSE: Duration = Duration::from_millis(30);
     let over = CancellationToken::new();
-    let known = tokio::spawn(deliver(address, PAUSE, over.clone(), |_| KNOWN.to_owned()));
+    let known = tokio::spawn(deliver(address, PAUSE, over.clone(), |_| attack::KNOWN.to_owned()));
     let new =
         tokio::spawn(deliver(address, PAUSE, over.clone(), move |n| format!("new.{label}.{n}@example.org")));
     busy.await;
     over.cancel();
     Beside { known: known.await.expect("no panic"), new: new.await.expect("no panic") }
-}
-
-/// What Postfix wrote down until now, our own looks at it left out.
-struct Seen {
-    sessions: usize,
-    cut_off: usize,
-    /// How often it refused each name.
-    refused: HashMap<String, usize>,
-}
-
-impl Seen {
-    async fn of(postfix: &Postfix) -> Self {
-        static LOOKS: AtomicUsize = AtomicUsize::new(0);
-        // Its log is written by a process of its own, in the order of what happened.
-        let look = LOOKS.fetch_add(1, Ordering::Relaxed) + 1;
-        let mark = format!("{MARK}{look}@example.org");
-        Client::greeted(postfix.address()).await.envelope("", &mark).await.is("550");
-        let log = eventually("its log to catch up", || {
-            Some(postfix.log()).filter(|log| log.contains(&format!("<{mark}>")))
-        })
-        .await;
-        let mut refused: HashMap<String, usize> = HashMap::new();
-        for name in log.lines().filter_map(refused_name).filter(|name| !name.starts_with(MARK)) {
-            *refused.entry(name.to_owned()).or_default() += 1;
-        }
-        Self {
-            sessions: log.matches("]: connect from ").count() - look,
-            cut_off: log.matches("too many errors after").count(),
-            refused,
-        }
-    }
-
-    fn refusals(&self) -> usize {
-        self.refused.values().sum()
-    }
-
-    fn guesses(&self) -> Vec<(&String, &usize)> {
-        self.refused.iter().filter(|(name, _)| name.starts_with("guess.")).collect()
-    }
-}
-
-/// The recipient that a line of the log says was refused.
-fn refused_name(line: &str) -> Option<&str> {
-    let (_, reply) = line.split_once("reject: RCPT from ")?;
-    let (_, name) = reply.split_once(" 5.1.1 <")?;
-    name.split_once(">: ").map(|(name, _)| name)
-}
-
-fn words(name: &str) -> String {
-    format!("550 5.1.1 <{name}>: Recipient address rejected: User unknown in virtual mailbox table")
 }
 
 fn figures(deliveries: &Deliveries) -> String {

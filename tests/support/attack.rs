@@ -4,7 +4,7 @@
 //! opened again and goes on with the name that got no answer; a name that got one is never asked for again. Beside it
 //! run deliveries, timed each from the first octet of the connection to the acknowledgement.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -15,6 +15,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, Reply};
+use super::eventually;
+use super::postfix::Postfix;
 
 /// The domain that is attacked.
 pub const DOMAIN: &str = "example.org";
@@ -22,6 +24,29 @@ pub const DOMAIN: &str = "example.org";
 const SOURCES: usize = 8;
 /// Connections one name may see end without an answer before it counts as given up.
 const TRIES: u32 = 20;
+
+/// A mailbox.
+pub const KNOWN: &str = "anna@example.org";
+/// Mailboxes without end, all of them one maildir.
+const MAILBOXES: &str =
+    "regexp:{ {/^anna@example\\.org$$/ anna/} {/^new\\.[0-9a-z.]+@example\\.org$$/ new/} }";
+/// Its refusals are in its log without that, and writing every command down would slow it.
+const DEFAULTS: [(&str, &str); 6] = [
+    ("virtual_mailbox_maps", MAILBOXES),
+    ("debug_peer_list", ""),
+    ("smtpd_soft_error_limit", "10"),
+    ("smtpd_hard_error_limit", "20"),
+    ("smtpd_error_sleep_time", "1s"),
+    ("smtpd_junk_command_limit", "100"),
+];
+/// Names of our own looks into its log.
+const MARK: &str = "look.";
+
+/// The mail store that is attacked: a real Postfix that knows [`KNOWN`] and every `new.…@`, with the error limits it
+/// has by default.
+pub async fn store() -> Postfix {
+    Postfix::start_with(&[KNOWN], &DEFAULTS).await
+}
 
 /// The extent of an attack.
 #[derive(Clone, Copy, Debug)]
@@ -231,6 +256,60 @@ async fn deliver_one(client: &mut Client, recipient: &str) -> Result<(), Option<
 fn clean_address() -> Ipv4Addr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 0)) + NEXT.fetch_add(1, Ordering::Relaxed) % 0xff_0000)
+}
+
+/// What Postfix wrote down until now, our own looks at it left out.
+pub struct Seen {
+    pub sessions: usize,
+    pub cut_off: usize,
+    /// How often it refused each name.
+    pub refused: HashMap<String, usize>,
+}
+
+impl Seen {
+    /// Everything until now.
+    pub async fn of(postfix: &Postfix) -> Self {
+        static LOOKS: AtomicUsize = AtomicUsize::new(0);
+        // Its log is written by a process of its own, in the order of what happened.
+        let look = LOOKS.fetch_add(1, Ordering::Relaxed) + 1;
+        let mark = format!("{MARK}{look}@example.org");
+        Client::greeted(postfix.address()).await.envelope("", &mark).await.is("550");
+        let log = eventually("its log to catch up", || {
+            Some(postfix.log()).filter(|log| log.contains(&format!("<{mark}>")))
+        })
+        .await;
+        let mut refused: HashMap<String, usize> = HashMap::new();
+        for name in log.lines().filter_map(refused_name).filter(|name| !name.starts_with(MARK)) {
+            *refused.entry(name.to_owned()).or_default() += 1;
+        }
+        Self {
+            sessions: log.matches("]: connect from ").count() - look,
+            cut_off: log.matches("too many errors after").count(),
+            refused,
+        }
+    }
+
+    /// RCPTs it refused.
+    pub fn refusals(&self) -> usize {
+        self.refused.values().sum()
+    }
+
+    /// Of these, the names of an attack.
+    pub fn guesses(&self) -> Vec<(&String, &usize)> {
+        self.refused.iter().filter(|(name, _)| name.starts_with("guess.")).collect()
+    }
+}
+
+/// The recipient that a line of the log says was refused.
+fn refused_name(line: &str) -> Option<&str> {
+    let (_, reply) = line.split_once("reject: RCPT from ")?;
+    let (_, name) = reply.split_once(" 5.1.1 <")?;
+    name.split_once(">: ").map(|(name, _)| name)
+}
+
+/// What it says of a name it does not know.
+pub fn words(name: &str) -> String {
+    format!("550 5.1.1 <{name}>: Recipient address rejected: User unknown in virtual mailbox table")
 }
 
 /// The value that so many percent of the sorted are not above.
