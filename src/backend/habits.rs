@@ -14,6 +14,8 @@ use tokio::time::Instant;
 const REFUSALS_ENDURED: u32 = 9;
 /// Questions asked in one write.
 pub const MAX_BATCH: usize = 16;
+/// The same until its pace is known: behind a tarpit of five seconds a refusal the last of them is answered after 20.
+const FIRST_BATCH: usize = 4;
 /// What the answers to one batch may take together: whoever waits behind it waits as long.
 const BATCH_TIME: Duration = Duration::from_secs(2);
 /// A server that took one recipient only is tried again after so long.
@@ -27,7 +29,7 @@ pub struct Habits {
     /// Recipients it takes in one transaction of a probe; 1 until it has shown more.
     recipients: AtomicU32,
     tried: Mutex<Option<Instant>>,
-    /// Microseconds it takes for an answer, smoothed.
+    /// Microseconds it takes for an answer, smoothed, at least 1; 0 is not known.
     pace: AtomicU64,
 }
 
@@ -126,14 +128,21 @@ impl Habits {
         let (old, new) =
             (self.pace.load(Ordering::Relaxed), u64::try_from(each.as_micros()).unwrap_or(u64::MAX));
         // Slowness is believed at once, haste by and by.
-        let pace = if new > old { old / 2 + new / 2 } else { old - (old - new) / 4 };
-        self.pace.store(pace, Ordering::Relaxed);
+        let pace = match old {
+            0 => new,
+            _ if new > old => old / 2 + new / 2,
+            _ => old - (old - new) / 4,
+        };
+        self.pace.store(pace.max(1), Ordering::Relaxed);
     }
 
     /// Questions that may be asked in one write: fewer where each answer takes long, as with a tarpit.
     #[must_use]
     pub fn batch(&self) -> usize {
-        let pace = self.pace.load(Ordering::Relaxed).max(1);
+        let pace = self.pace.load(Ordering::Relaxed);
+        if pace == 0 {
+            return FIRST_BATCH;
+        }
         let most = u64::try_from(BATCH_TIME.as_micros()).unwrap_or(u64::MAX) / pace;
         usize::try_from(most).unwrap_or(MAX_BATCH).clamp(1, MAX_BATCH)
     }
@@ -179,6 +188,9 @@ mod tests {
     #[test]
     fn a_slow_store_is_asked_little_at_a_time() {
         let habits = Habits::default();
+        assert_eq!(habits.batch(), FIRST_BATCH, "it may be a tarpit");
+        habits.answered(10, Duration::ZERO);
+        assert_eq!(habits.batch(), MAX_BATCH);
         habits.answered(10, Duration::from_millis(10));
         assert_eq!(habits.batch(), MAX_BATCH);
         for _ in 0..5 {

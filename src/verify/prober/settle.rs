@@ -166,8 +166,11 @@ impl Prober {
             }
             Finding::Refused(reply) => (Verdict::Undeliverable(reply), ProbeResult::Undeliverable),
             Finding::Unknown(cause) => {
-                // Only what the store itself said damps a stampede; its absence is never put on an address.
-                if remember && cause.store_answered() == StoreAnswered::NotAboutTheRecipient {
+                // Only what the store itself said damps a stampede; its absence is never put on an address. 252 is
+                // no fault that a pause would help.
+                let damps = cause.store_answered() == StoreAnswered::NotAboutTheRecipient
+                    && cause != Cause::Unverified;
+                if remember && damps {
                     cache.learn_deferred(entry, &cause);
                 }
                 (Verdict::Unknown(cause), ProbeResult::Unknown)
