@@ -35,7 +35,7 @@ async fn main() {
     let names = setting("BACKSTOP_ATTACK_NAMES", 10_000);
     let connections = setting("BACKSTOP_ATTACK_CONNECTIONS", 200);
     let within = Duration::from_secs(setting("BACKSTOP_ATTACK_SECONDS", 180) as u64);
-    let attack = Attack { names, connections, within };
+    let attack = Attack { names, connections, pause: Duration::ZERO, within };
     println!("{names} distinct unknown names over {connections} connections, {within:?} at most\n");
     println!(
         "| front | took | names answered | sessions with the store | RCPTs | of names | clients heard | wait, median | wait, p99 |"

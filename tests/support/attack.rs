@@ -1,6 +1,6 @@
 //! A dictionary attack: distinct names that nobody has, over many connections at once, and what each of them heard.
 //!
-//! Every connection asks for one name at a time, as fast as it is answered. A connection that the server ends is
+//! Every connection asks for one name at a time, as fast as it is answered or with a pause between them. A connection that the server ends is
 //! opened again and goes on with the name that got no answer; a name that got one is never asked for again. Beside it
 //! run deliveries, timed each from the first octet of the connection to the acknowledgement.
 
@@ -55,6 +55,8 @@ pub struct Attack {
     pub names: usize,
     /// Connections at once.
     pub connections: usize,
+    /// How long each is silent after an answer: the way through the network, which loopback does not have.
+    pub pause: Duration,
     /// When it ends at the latest, whatever is left.
     pub within: Duration,
 }
@@ -94,6 +96,7 @@ impl Attack {
                 address,
                 next: Arc::clone(&next),
                 names: self.names,
+                pause: self.pause,
                 expected,
                 heard: Heard::default(),
             };
@@ -138,6 +141,7 @@ struct Attacker {
     address: SocketAddr,
     next: Arc<AtomicUsize>,
     names: usize,
+    pause: Duration,
     expected: fn(&str) -> String,
     heard: Heard,
 }
@@ -152,6 +156,9 @@ impl Attacker {
                     break;
                 }
                 self.ask(&mut client, &Attack::name(number)).await;
+                if !self.pause.is_zero() {
+                    sleep(self.pause).await;
+                }
             }
             if let Some(mut client) = client {
                 let _ = client.try_send("QUIT\r\n").await;
