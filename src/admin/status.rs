@@ -9,7 +9,8 @@ use crate::backend::Backend;
 use crate::config::{Endpoint, RecipientSource, Route};
 use crate::observe::Alarm;
 use crate::observe::metrics::SessionState;
-use crate::verify::{Progress, ScopeReport};
+use crate::store;
+use crate::verify::{Mark, Progress, ScopeReport};
 
 /// `GET /api/v1/status`.
 #[derive(Debug, Serialize)]
@@ -45,6 +46,17 @@ struct Cache {
     deferred: usize,
     evictions: u64,
     max_entries: usize,
+    /// Null where verdicts are kept in memory alone.
+    store: Option<Store>,
+}
+
+#[derive(Debug, Serialize)]
+struct Store {
+    /// Why it cannot be written; null while it can.
+    fault: Option<String>,
+    records: u64,
+    /// What was not stored since too much was learnt at once.
+    dropped: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -61,6 +73,14 @@ struct RouteStatus<'p> {
     /// Domains and what is known of them, those with most good entries first.
     domains_known: Vec<DomainStatus>,
     alarms: Vec<AlarmStatus>,
+    /// Domains whose recipients are to come alone: the server refuses whole messages for one of them.
+    one_recipient: Vec<MarkStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct MarkStatus {
+    domain: String,
+    remaining_seconds: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -108,6 +128,8 @@ struct BackendStatus {
     address: String,
     state: Reach,
     last_fault: Option<String>,
+    /// Version and cipher suite of the last new session; none without TLS.
+    tls: Option<String>,
     /// What it offered when it was reached last.
     announced: Option<Vec<String>>,
     connections: Option<Connections>,
@@ -167,6 +189,11 @@ impl<'p> Status<'p> {
                 deferred: sizes.deferred,
                 evictions: sizes.evictions,
                 max_entries: panel.config.cache.max_entries,
+                store: panel.verifier.store().map(|store::Account { fault, records, dropped }| Store {
+                    fault,
+                    records,
+                    dropped,
+                }),
             },
             routes: panel.config.routes.iter().map(|route| RouteStatus::of(panel, route)).collect(),
         }
@@ -198,6 +225,7 @@ impl<'p> RouteStatus<'p> {
                 RecipientSource::Callout { backends } => statuses(backends),
                 RecipientSource::File(_) => Vec::new(),
             },
+            one_recipient: panel.verifier.marks(route).into_iter().map(MarkStatus::of).collect(),
             probes: panel.verifier.progress(route).map(Probes::of),
             domains_known: panel
                 .verifier
@@ -253,6 +281,12 @@ impl AlarmStatus {
     }
 }
 
+impl MarkStatus {
+    fn of(mark: Mark) -> Self {
+        Self { remaining_seconds: mark.remaining.as_secs(), domain: mark.domain }
+    }
+}
+
 impl BackendStatus {
     fn of(panel: &Panel, endpoint: &Endpoint) -> Self {
         let backend = panel.backends.find(endpoint);
@@ -266,6 +300,7 @@ impl BackendStatus {
                 (None, None) => Reach::Untried,
             },
             last_fault,
+            tls: backend.and_then(|backend| backend.last_tls()).map(|facts| facts.to_string()),
             announced: announced.map(|extensions| extensions.lines().collect()),
             connections: backend.map(|backend| Connections::of(backend)),
         }

@@ -7,7 +7,10 @@ mod admin_client;
 mod cache;
 mod check;
 mod demo;
+mod doctor;
+mod manual;
 mod run;
+mod supervisor;
 mod terminal;
 mod verify;
 
@@ -73,6 +76,13 @@ enum Command {
     #[command(after_help = "Exit status: 0 all deliverable, 67 some unknown, 75 some undetermined.\n\
         Example:\n  backstop verify --verbose ann@example.org")]
     Verify(verify::Arguments),
+    /// Examine each backend and say what would go wrong with mail, and what to do about it.
+    #[command(
+        after_help = "No message is ever sent. Exit status: 0 nothing wrong, 1 findings, 78 configuration.\n\
+        Examples:\n  backstop doctor --known ann@example.org\n  \
+        backstop doctor --domain example.org --backend 10.0.0.5:25"
+    )]
+    Doctor(doctor::Arguments),
     /// Look into, and clear, what a running proxy remembers.
     Cache(cache::Arguments),
     /// Show it at work: an embedded mail store, the proxy before it, one delivery, one refusal.
@@ -84,12 +94,20 @@ enum Command {
     },
     /// Ask the admin endpoint whether the proxy is ready; for containers.
     Healthcheck(admin_client::AdminEndpoint),
+    /// Print completions for a shell.
+    #[command(after_help = "Example:\n  backstop completions bash > /etc/bash_completion.d/backstop")]
+    Completions(manual::Completions),
+    /// Print the manual page.
+    #[command(after_help = "Example:\n  backstop man | man -l -")]
+    Man,
 }
 
 #[derive(Debug, Subcommand)]
 enum ConfigHelp {
     /// Print the default file, with a comment for every key.
     Default,
+    /// Print the JSON schema of the file, for editors and pipelines.
+    Schema,
 }
 
 /// Which configuration.
@@ -162,12 +180,19 @@ pub fn main() -> ExitCode {
             Command::Run(arguments) => run::run(&arguments).await,
             Command::Check(file) => check::check(&file),
             Command::Verify(arguments) => verify::verify(arguments).await,
+            Command::Doctor(arguments) => doctor::doctor(&arguments).await,
             Command::Cache(arguments) => cache::cache(arguments).await,
             Command::Demo(arguments) => demo::demo(&arguments).await,
             Command::Config { what: ConfigHelp::Default } => {
                 terminal::print(crate::config::DEFAULT_FILE);
                 Exit::Done
             }
+            Command::Config { what: ConfigHelp::Schema } => {
+                terminal::print(crate::config::schema());
+                Exit::Done
+            }
+            Command::Completions(arguments) => manual::completions(&arguments),
+            Command::Man => manual::man(),
             Command::Healthcheck(arguments) => admin_client::healthcheck(&arguments).await,
         }
     });

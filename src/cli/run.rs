@@ -2,11 +2,13 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::supervisor;
 use super::terminal::say;
 use super::{ConfigFile, ConfigFlags, Exit, load};
 use crate::config::LogFormat;
+use crate::net::inherited::Inherited;
 use crate::observe::log::{self, Format};
-use crate::server::{Drained, Server, StartFault};
+use crate::server::{Certificates, Drained, Server, StartFault};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -37,7 +39,7 @@ pub(super) async fn run(arguments: &Arguments) -> Exit {
         say("cannot listen for signals");
         return Exit::Failed;
     };
-    let mut server = match Server::bind(loaded.config) {
+    let mut server = match Server::bind_over(loaded.config, Inherited::of_process()) {
         Ok(server) => server,
         Err(fault @ StartFault::Bind(..)) => {
             say(fault);
@@ -56,17 +58,25 @@ pub(super) async fn run(arguments: &Arguments) -> Exit {
         _ = terminate.recv() => return Exit::Done,
         _ = interrupt.recv() => return Exit::Done,
     }
-    let deaf = async {
-        // Its default would end the process, with transactions open.
+    supervisor::ready();
+    let rereading = async {
         while hangup.recv().await.is_some() {
-            tracing::warn!("SIGHUP does not reload the configuration yet: restart instead");
+            match server.reread_certificates() {
+                Certificates::AreReread => tracing::info!("SIGHUP: certificates are read again"),
+                Certificates::AreAbsent => {
+                    tracing::warn!(
+                        "SIGHUP: there are no certificates to read again, and the configuration needs a restart"
+                    );
+                }
+            }
         }
     };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        () = deaf => {}
+        () = rereading => {}
     }
+    supervisor::stopping();
     tracing::info!("draining: no new clients, open transactions may finish");
     tokio::select! {
         drained = server.drain() => {

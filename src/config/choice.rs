@@ -4,10 +4,10 @@ use super::leaf::{Form, Leaf, Misread};
 
 /// Declares an enum, the words its variants are written as, and the remedy that lists them.
 macro_rules! choice {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }) => {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])* $variant:ident = $word:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $name { $($(#[$doc])* $variant,)+ }
+        pub enum $name { $($(#[doc = $doc])* $variant,)+ }
 
         impl $name {
             /// The word it is written as.
@@ -20,6 +20,8 @@ macro_rules! choice {
         impl Leaf for $name {
             const FORM: Form = Form::Text;
             const EXAMPLE: &'static str = [$(concat!("\"", $word, "\"")),+][0];
+            const KIND: &'static str = "one of";
+            const WORDS: &'static [(&'static str, &'static str)] = &[$(($word, concat!($($doc),*))),+];
 
             fn parse(text: &str) -> Result<Self, Misread> {
                 match text {
@@ -50,6 +52,16 @@ choice! {
         Shadow = "shadow",
         /// Nobody is asked.
         Off = "off",
+    }
+}
+
+choice! {
+    /// What kind of server a route leads to.
+    Profile {
+        /// Any.
+        Standard = "standard",
+        /// Microsoft Exchange: few connections, few errors, no case in local parts.
+        Exchange = "exchange",
     }
 }
 
@@ -88,6 +100,48 @@ choice! {
 }
 
 choice! {
+    /// Whether connections begin with a PROXY header that says who the client is.
+    ProxyProtocol {
+        /// They do not; one that does is closed.
+        Off = "off",
+        /// They do; one that does not is closed.
+        Required = "required",
+        /// Those from a trusted address may; they are given a moment to.
+        Optional = "optional",
+        /// Those from a trusted address may, once they were greeted.
+        Late = "late",
+    }
+}
+
+choice! {
+    /// How the backend learns the true client.
+    ClientAddress {
+        /// It does not.
+        None = "none",
+        /// With XCLIENT.
+        Xclient = "xclient",
+        /// With a PROXY header, version 1.
+        ProxyV1 = "proxy-v1",
+        /// With a PROXY header, version 2.
+        ProxyV2 = "proxy-v2",
+        /// Our connection comes from the client's address.
+        Transparent = "transparent",
+    }
+}
+
+choice! {
+    /// Whether a `Received:` line is put before each message.
+    Received {
+        /// Where nothing else tells the backend who the client is.
+        Auto = "auto",
+        /// It is.
+        Always = "always",
+        /// It is not.
+        Never = "never",
+    }
+}
+
+choice! {
     /// What happens to recipients such as `user%other@domain`.
     RoutedRecipients {
         /// They are refused: a backend that trusts our address might relay them.
@@ -114,5 +168,45 @@ choice! {
         Text = "text",
         /// For machines.
         Json = "json",
+    }
+}
+
+choice! {
+    /// TLS with clients.
+    ListenerTls {
+        /// None.
+        Off = "off",
+        /// Offered with STARTTLS.
+        StartTls = "starttls",
+        /// Offered with STARTTLS, and mail is taken only inside it.
+        Required = "required",
+        /// From the first octet on.
+        Implicit = "implicit",
+    }
+}
+
+choice! {
+    /// The oldest version of TLS that is spoken.
+    MinVersion {
+        /// RFC 5246.
+        Tls12 = "1.2",
+        /// RFC 8446.
+        Tls13 = "1.3",
+    }
+}
+
+choice! {
+    /// TLS with backends.
+    RouteTls {
+        /// None.
+        Off = "off",
+        /// With anyone, where it can be had.
+        Opportunistic = "opportunistic",
+        /// With anyone, or no mail passes.
+        Required = "required",
+        /// With who proves to be the backend, or no mail passes.
+        Verify = "verify",
+        /// With who has one of the keys that are listed, or no mail passes.
+        Pin = "pin",
     }
 }

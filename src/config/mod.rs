@@ -2,26 +2,31 @@
 //!
 //! Later places win: defaults, then the file, then the environment, then flags. Everything wrong is said in
 //! one answer, each fault with its key, the value as written, the reason and what to write instead; a
-//! misspelt key is a fault too. Nothing outside this module reads figment.
+//! misspelt key is a fault too. Nothing outside this module reads figment. Certificates are read with it.
 //!
 //! Not here: watching the file (the server does, and loads again), the contents of recipient files (the
 //! verifier reads those), and looking up host names (who dials does).
 
+mod certificate;
 mod check;
 mod choice;
+mod describe;
 mod endpoint;
 mod finding;
 mod leaf;
 mod networks;
+mod pin;
 mod read;
 mod recipients;
 mod routes;
+mod schema;
 mod secret;
 pub mod settings;
 mod source;
 #[cfg(test)]
 mod tests;
 mod used;
+mod validity;
 mod value;
 mod word;
 mod write;
@@ -31,22 +36,38 @@ use std::path::PathBuf;
 
 use figment::value::Dict;
 
-pub use choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients, SourceKind, StageKind};
-pub use endpoint::Endpoint;
+pub use certificate::{Certificate, CertificateFault, CertificateFiles, Contents, Part};
+pub use choice::{
+    BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, ProxyProtocol,
+    Received, RouteTls, RoutedRecipients, SourceKind, StageKind,
+};
+pub use endpoint::{Endpoint, EndpointTls};
 pub use finding::{Fault, Faults, Finding, Origin, Warning};
 pub use networks::{Network, Networks};
+pub use pin::Pin;
 pub use recipients::{Listed, RecipientList};
 pub use routes::{DomainPattern, Routes};
 pub use secret::Secret;
 pub use source::{Environment, Flags, Source};
-pub use used::{Admin, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Timeouts, Verify};
+pub use used::{
+    Admin, BackendTls, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Store, Timeouts, Tls,
+    TlsPolicy, Trace, Verify,
+};
+pub use validity::Validity;
 pub use value::{Period, Rate, Size};
 pub use word::{Filter, Keyword, Name};
 
+use describe::Description;
 use settings::Settings;
 
 /// The default file, with a comment for every key.
 pub const DEFAULT_FILE: &str = include_str!("../../deploy/backstop.toml");
+
+/// The JSON schema of the configuration file.
+#[must_use]
+pub fn schema() -> String {
+    format!("{:#}\n", schema::document(&Description::of::<Settings>()))
+}
 
 /// A configuration that can be used.
 #[derive(Debug, Clone)]

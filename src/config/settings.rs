@@ -9,9 +9,14 @@ use std::path::PathBuf;
 
 use figment::value::Value;
 
-use super::choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients, SourceKind, StageKind};
+use super::choice::{
+    BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, ProxyProtocol,
+    Received, RouteTls, RoutedRecipients, SourceKind, StageKind,
+};
+use super::describe::{Description, Holds};
 use super::endpoint::Endpoint;
 use super::networks::Network;
+use super::pin::Pin;
 use super::read::{self, Reader, Section, Setting, Table};
 use super::recipients::Listed;
 use super::routes::DomainPattern;
@@ -23,10 +28,10 @@ use crate::proto::address::{Domain, Mailbox};
 
 /// Declares a section: each key with its documentation, type and default.
 macro_rules! section {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $key:ident: $type:ty = $default:expr;)+ }) => {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])* $key:ident: $type:ty = $default:expr;)+ }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq)]
-        pub struct $name { $($(#[$doc])* pub $key: $type,)+ }
+        pub struct $name { $($(#[doc = $doc])* pub $key: $type,)+ }
 
         impl Default for $name {
             fn default() -> Self {
@@ -42,6 +47,10 @@ macro_rules! section {
             fn write_keys(&self, out: &mut Writer<'_>) {
                 $(self.$key.write(stringify!($key), out);)+
             }
+
+            fn describe_keys(&self, out: &mut Description) {
+                $(out.add(stringify!($key), concat!($($doc, "\n"),*), self.$key.describe());)+
+            }
         }
 
         impl Setting for $name {
@@ -52,6 +61,10 @@ macro_rules! section {
             fn write(&self, name: &str, out: &mut Writer<'_>) {
                 out.section(name, self);
             }
+
+            fn describe(&self) -> Holds {
+                Holds::Table(Description::of::<Self>())
+            }
         }
 
         impl Setting for Vec<$name> {
@@ -61,6 +74,10 @@ macro_rules! section {
 
             fn write(&self, name: &str, out: &mut Writer<'_>) {
                 out.sections(name, self);
+            }
+
+            fn describe(&self) -> Holds {
+                Holds::Tables(Description::of::<$name>())
             }
         }
     };
@@ -75,6 +92,8 @@ section! {
         listener: Vec<Listener> = vec![Listener::default()];
         /// Where mail goes. At least one.
         route: Vec<Route> = Vec::new();
+        /// Certificates shown to clients.
+        tls: Tls = Tls::default();
         /// What is remembered about recipients.
         cache: Cache = Cache::default();
         /// What a client may ask of us.
@@ -95,6 +114,36 @@ section! {
         name: Name = Name::derived("mx");
         /// Where it listens. `[::]` takes IPv4 too; with port 0 the system chooses one.
         address: Vec<SocketAddr> = vec![SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 25)];
+        /// Whether connections begin with a PROXY header that says who the client is.
+        proxy_protocol: ProxyProtocol = ProxyProtocol::Off;
+        /// Whether clients in `trusted` may say with XCLIENT who the client is.
+        xclient: bool = false;
+        /// Networks that are believed when they say who the client is.
+        trusted: Vec<Network> = Vec::new();
+        /// Takes connections meant for other addresses, which the system redirects here (TPROXY).
+        transparent: bool = false;
+        /// Whether TLS is offered, demanded, or there from the beginning. Default: offered if there is a certificate.
+        tls: Option<ListenerTls> = None;
+    }
+}
+
+section! {
+    /// Certificates shown to clients.
+    Tls {
+        /// The oldest version spoken with clients.
+        min_version: MinVersion = MinVersion::Tls12;
+        /// Chosen by the name the client asks for; the first is for those who ask for none of them.
+        certificates: Vec<CertificatePair> = Vec::new();
+    }
+}
+
+section! {
+    /// A certificate and its key. Both files are watched.
+    CertificatePair {
+        /// The certificate, then those that lead to its root, as PEM.
+        chain: PathBuf = PathBuf::new();
+        /// Its private key, as PEM.
+        key: PathBuf = PathBuf::new();
     }
 }
 
@@ -105,8 +154,22 @@ section! {
         name: Option<Name> = None;
         /// `example.org`, `*.example.org` (everything below it), `*` (every domain not named elsewhere).
         domains: Vec<DomainPattern> = Vec::new();
-        /// Who takes the mail, as `host:port` or `[ipv6]:port`.
+        /// Who takes the mail, as `host:port`, `[ipv6]:port` or `smtps://host:465`.
         backends: Vec<Endpoint> = Vec::new();
+        /// What kind of server it is: other defaults for some keys of the route.
+        profile: Profile = Profile::Standard;
+        /// How the backend learns the true client.
+        client_address: ClientAddress = ClientAddress::None;
+        /// Whether a `Received:` line is put before each message.
+        received: Received = Received::Auto;
+        /// Whether backends are spoken to in TLS, and who they must prove to be. The same for probes.
+        tls: RouteTls = RouteTls::Opportunistic;
+        /// With tls `pin`: the SHA-256 of each key a backend may have.
+        tls_pins: Vec<Pin> = Vec::new();
+        /// With tls `verify`: the roots, as PEM. Default: those of the system.
+        tls_ca: Option<PathBuf> = None;
+        /// The name to ask for and to verify. Default: the backend's host.
+        tls_name: Option<Domain> = None;
         /// EHLO keywords never offered to clients.
         hide_ehlo: Vec<Keyword> = Vec::new();
         /// Connections to each backend address, probes and deliveries together. At least 2.
@@ -169,6 +232,12 @@ section! {
         blind_ttl: Period = Period::hours(6);
         /// How long past `positive_ttl` a recipient stays good while the store cannot be asked.
         serve_stale: Period = Period::hours(24);
+        /// The directory of the embedded store, so that a restart is warm. Empty: memory only.
+        path: Option<PathBuf> = None;
+        /// Key of the address hashes. Default: made by chance, and kept in `path`.
+        secret: Option<Secret> = None;
+        /// A file that holds the secret instead.
+        secret_file: Option<PathBuf> = None;
     }
 }
 
@@ -211,6 +280,10 @@ section! {
         data_min_rate: Rate = Rate::bytes_per_second(500);
         /// A whole session. 0: any time.
         session: Period = Period::ZERO;
+        /// Until a PROXY header is whole.
+        proxy_header: Period = Period::seconds(5);
+        /// Until a client, or a backend, has done its part of a TLS handshake.
+        tls_handshake: Period = Period::seconds(10);
         /// Until a backend has taken our connection.
         backend_connect: Period = Period::seconds(3);
         /// Until a backend has answered a command.

@@ -8,13 +8,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::choice::{BareNewline, LogFormat, Mode, OnUnknown, RoutedRecipients, StageKind};
+use rustls::RootCertStore;
+
+use super::certificate::Certificate;
+use super::choice::{
+    BareNewline, ClientAddress, ListenerTls, LogFormat, Mode, OnUnknown, Profile, ProxyProtocol,
+    RoutedRecipients, StageKind,
+};
 use super::endpoint::Endpoint;
 use super::networks::Networks;
+use super::pin::Pin;
 use super::recipients::RecipientList;
 use super::routes::{DomainPattern, Routes};
 use super::secret::Secret;
 use crate::proto::address::{LocalCase, Mailbox};
+use crate::proto::tls::TlsVersion;
 
 /// Everything.
 #[derive(Debug, Clone)]
@@ -25,8 +33,12 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Where mail goes.
     pub routes: Routes,
+    /// Certificates shown to clients.
+    pub tls: Tls,
     /// What is remembered about recipients.
     pub cache: Cache,
+    /// Where it outlives this process.
+    pub store: Store,
     /// What a client may ask of us.
     pub limits: Limits,
     /// How long anything may take.
@@ -44,6 +56,25 @@ pub struct Listener {
     pub name: Arc<str>,
     /// At least one. Port 0 lets the system choose.
     pub addresses: Vec<SocketAddr>,
+    /// Whether connections begin with a PROXY header.
+    pub proxy_protocol: ProxyProtocol,
+    /// Whether trusted clients may use XCLIENT.
+    pub xclient: bool,
+    /// Who is believed about the client; not empty when anyone is to be.
+    pub trusted: Networks,
+    /// Whether connections meant for other addresses are taken.
+    pub transparent: bool,
+    /// Other than off only where there is a certificate.
+    pub tls: ListenerTls,
+}
+
+/// Certificates shown to clients.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// As they were when they were checked; the first is the default.
+    pub certificates: Vec<Certificate>,
+    /// The oldest version spoken.
+    pub min_version: TlsVersion,
 }
 
 /// The domains of one mail store.
@@ -55,6 +86,14 @@ pub struct Route {
     pub domains: Vec<DomainPattern>,
     /// Who takes the mail; at least one.
     pub backends: Vec<Endpoint>,
+    /// What kind of server it is; the presets are in the other keys already.
+    pub profile: Profile,
+    /// How the backends learn the true client.
+    pub client_address: ClientAddress,
+    /// Whether a `Received:` line is put before each message.
+    pub trace: Trace,
+    /// How they, and those who are asked, are spoken to; no other route has one of them with another.
+    pub tls: BackendTls,
     /// EHLO keywords never offered to clients, in capitals.
     pub hide_ehlo: Vec<String>,
     /// Connections to each backend address, probes and deliveries together; at least 2.
@@ -63,6 +102,39 @@ pub struct Route {
     pub eject: Duration,
     /// How recipients are verified.
     pub verify: Verify,
+}
+
+/// What is put before a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trace {
+    /// Nothing.
+    None,
+    /// A `Received:` line.
+    Received,
+}
+
+/// TLS with the backends of a route.
+#[derive(Debug, Clone)]
+pub struct BackendTls {
+    /// Whether there is to be any, and with whom.
+    pub policy: TlsPolicy,
+    /// The name to verify instead of the backend's host.
+    pub name: Option<String>,
+}
+
+/// Who a backend must prove to be.
+#[derive(Debug, Clone)]
+pub enum TlsPolicy {
+    /// No TLS.
+    Off,
+    /// TLS with anyone where it can be had, else none.
+    Opportunistic,
+    /// TLS with anyone.
+    Required,
+    /// TLS with who has a certificate for the name that leads to one of these roots; not empty.
+    Verify(Arc<RootCertStore>),
+    /// TLS with who has one of these keys; not empty.
+    Pin(Vec<Pin>),
 }
 
 /// How recipients of a route are verified.
@@ -90,6 +162,8 @@ pub struct Verify {
     pub timeout: Duration,
     /// A refusal older than this is asked again for a client with a clean record.
     pub recheck: Duration,
+    /// Refusals the store is taken to endure in one session until it shows how many; at least 1.
+    pub refusals_endured: u32,
 }
 
 /// Who knows the recipients.
@@ -123,6 +197,15 @@ pub struct Cache {
     pub blind_ttl: Duration,
     /// How long past `positive_ttl` a recipient stays good while the store cannot be asked.
     pub serve_stale: Duration,
+}
+
+/// Where verdicts outlive this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// The directory of the embedded store; none keeps verdicts in memory only.
+    pub path: Option<PathBuf>,
+    /// What addresses are hashed with; none makes a secret by chance.
+    pub secret: Option<Secret>,
 }
 
 /// What a client may ask of us.
@@ -163,6 +246,10 @@ pub struct Timeouts {
     pub data_min_rate: Option<u64>,
     /// A whole session; none for any time.
     pub session: Option<Duration>,
+    /// Until a PROXY header is whole.
+    pub proxy_header: Duration,
+    /// Until a client, or a backend, has done its part of a TLS handshake.
+    pub tls_handshake: Duration,
     /// Until a backend has taken our connection.
     pub backend_connect: Duration,
     /// Until a backend has answered a command.

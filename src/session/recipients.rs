@@ -10,19 +10,19 @@ use tokio::time::{Instant, timeout};
 
 use super::Session;
 use super::attachment::{Answer, Attachment, Envelope, Given};
-use crate::backend::Use;
+use crate::backend::{Blame, Introduction, Use};
 use crate::config::{Mode, Route, RoutedRecipients};
 use crate::guard::Standing;
 use crate::net::dial::turn;
 use crate::observe::Escaped;
 use crate::observe::metrics::{RecipientResult, RecipientSource};
 use crate::observe::record::Refusal;
-use crate::proto::dialogue::{Outcome, Recipient, Sender};
+use crate::proto::dialogue::{Outcome, Recipient, Sender, Transaction};
 use crate::proto::ehlo::Keyword;
 use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
 use crate::proto::verdict::{Meaning, Stage, meaning};
-use crate::verify::{Asker, Contradicted, Decision, Judgement, Urgency};
+use crate::verify::{Asker, Contradicted, Decision, Judgement, Kept, Urgency};
 
 /// How long a backend may take for an envelope: clients wait 5 minutes (RFC 5321 §4.5.3.2.3).
 const ENVELOPE: Duration = Duration::from_secs(240);
@@ -63,6 +63,7 @@ impl Session {
         let judged = futures_util::future::join_all(batch.into_iter().map(|recipient| self.judge(recipient)));
         let mut candidates = judged.await;
         self.keep_to_one_route(&mut candidates);
+        self.keep_apart(&mut candidates);
         self.forward(&mut candidates).await;
         candidates
             .into_iter()
@@ -141,6 +142,66 @@ impl Session {
                 let reply = replies::OTHER_ROUTE;
                 self.refused(Some(own), &candidate.recipient, &reply, RecipientResult::Limited, *source);
                 candidate.fate = Fate::Settled(Outcome::Refused(reply));
+            }
+        }
+    }
+
+    /// Where the backend refuses a whole message for one recipient, each is to come in its own transaction.
+    fn keep_apart(&self, candidates: &mut [Candidate]) {
+        let alone = |route: &Arc<Route>, recipient: &Recipient| {
+            !self.bypass
+                && route.verify.mode == Mode::Enforce
+                && self.context.verifier.kept(route, &recipient.mailbox) == Kept::Apart
+        };
+        let accepted = self.dialogue.transaction().map_or(&[][..], Transaction::accepted);
+        let mut taken = accepted.len();
+        let mut full = self.route.as_ref().is_some_and(|route| accepted.iter().any(|r| alone(route, r)));
+        for candidate in candidates {
+            let (Fate::Forward(source), Some(route)) = (&candidate.fate, &candidate.route) else { continue };
+            let apart = alone(route, &candidate.recipient);
+            if full || (apart && taken > 0) {
+                let reply = replies::ONE_RECIPIENT;
+                self.refused(Some(route), &candidate.recipient, &reply, RecipientResult::Limited, *source);
+                candidate.fate = Fate::Settled(Outcome::Refused(reply));
+                continue;
+            }
+            taken += 1;
+            full = apart;
+        }
+    }
+
+    /// What the client is told where the backend, asked about nobody any more, refuses the whole message.
+    ///
+    /// A 5.1.x there is about a recipient it had taken. Of one recipient it is true; of several it is true of
+    /// one, and to pass it on would refuse the others too. So they are to be tried again one by one.
+    pub(super) fn about_the_message(&self, reply: Reply) -> Reply {
+        let (Some(route), Some(transaction)) = (&self.route, self.dialogue.transaction()) else {
+            return reply;
+        };
+        let enforced = route.verify.mode == Mode::Enforce && !self.bypass;
+        if !enforced || meaning(Stage::Data, &reply) != Meaning::Bad {
+            return reply;
+        }
+        match transaction.accepted() {
+            // Once, or named more than once.
+            [only, again @ ..] if again.iter().all(|other| other.mailbox == only.mailbox) => {
+                if self.context.verifier.contradicted(route, &only.mailbox) == Contradicted::StoreIll {
+                    return replies::UNDETERMINED;
+                }
+                self.context.standings.named_unknown(self.key);
+                self.log_refusal(&route.name, only, &reply, RecipientSource::Live);
+                reply
+            }
+            several => {
+                let mailboxes = several.iter().map(|recipient| &recipient.mailbox);
+                self.context.verifier.keep_apart(route, mailboxes);
+                tracing::info!(
+                    session = %self.record.session,
+                    route = %route.name,
+                    reply = %Escaped(&reply.to_string()),
+                    "a message to several was refused for one of them: they are to come alone"
+                );
+                replies::REFUSED_FOR_ONE
             }
         }
     }
@@ -242,6 +303,9 @@ impl Session {
         earlier: &[Recipient],
         new: &[Recipient],
     ) -> Result<Given, Reply> {
+        // As long as it can become: more recipients only make it shorter.
+        let only = earlier.iter().chain(new).next();
+        let added = self.trace_of(route, sender, only).map_or(0, |line| line.len() as u64);
         let mut earlier = earlier.to_vec();
         let mut answered: Vec<Answer> = Vec::new();
         loop {
@@ -250,7 +314,7 @@ impl Session {
                 None => self.attach(route).await?,
             };
             let left = new.get(answered.len()..).unwrap_or_default();
-            let giving = attachment.give(Envelope { sender, earlier: &earlier, new: left });
+            let giving = attachment.give(Envelope { sender, added, earlier: &earlier, new: left });
             let given = timeout(ENVELOPE, giving).await.unwrap_or_else(|_| Given::Cut(Vec::new()));
             match given {
                 Given::Cut(answers) if !self.replaced => {
@@ -285,25 +349,41 @@ impl Session {
     }
 
     /// A session with the first backend of the route that gives one.
-    async fn attach(&self, route: &Arc<Route>) -> Result<Attachment, Reply> {
+    async fn attach(&mut self, route: &Arc<Route>) -> Result<Attachment, Reply> {
+        let introduction = self.introduction(route);
+        let mut reply = replies::BACKEND_UNREACHABLE;
         let deadline = Instant::now() + route.verify.timeout;
         for (at, endpoint) in route.backends.iter().enumerate() {
             let deadline = turn(deadline, route.backends.len() - at);
             let Some(backend) = self.context.backends.find(endpoint) else { continue };
             let purpose = Use::Delivery(self.key);
             let lease = if self.replaced {
-                backend.lease_fresh(purpose, deadline).await
+                backend.lease_fresh(purpose, &introduction, deadline).await
             } else {
-                backend.lease(purpose, deadline).await
+                backend.lease(purpose, &introduction, deadline).await
             };
-            match lease {
-                Ok(lease) => return Ok(Attachment::new(lease, Arc::clone(route))),
-                Err(fault) => {
-                    tracing::debug!(session = %self.record.session, backend = %endpoint, %fault, "not attached");
+            let fault = match lease {
+                Ok(lease) => {
+                    self.bound |= introduction.bound_to().is_some();
+                    return Ok(Attachment::new(lease, Arc::clone(route)));
                 }
+                Err(fault) => fault,
+            };
+            tracing::debug!(session = %self.record.session, backend = %endpoint, %fault, "not attached");
+            match fault.blame(&introduction) {
+                // It has heard who the client is, and does not want it: class and words kept.
+                Blame::Client(refusal) => return Err(replies::passed_on(refusal)),
+                Blame::Route => reply = replies::ROUTE_FAULT,
+                Blame::Backend => {}
             }
         }
-        Err(replies::BACKEND_UNREACHABLE)
+        Err(reply)
+    }
+
+    /// As whom a backend of the route is to know us.
+    fn introduction(&self, route: &Route) -> Introduction {
+        let session = self.record.session.to_string();
+        Introduction::of(route.client_address, &session, || self.own_facts())
     }
 
     /// Counts and logs a refusal.
@@ -320,14 +400,12 @@ impl Session {
         if result == RecipientResult::Unknown {
             self.context.standings.named_unknown(self.key);
         }
-        Refusal {
-            session: &self.record.session,
-            route: route.map_or("", |route| &route.name),
-            recipient: recipient.mailbox.written(),
-            reply,
-            source,
-        }
-        .log();
+        self.log_refusal(route.map_or("", |route| &route.name), recipient, reply, source);
+    }
+
+    fn log_refusal(&self, route: &str, recipient: &Recipient, reply: &Reply, source: RecipientSource) {
+        let session = &self.record.session;
+        Refusal { session, route, recipient: recipient.mailbox.written(), reply, source }.log();
     }
 }
 

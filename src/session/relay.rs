@@ -6,7 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::client::{Client, before, earlier};
 use crate::backend::{Budget, Connection, Fault};
 use crate::guard::Drain;
+use crate::net::stream::Stream;
 use crate::proto::body::{BareNewlines, BodyReader, END, Found};
 use crate::proto::command::{Chunk, Place};
 use crate::proto::dialogue::{BodyEnd, Remainder, Stop};
@@ -93,18 +94,8 @@ impl Body {
         self.octets
     }
 
-    /// Carries it to the backend, and hears the answer.
+    /// Carries it to the backend behind what is in `out` already, and hears the answer.
     pub(super) async fn carry(
-        &mut self,
-        client: &mut Client,
-        backend: &mut Connection,
-        limits: &Limits,
-    ) -> Result<BodyEnd, Loss> {
-        self.carry_behind(Vec::new(), client, backend, limits).await
-    }
-
-    /// The same behind what is in `out` already.
-    async fn carry_behind(
         &mut self,
         mut out: Vec<u8>,
         client: &mut Client,
@@ -118,7 +109,10 @@ impl Body {
             if let Rest::Nothing = self.rest {
                 return Ok(finish(backend, &mut out).await);
             }
-            if let Err(stop) = write_listening(backend, &mut out).await {
+            // What stands before the message goes out with the first of it.
+            if self.octets > 0
+                && let Err(stop) = write_listening(backend, &mut out).await
+            {
                 return Ok(BodyEnd::Stopped(stop));
             }
             let reading = self.pace.read(client, limits);
@@ -129,9 +123,11 @@ impl Body {
         }
     }
 
-    /// Carries a chunk, and hears the answer.
+    /// Carries a chunk, and hears the answer. What is in `before` becomes part of it: a chunk of its own would
+    /// cost another answer to wait for.
     pub(super) async fn carry_chunk(
         &mut self,
+        before: &[u8],
         client: &mut Client,
         backend: &mut Connection,
         chunk: Chunk,
@@ -143,8 +139,12 @@ impl Body {
         }
         let last = if chunk.place == Place::Last { " LAST" } else { "" };
         // In one write with its octets: a backend may answer an empty chunk as soon as it has the command.
-        let command = format!("BDAT {}{last}\r\n", chunk.size).into_bytes();
-        self.carry_behind(command, client, backend, limits).await
+        let Some(size) = chunk.size.checked_add(before.len() as u64) else {
+            return Ok(BodyEnd::Stopped(Stop::TooLarge));
+        };
+        let mut command = format!("BDAT {size}{last}\r\n").into_bytes();
+        command.extend_from_slice(before);
+        self.carry(command, client, backend, limits).await
     }
 
     /// Moves what is unread from the client into `out`, as far as it belongs to the body.
@@ -291,6 +291,13 @@ async fn write_listening(backend: &mut Connection, out: &mut Vec<u8>) -> Result<
             Err(_) => return Err(Stop::BackendGone),
         }
     }
+    // Inside TLS what was taken is not yet on its way.
+    match timeout(BACKEND_STALL, flush_or_hear(backend)).await {
+        Ok(Progress::Wrote(_)) => {}
+        Ok(Progress::Heard) => return Err(outburst(backend).await),
+        Ok(Progress::Broken) => return Err(last_words(backend).await),
+        Err(_) => return Err(Stop::BackendGone),
+    }
     out.clear();
     Ok(())
 }
@@ -312,15 +319,8 @@ async fn write_or_hear(backend: &mut Connection, octets: &[u8]) -> Progress {
     std::future::poll_fn(|cx| {
         // Heard before more is written, also when there was no room at first: the end of a message must not
         // go out behind a reply.
-        let mut space = [0; 512];
-        let mut heard = ReadBuf::new(&mut space);
-        match Pin::new(&mut *stream).poll_read(cx, &mut heard) {
-            Poll::Ready(Ok(())) if !heard.filled().is_empty() => {
-                input.extend_from_slice(heard.filled());
-                return Poll::Ready(Progress::Heard);
-            }
-            Poll::Ready(_) => return Poll::Ready(Progress::Broken),
-            Poll::Pending => {}
+        if let Poll::Ready(heard) = poll_hear(stream, input, cx) {
+            return Poll::Ready(heard);
         }
         match Pin::new(&mut *stream).poll_write(cx, octets) {
             Poll::Ready(Ok(written @ 1..)) => Poll::Ready(Progress::Wrote(written)),
@@ -329,4 +329,27 @@ async fn write_or_hear(backend: &mut Connection, octets: &[u8]) -> Progress {
         }
     })
     .await
+}
+
+async fn flush_or_hear(backend: &mut Connection) -> Progress {
+    let (stream, input) = backend.parts();
+    std::future::poll_fn(|cx| match Pin::new(&mut *stream).poll_flush(cx) {
+        Poll::Ready(Ok(())) => Poll::Ready(Progress::Wrote(0)),
+        Poll::Ready(Err(_)) => Poll::Ready(Progress::Broken),
+        Poll::Pending => poll_hear(stream, input, cx),
+    })
+    .await
+}
+
+/// What the backend says while it is written to.
+fn poll_hear(stream: &mut Stream, input: &mut Vec<u8>, cx: &mut Context<'_>) -> Poll<Progress> {
+    let mut space = [0; 512];
+    let mut heard = ReadBuf::new(&mut space);
+    match std::task::ready!(Pin::new(stream).poll_read(cx, &mut heard)) {
+        Ok(()) if !heard.filled().is_empty() => {
+            input.extend_from_slice(heard.filled());
+            Poll::Ready(Progress::Heard)
+        }
+        _ => Poll::Ready(Progress::Broken),
+    }
 }

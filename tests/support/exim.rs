@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
@@ -43,7 +43,15 @@ const NOBODY: u32 = 65534;
 impl Exim {
     /// Starts an instance that knows these mailboxes and serves their domains; none where there is no Exim.
     pub async fn start(mailboxes: &[&str]) -> Option<Self> {
-        Self::start_as(|root, address| general(root, address) + &with_mailboxes(root, mailboxes)).await
+        Self::start_with(mailboxes, "").await
+    }
+
+    /// The same with more options of the main section, a line each.
+    pub async fn start_with(mailboxes: &[&str], options: &str) -> Option<Self> {
+        Self::start_as(|root, address| {
+            options.to_owned() + &general(root, address) + &with_mailboxes(root, mailboxes)
+        })
+        .await
     }
 
     /// Starts one that has no mailboxes and asks `store` about each recipient of the domain (a callout); none where
@@ -170,7 +178,11 @@ impl Exim {
 
     /// Whether our own instance answers at the address, not a stranger that took the port.
     async fn greets(&self) -> bool {
-        let Ok(stream) = TcpStream::connect(self.address).await else { return false };
+        let Ok(mut stream) = TcpStream::connect(self.address).await else { return false };
+        if fs::read_to_string(self.path("exim.conf")).unwrap_or_default().contains("hosts_proxy") {
+            let header = format!("PROXY TCP4 127.0.0.1 127.0.0.1 1 {}\r\n", self.address.port());
+            let _ = stream.write_all(header.as_bytes()).await;
+        }
         let mut greeting = String::new();
         let read = BufReader::new(stream).read_line(&mut greeting).await;
         read.is_ok() && greeting.contains(&host_name(self.directory.path()))

@@ -45,7 +45,23 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("[[listener]]\n[[listener]]\naddress = ['[::]:26']", "listener[1].name", "\"mx2\""),
     ("[[listener]]\n[[listener]]\nname = 'b'", "listener[1].address", "another address"),
     ("[[listener]]\naddress = ['[::]:25', '0.0.0.0:25']", "listener[0].address", "\"[::]:25\" alone"),
+    (
+        "[[listener]]\nproxy_protocol = 'on'",
+        "listener[0].proxy_protocol",
+        "\"required\", \"optional\", \"late\"",
+    ),
+    ("[[listener]]\nproxy_protocol = 'late'", "listener[0].trusted", "balancers"),
+    ("[[listener]]\nxclient = true\ntrusted = []", "listener[0].trusted", "balancers"),
+    ("[[listener]]\ntrusted = ['10.0.0.1/8']", "listener[0].trusted[0]", "\"10.0.0.0/8\""),
+    ("[timeouts]\nproxy_header = '0s'", "timeouts.proxy_header", "\"60s\""),
     // Routes.
+    ("route:client_address = 'proxy'", "route[0].client_address", "\"proxy-v2\""),
+    ("route:received = 'yes'", "route[0].received", "\"auto\", \"always\", \"never\""),
+    (
+        "route:[[route]]\nname='b'\ndomains = ['b.example']\nbackends = ['10.0.0.5:25']\nclient_address = 'proxy-v2'",
+        "route[1].client_address",
+        "another port",
+    ),
     ("route:name = ' '", "route[0].name", "\"exchange\""),
     ("route:max_connections = 1", "route[0].max_connections", "2 or more"),
     ("route:hide_ehlo = ['DSN X']", "route[0].hide_ehlo[0]", "\"DSN\""),
@@ -68,8 +84,50 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ),
     ("route:[[route]]\nbackends = ['b:25']", "route[1].domains", "domains = [\"example.org\"]"),
     ("route:[[route]]\ndomains = ['b']", "route[1].backends", "backends = [\"10.0.0.5:25\"]"),
-    ("route:[[route]]\ndomains = ['b']\nbackends = ['smtps://b:465']", "route[1].backends[0]", "host:port"),
+    ("route:[[route]]\ndomains = ['b']\nbackends = ['smtp://b:25']", "route[1].backends[0]", "host:port"),
     ("route:[[route]]\ndomains = ['b']\nbackends = ['b:25', 'b:25']", "route[1].backends", "write it once"),
+    // TLS.
+    ("route:tls = 'yes'", "route[0].tls", "\"opportunistic\", \"required\""),
+    ("route:tls = 'pin'", "route[0].tls_pins", "sha256//"),
+    ("route:tls = 'pin'\ntls_pins = ['abc']", "route[0].tls_pins[0]", "openssl"),
+    (
+        "route:tls = 'verify'\ntls_ca = '/nowhere/at/all'\ntls_name = 'a.b'",
+        "route[0].tls_ca",
+        "PEM file of the CA",
+    ),
+    ("route:tls = 'verify'\ntls_ca = '/dev/null'\ntls_name = 'a.b'", "route[0].tls_ca", "PEM file of the CA"),
+    ("route:tls_name = 'a b'", "route[0].tls_name", "\"mx.example.org\""),
+    (
+        "route:[[route]]\ndomains = ['b']\nbackends = ['smtps://b:465']\ntls = 'off'",
+        "route[1].tls",
+        "tls = \"required\"",
+    ),
+    (
+        "route:[[route]]\ndomains = ['b']\nbackends = ['10.0.0.5:25']\ntls = 'required'",
+        "route[1].tls",
+        "the same tls, tls_pins, tls_ca and tls_name",
+    ),
+    (
+        "route:[[route]]\ndomains = ['b']\nbackends = ['b:25']\nverify.backends = ['10.0.0.5:25']\ntls = 'off'",
+        "route[1].tls",
+        "the same tls",
+    ),
+    ("[tls]\nmin_version = '1.1'", "tls.min_version", "\"1.2\", \"1.3\""),
+    ("[tls]\ncertificates = ['/etc/x.pem']", "tls.certificates[0]", "[[tls.certificates]]"),
+    (
+        "[tls]\ncertificates = [{ chain = '/nowhere/at/all', key = '/dev/null' }]",
+        "tls.certificates[0].chain",
+        "PEM file",
+    ),
+    (
+        "[tls]\ncertificates = [{ chain = '/dev/null', key = '/dev/null' }]",
+        "tls.certificates[0].chain",
+        "PEM file",
+    ),
+    ("[tls]\ncertificates = [{ chain = '/dev/null' }]", "tls.certificates[0].key", "key = "),
+    ("[[listener]]\ntls = 'tls'", "listener[0].tls", "\"off\", \"starttls\", \"required\", \"implicit\""),
+    ("[[listener]]\ntls = 'implicit'", "listener[0].tls", "certificates = [{ chain = "),
+    ("[timeouts]\ntls_handshake = 0", "timeouts.tls_handshake", "\"60s\""),
     // Verification.
     ("route:verify.mode = 'on'", "route[0].verify.mode", "\"enforce\", \"shadow\", \"off\""),
     ("route:verify.source = 'file'", "route[0].verify.file", "file = "),
@@ -110,6 +168,10 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("[admin]\ntoken = 'a'\ntoken_file = '/x'", "admin.token_file", "one of the two"),
     ("[admin]\ntoken_file = '/nowhere/at/all'", "admin.token_file", "path of a file"),
     ("[admin]\ntoken_file = '/dev/null'", "admin.token_file", "openssl rand"),
+    // The store.
+    ("[cache]\nsecret = 'a'\nsecret_file = '/x'", "cache.secret_file", "one of the two"),
+    ("[cache]\nsecret_file = '/nowhere/at/all'", "cache.secret_file", "path of a file"),
+    ("[cache]\nsecret = 'a b'", "cache.secret", "openssl rand"),
 ];
 
 #[test]
@@ -143,7 +205,7 @@ fn all_faults_come_in_one_answer() {
     let text = "
         hostname = 'a b'
         [[listener]]\nname = 'x y'\naddress = ['25', '[::]:25']\nnam = 1
-        [[route]]\ndomains = ['example.org', 'b..c']\nbackends = ['smtps://a:465', 'b:25']\nmax_connections = 1
+        [[route]]\ndomains = ['example.org', 'b..c']\nbackends = ['smtp://a:25', 'b:25']\nmax_connections = 1
         [route.verify]\ntimeout = 25\nmode = 'on'\nsource = 'file'
         [[route]]\ndomains = ['example.org']\nname = 5
         [cache]\npositive_ttl = 5\nmax_entrys = 1
@@ -239,6 +301,12 @@ const WARNINGS: &[(&str, &[&str])] = &[
         &["limits.bare_newline_exempt"],
     ),
     ("[admin]\naddress = ''\ntoken = 'x'", &["admin.token"]),
+    ("[[listener]]\nxclient = true\ntrusted = ['10.0.0.0/8', '::/0']", &["listener[0].trusted"]),
+    (
+        "route:tls_pins = ['sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=']\ntls_ca = '/x'",
+        &["route[0].tls_pins", "route[0].tls_ca"],
+    ),
+    ("route:tls = 'off'\ntls_name = 'mail.example.org'", &["route[0].tls_name"]),
     // A default that another key overtakes is nobody's mistake.
     ("[limits]\nmax_connections = 10", &[]),
     ("[admin]\naddress = ''", &[]),
@@ -265,6 +333,8 @@ fn secrets_are_never_printed() {
     assert!(loaded.effective().contains("token = \"(set)\""));
     for written in [
         "[admin]\ntoken = 'hunter2 hunter2'",
+        "[cache]\nsecret = 'hunter2 hunter2'",
+        "[cache]\nsecret = 'hunter2'\nsecret_file = '/x'",
         "[admin]\ntokn = 'hunter2'",
         "[admin]\ntoken = ['hunter2']",
         "[[admin]]\ntoken = 'hunter2'",

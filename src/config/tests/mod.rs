@@ -1,15 +1,19 @@
 //! Whole configurations: what the keys mean, and what the default file says about them.
 
+mod examples;
 mod faults;
+mod reference;
 mod sources;
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
 use crate::proto::address::{Domain, LocalCase, Mailbox};
+use crate::proto::tls::TlsVersion;
 
 /// The least that must be written.
 const ROUTE: &str = "[[route]]\ndomains = [\"example.org\"]\nbackends = [\"10.0.0.5:25\"]\n";
@@ -94,9 +98,11 @@ fn only_a_route_must_be_written() {
     assert_eq!(loaded.warnings, Vec::new());
     assert_eq!(config.hostname, "mx.example.org");
     assert_eq!(&*config.listeners[0].name, "mx");
+    assert_eq!(config.listeners[0].tls, ListenerTls::Off);
     assert_eq!(config.listeners[0].addresses, ["[::]:25".parse::<SocketAddr>().unwrap()]);
     let route = config.routes.first();
     assert_eq!((&*route.name, route.max_connections), ("example.org", 45));
+    assert!(matches!(route.tls.policy, TlsPolicy::Opportunistic));
     assert_eq!(route.verify.source, RecipientSource::Callout { backends: route.backends.clone() });
     assert_eq!(route.verify.sender, None);
     assert_eq!(route.verify.fallback_sender, Mailbox::parse("postmaster@mx.example.org").ok());
@@ -106,32 +112,62 @@ fn only_a_route_must_be_written() {
     assert_eq!(config.timeouts.data_min_rate, Some(500));
     assert_eq!(config.cache.serve_stale, Duration::from_secs(86_400));
     assert!(config.admin.unwrap().token.is_none());
+    assert_eq!(config.store, Store { path: None, secret: None });
 }
 
 #[test]
 fn every_key_reaches_the_configuration_in_use() {
     let files = Files::new("every-key-used");
     let token = files.write("token", "s3cret\n");
+    let made = rcgen::generate_simple_self_signed(["mx.example.org".to_owned()]).unwrap();
+    let chain = files.write("tls.crt", &made.cert.pem());
+    let key = files.write("tls.key", &made.signing_key.serialize_pem());
     let text = format!(
         "hostname = 'MX.Bücher.example'
         [[listener]]\nname = 'in'\naddress = ['127.0.0.1:0', '[::1]:2525']
-        [[route]]\nname = 'store'\ndomains = ['*']\nbackends = ['mail:2525', '[::1]:25']
-        hide_ehlo = ['dsn']\nmax_connections = 2
+        proxy_protocol = 'late'\nxclient = true\ntrusted = ['10.0.0.0/8']\ntransparent = true
+        [[listener]]\nname = 'smtps'\naddress = ['127.0.0.1:465']\ntls = 'implicit'
+        [tls]\nmin_version = '1.3'\ncertificates = [{{ chain = {chain:?}, key = {key:?} }}]
+        [[route]]\nname = 'store'\ndomains = ['*']\nbackends = ['mail:2525', 'smtps://[::1]:465']
+        tls = 'verify'\ntls_ca = {chain:?}\ntls_name = 'mail.example.org'
+        hide_ehlo = ['dsn']\nmax_connections = 2\nprofile = 'exchange'
+        client_address = 'proxy-v2'\nreceived = 'always'
         [route.verify]\nmode = 'shadow'\nallow = ['Ann@example.org']\ndeny = ['@spam.example']
         backends = ['10.0.0.6:26']\nsender = 'probe@example.org'\nfallback_sender = 'other@example.org'
         case_sensitive = false\non_unknown = 'tempfail'\ntimeout = '5s'\nrecheck = '0s'
-        [cache]\nmax_entries = 7\ntempfail_ttl = 0\nserve_stale = '0d'
+        [cache]\nmax_entries = 7\ntempfail_ttl = 0\nblind_ttl = '1h'\nserve_stale = '0d'
+        path = '/var/lib/backstop'\nsecret = 'salt'
         [limits]\nmax_message_size = '25MiB'\nmax_errors = 0\nbypass = ['10.0.0.0/8']
-        [timeouts]\nsession = '1h'\ndata_min_rate = '0'\ndrain_delay = '500ms'
+        [timeouts]\ntls_handshake = '7s'\nsession = '1h'\ndata_min_rate = '0'\ndrain_delay = '500ms'\nproxy_header = '1s'
         [admin]\ntoken_file = '{}'\n[log]\nformat = 'json'\nlevel = 'backstop=debug,info'",
         token.display()
     );
     let config = load_text("every-key-used-file", &text, &[]).unwrap().config;
     assert_eq!(config.hostname, "mx.xn--bcher-kva.example");
-    assert_eq!(config.listeners[0].addresses.len(), 2);
+    let listener = &config.listeners[0];
+    assert_eq!(listener.addresses.len(), 2);
+    assert_eq!(listener.proxy_protocol, ProxyProtocol::Late);
+    assert!(listener.xclient && listener.transparent);
+    assert!(listener.trusted.contains("10.1.2.3".parse().unwrap()));
+    assert_eq!(config.store.path, Some("/var/lib/backstop".into()));
+    assert_eq!(config.store.secret.as_ref().map(Secret::reveal), Some("salt"));
     let route = config.routes.find(&Domain::parse("any.example").unwrap()).unwrap();
     assert_eq!(route.backends[0].to_string(), "mail:2525");
+    assert_eq!(route.backends[1].tls, EndpointTls::Implicit);
+    assert!(matches!(&route.tls.policy, TlsPolicy::Verify(roots) if roots.len() == 1));
+    assert_eq!(route.tls.name.as_deref(), Some("mail.example.org"));
+    let listeners: Vec<_> = config.listeners.iter().map(|listener| listener.tls).collect();
+    assert_eq!(
+        listeners,
+        [ListenerTls::StartTls, ListenerTls::Implicit],
+        "offered where there is a certificate"
+    );
+    assert_eq!((config.tls.certificates.len(), config.tls.min_version), (1, TlsVersion::Tls13));
+    assert_eq!(config.tls.certificates[0].key.cert.len(), 1);
+    assert_eq!(config.timeouts.tls_handshake, Duration::from_secs(7));
     assert_eq!(route.hide_ehlo, ["DSN"]);
+    assert_eq!((route.profile, route.max_connections), (Profile::Exchange, 2));
+    assert_eq!((route.client_address, route.trace), (ClientAddress::ProxyV2, Trace::Received));
     let verify = &route.verify;
     assert_eq!((verify.mode, verify.on_unknown), (Mode::Shadow, OnUnknown::Tempfail));
     assert_eq!(verify.local_case, LocalCase::Insensitive);
@@ -142,12 +178,35 @@ fn every_key_reaches_the_configuration_in_use() {
     assert_eq!(verify.recheck, Duration::ZERO);
     assert!(matches!(&verify.source, RecipientSource::Callout { backends } if backends[0].port == 26));
     assert_eq!((config.cache.max_entries, config.cache.tempfail_ttl), (7, Duration::ZERO));
+    assert_eq!(config.cache.blind_ttl, Duration::from_secs(3600));
     assert_eq!((config.limits.max_message_size, config.limits.max_errors), (Some(26_214_400), None));
     assert!(config.limits.bypass.contains("::ffff:10.9.9.9".parse().unwrap()));
     assert_eq!(config.timeouts.session, Some(Duration::from_secs(3600)));
     assert_eq!(config.timeouts.data_min_rate, None);
+    assert_eq!(config.timeouts.proxy_header, Duration::from_secs(1));
     assert_eq!(config.admin.unwrap().token.unwrap().reveal(), "s3cret");
     assert_eq!((config.log.format, config.log.level.as_str()), (LogFormat::Json, "backstop=debug,info"));
+}
+
+#[test]
+fn a_profile_presets_what_was_not_written() {
+    let preset = |name: &str, keys: &str| {
+        let text = with_route(&format!("route:{keys}"));
+        let route = Arc::clone(load_text(name, &text, &[]).unwrap().config.routes.first());
+        (route.max_connections, route.verify.local_case, route.verify.refusals_endured)
+    };
+    let (sensitive, insensitive) = (LocalCase::Sensitive, LocalCase::Insensitive);
+    for (name, keys, expected) in [
+        ("none", "", (45, sensitive, 10)),
+        ("standard", "profile = 'standard'", (45, sensitive, 10)),
+        ("exchange", "profile = 'exchange'", (18, insensitive, 5)),
+        ("beaten", "profile = 'exchange'\nmax_connections = 45", (45, insensitive, 5)),
+        ("beaten-too", "profile = 'exchange'\n[route.verify]\ncase_sensitive = true", (18, sensitive, 5)),
+    ] {
+        assert_eq!(preset(&format!("profile-{name}"), keys), expected, "{keys}");
+    }
+    let shown = load_text("profile-shown", &with_route("route:profile = 'exchange'"), &[]).unwrap();
+    assert!(shown.effective().contains("max_connections = 18"), "{}", shown.effective());
 }
 
 #[test]

@@ -134,3 +134,29 @@ label! {
         Delivery = "delivery",
     }
 }
+
+label! {
+    /// Whom TLS is spoken with.
+    TlsSide {
+        /// A client.
+        Client = "client",
+        /// A backend.
+        Backend = "backend",
+    }
+}
+
+label! {
+    /// What became of a TLS handshake.
+    TlsResult {
+        /// Keys were agreed on anew.
+        Full = "full",
+        /// An earlier session was taken up.
+        Resumed = "resumed",
+        /// It failed, or the connection ended in it.
+        Failed = "failed",
+        /// It took too long.
+        Timeout = "timeout",
+        /// After one that failed, a session with the backend went on without TLS (`tls = "opportunistic"`).
+        Fallback = "fallback",
+    }
+}

@@ -1,0 +1,168 @@
+//! The certificates that clients are shown, and the files they come from.
+//!
+//! Files are read again every few seconds and compared with what was read before, through whatever symlinks
+//! lead there: that sees a file rewritten, one renamed into place, and the swapped `..data` of a Kubernetes
+//! secret alike. A pair that is whole replaces the old one, for handshakes that begin from then on. One that is
+//! not is told about once it has stood still (two files are not replaced at once), and the old one stays.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, SystemTime};
+
+use rustls::pki_types::ServerName;
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use crate::config::{Certificate, CertificateFault, CertificateFiles, Contents};
+use crate::observe::metrics::Metrics;
+
+/// How often files are looked at.
+pub const REREAD_EVERY: Duration = Duration::from_secs(2);
+
+/// Certificates to choose from; the first is for clients that ask for none of them.
+#[derive(Debug)]
+pub struct Keyring {
+    files: Vec<CertificateFiles>,
+    /// As many, in the same order.
+    keys: RwLock<Vec<Arc<CertifiedKey>>>,
+    metrics: Metrics,
+    /// Somebody wants the files read now.
+    asked: Notify,
+}
+
+/// What was last seen of one pair.
+#[derive(Debug, Default)]
+struct Seen {
+    /// What was in the files.
+    contents: Option<Contents>,
+    /// It was tried, and served or complained about.
+    judged: bool,
+}
+
+impl Keyring {
+    /// Begins with what was loaded.
+    #[must_use]
+    pub fn new(certificates: &[Certificate], metrics: Metrics) -> Self {
+        for certificate in certificates {
+            tell_expiry(&metrics, certificate);
+        }
+        Self {
+            files: certificates.iter().map(|certificate| certificate.files.clone()).collect(),
+            keys: RwLock::new(certificates.iter().map(|certificate| Arc::clone(&certificate.key)).collect()),
+            metrics,
+            asked: Notify::new(),
+        }
+    }
+
+    /// Has [`Self::watch`] look now, and say what is wrong even if it said so before.
+    pub fn reread(&self) {
+        self.asked.notify_one();
+    }
+
+    /// Looks after the files, for ever.
+    pub async fn watch(&self) {
+        let mut seen: Vec<Seen> = self.files.iter().map(|_| Seen::default()).collect();
+        loop {
+            let insist = tokio::select! {
+                () = sleep(REREAD_EVERY) => Insist::No,
+                () = self.asked.notified() => Insist::Yes,
+            };
+            for (at, seen) in seen.iter_mut().enumerate() {
+                self.look(at, seen, insist).await;
+            }
+        }
+    }
+
+    async fn look(&self, at: usize, seen: &mut Seen, insist: Insist) {
+        let Some(files) = self.files.get(at).cloned() else { return };
+        let reading = files.clone();
+        // A network file system may be slow.
+        let read = tokio::task::spawn_blocking(move || reading.read()).await;
+        let Ok(read) = read else { return };
+        let (contents, fault) = match read {
+            Ok(contents) => (Some(contents), None),
+            Err(fault) => (None, Some(fault)),
+        };
+        let still = contents == seen.contents;
+        if still && seen.judged && insist == Insist::No {
+            return;
+        }
+        let loaded = match (&contents, fault) {
+            (_, Some(fault)) => Err(fault),
+            (Some(contents), None) => contents.certificate(&files),
+            (None, None) => return,
+        };
+        match loaded {
+            Ok(certificate) => {
+                self.replace(at, &certificate);
+                seen.judged = true;
+            }
+            Err(fault) => {
+                // It may be half-way through being replaced.
+                seen.judged = still || insist == Insist::Yes;
+                if seen.judged {
+                    complain(&files, &fault);
+                }
+            }
+        }
+        seen.contents = contents;
+    }
+
+    fn replace(&self, at: usize, certificate: &Certificate) {
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(key) = keys.get_mut(at) else { return };
+        let news = key.cert != certificate.key.cert;
+        // The same certificate may have got the same key in another form.
+        *key = Arc::clone(&certificate.key);
+        drop(keys);
+        if news {
+            tracing::info!(chain = %certificate.files.chain.display(), "new handshakes use the new certificate");
+            tell_expiry(&self.metrics, certificate);
+        }
+    }
+
+    fn keys(&self) -> RwLockReadGuard<'_, Vec<Arc<CertifiedKey>>> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether files that did not change are judged again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Insist {
+    Yes,
+    No,
+}
+
+fn complain(files: &CertificateFiles, fault: &CertificateFault) {
+    let file = files.part(fault.part).display();
+    tracing::error!(%file, reason = %fault.reason, remedy = fault.remedy, "the old certificate stays in use");
+}
+
+fn tell_expiry(metrics: &Metrics, certificate: &Certificate) {
+    let Some(validity) = certificate.validity else { return };
+    metrics.certificate_expires(&certificate.files.chain.to_string_lossy(), validity.until);
+    if let Some(reason) = validity.fault_at(SystemTime::now()) {
+        tracing::warn!(chain = %certificate.files.chain.display(), reason, "renew the certificate");
+    }
+}
+
+impl ResolvesServerCert for Keyring {
+    /// The first certificate for the name the client asks for that it can verify the signature of, else the
+    /// first for that name; without a name, or with one that nobody has here, the same among all.
+    fn resolve(&self, client: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let keys = self.keys();
+        let name = client.server_name().and_then(|name| ServerName::try_from(name).ok());
+        let named: Vec<_> =
+            name.iter().flat_map(|name| keys.iter().filter(move |key| is_for(key, name))).collect();
+        let among = if named.is_empty() { keys.iter().collect() } else { named };
+        let fit = among.iter().find(|key| key.key.choose_scheme(client.signature_schemes()).is_some());
+        fit.or_else(|| among.first()).map(|key| Arc::clone(key))
+    }
+}
+
+fn is_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
+    let parsed =
+        key.end_entity_cert().ok().and_then(|certificate| ParsedCertificate::try_from(certificate).ok());
+    parsed.is_some_and(|parsed| rustls::client::verify_server_name(&parsed, name).is_ok())
+}
