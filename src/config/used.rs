@@ -12,7 +12,8 @@ use rustls::RootCertStore;
 
 use super::certificate::Certificate;
 use super::choice::{
-    BareNewline, ListenerTls, LogFormat, Mode, OnUnknown, Profile, RoutedRecipients, StageKind,
+    BareNewline, ClientAddress, ListenerTls, LogFormat, Mode, OnUnknown, Profile, ProxyProtocol,
+    RoutedRecipients, StageKind,
 };
 use super::endpoint::Endpoint;
 use super::networks::Networks;
@@ -55,6 +56,14 @@ pub struct Listener {
     pub name: Arc<str>,
     /// At least one. Port 0 lets the system choose.
     pub addresses: Vec<SocketAddr>,
+    /// Whether connections begin with a PROXY header.
+    pub proxy_protocol: ProxyProtocol,
+    /// Whether trusted clients may use XCLIENT.
+    pub xclient: bool,
+    /// Who is believed about the client; not empty when anyone is to be.
+    pub trusted: Networks,
+    /// Whether connections meant for other addresses are taken.
+    pub transparent: bool,
     /// Other than off only where there is a certificate.
     pub tls: ListenerTls,
 }
@@ -79,6 +88,10 @@ pub struct Route {
     pub backends: Vec<Endpoint>,
     /// What kind of server it is; the presets are in the other keys already.
     pub profile: Profile,
+    /// How the backends learn the true client.
+    pub client_address: ClientAddress,
+    /// Whether a `Received:` line is put before each message.
+    pub trace: Trace,
     /// How they, and those who are asked, are spoken to; no other route has one of them with another.
     pub tls: BackendTls,
     /// EHLO keywords never offered to clients, in capitals.
@@ -89,6 +102,15 @@ pub struct Route {
     pub eject: Duration,
     /// How recipients are verified.
     pub verify: Verify,
+}
+
+/// What is put before a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trace {
+    /// Nothing.
+    None,
+    /// A `Received:` line.
+    Received,
 }
 
 /// TLS with the backends of a route.
@@ -224,6 +246,8 @@ pub struct Timeouts {
     pub data_min_rate: Option<u64>,
     /// A whole session; none for any time.
     pub session: Option<Duration>,
+    /// Until a PROXY header is whole.
+    pub proxy_header: Duration,
     /// Until a client, or a backend, has done its part of a TLS handshake.
     pub tls_handshake: Duration,
     /// Until a backend has taken our connection.

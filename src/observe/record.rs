@@ -32,6 +32,9 @@ pub struct SessionRecord {
     listener: Arc<str>,
     /// The true client, from a proxy header where one was sent.
     client: SocketAddr,
+    /// The other end of the socket, where that is a front.
+    via: Option<SocketAddr>,
+    /// As it was said, like `from`: it is noted again with every command, and escaped once.
     helo: Option<String>,
     from: Option<String>,
     backend: Option<String>,
@@ -49,6 +52,7 @@ impl SessionRecord {
             bytes: 0,
             listener,
             client,
+            via: None,
             helo: None,
             tls: None,
             from: None,
@@ -57,14 +61,20 @@ impl SessionRecord {
         }
     }
 
+    /// The client is this one, and `peer` the other end of the socket.
+    pub fn client(&mut self, client: SocketAddr, peer: SocketAddr) {
+        self.client = client;
+        self.via = Some(peer).filter(|peer| *peer != client);
+    }
+
     /// The client called itself so in HELO or EHLO; the last one counts.
     pub fn helo(&mut self, name: &str) {
-        self.helo = Some(Escaped(name).to_string());
+        note(&mut self.helo, name);
     }
 
     /// A transaction began with this envelope sender, without brackets; the last one counts.
     pub fn from(&mut self, sender: &str) {
-        self.from = Some(format!("<{}>", Escaped(sender)));
+        note(&mut self.from, sender);
     }
 
     /// A backend was attached; the last one counts.
@@ -90,10 +100,11 @@ impl SessionRecord {
             session = %self.session,
             listener = %self.listener,
             client = %self.client,
-            helo = self.helo,
+            via = self.via.map(tracing::field::display),
+            helo = self.helo.as_deref().map(|name| Escaped(name).to_string()),
             tls = self.tls.as_ref().map(ToString::to_string),
             sni = self.sni(),
-            from = self.from,
+            from = self.from.as_deref().map(|sender| format!("<{}>", Escaped(sender))),
             recipients.accepted = recipients(RecipientResult::Accepted),
             recipients.unknown = recipients(RecipientResult::Unknown),
             recipients.undetermined = recipients(RecipientResult::Undetermined),
@@ -107,6 +118,13 @@ impl SessionRecord {
             end = end.as_str(),
             "session"
         );
+    }
+}
+
+/// Most often what is noted is what was noted before.
+fn note(noted: &mut Option<String>, said: &str) {
+    if noted.as_deref() != Some(said) {
+        *noted = Some(said.to_owned());
     }
 }
 
@@ -265,9 +283,12 @@ mod tests {
     fn what_was_never_said_is_left_out() {
         let mut record = record();
         let object = logged(|| record.log(End::ClientLost, Duration::ZERO));
-        for absent in ["helo", "tls", "sni", "from", "backend"] {
+        for absent in ["via", "helo", "tls", "sni", "from", "backend"] {
             assert_eq!(object.get(absent), None, "{absent}");
         }
+        record.client(([198, 51, 100, 1], 4).into(), ([10, 0, 0, 1], 5).into());
+        let object = logged(|| record.log(End::ClientLost, Duration::ZERO));
+        assert_eq!((&object["client"], &object["via"]), (&"198.51.100.1:4".into(), &"10.0.0.1:5".into()));
         record.from("");
         assert_eq!(logged(|| record.log(End::ClientLost, Duration::ZERO))["from"], "<>");
     }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::backend::{Backends, Identity, Patience, Quota};
-use crate::config::{Config, RecipientSource, Secret};
+use crate::config::{ClientAddress, Config, RecipientSource, Secret};
 use crate::net::dial::Dialer;
 use crate::observe::Alarms;
 use crate::observe::metrics::Metrics;
+use crate::proto::proxy_header::Version;
 use crate::session::Context;
 use crate::store::{HashKey, Opened};
 use crate::verify::{ListFault, Verifier, bounds};
@@ -16,7 +17,15 @@ use crate::verify::{ListFault, Verifier, bounds};
 /// # Errors
 /// [`ListFault`] when a recipient file cannot be read.
 pub fn assemble(config: Config, dialer: &Dialer) -> Result<Context, ListFault> {
-    assemble_with(config, dialer, in_memory)
+    assemble_counting(config, dialer, Metrics::new())
+}
+
+/// The same, counting into `metrics`, which others may count into, too.
+///
+/// # Errors
+/// Those of [`assemble`].
+pub fn assemble_counting(config: Config, dialer: &Dialer, metrics: Metrics) -> Result<Context, ListFault> {
+    assemble_with(config, dialer, metrics, in_memory)
 }
 
 /// The same with the store, where one is configured: what it knows is known, and it keeps what is learnt.
@@ -24,7 +33,7 @@ pub fn assemble(config: Config, dialer: &Dialer) -> Result<Context, ListFault> {
 /// # Errors
 /// Those of [`assemble`]. A store that cannot be used is none: it is warned about, and done without.
 pub fn assemble_with_store(config: Config, dialer: &Dialer) -> Result<Context, ListFault> {
-    assemble_with(config, dialer, stored)
+    assemble_with(config, dialer, Metrics::new(), stored)
 }
 
 fn in_memory(verifier: Verifier, config: &Config) -> Verifier {
@@ -50,9 +59,9 @@ fn stored(verifier: Verifier, config: &Config) -> Verifier {
 fn assemble_with(
     config: Config,
     dialer: &Dialer,
+    metrics: Metrics,
     remembering: fn(Verifier, &Config) -> Verifier,
 ) -> Result<Context, ListFault> {
-    let metrics = Metrics::new();
     let backends = Arc::new(backends(&config, dialer, &metrics));
     let alarms = Alarms::default();
     let verifier = remembering(Verifier::new(&config, &backends, &metrics, &alarms)?, &config);
@@ -68,17 +77,23 @@ fn backends(config: &Config, dialer: &Dialer, metrics: &Metrics) -> Backends {
         };
         route.backends.iter().chain(asked).map(|endpoint| {
             let series = metrics.backend(&route.name, &endpoint.to_string());
+            let header = match route.client_address {
+                ClientAddress::ProxyV1 => Some(Version::One),
+                ClientAddress::ProxyV2 => Some(Version::Two),
+                ClientAddress::None | ClientAddress::Xclient | ClientAddress::Transparent => None,
+            };
             let quota = Quota {
                 connections: route.max_connections,
                 eject: route.eject,
                 refusals: route.verify.refusals_endured,
+                header,
                 tls: route.tls.clone(),
                 tls_handshake: config.timeouts.tls_handshake,
             };
             (endpoint.clone(), quota, series)
         })
     });
-    let identity = Identity { hostname: config.hostname.as_str().into() };
+    let identity = Identity { hostname: config.hostname.as_str().into(), header: None };
     let patience = Patience {
         connect: config.timeouts.backend_connect,
         command: config.timeouts.backend_command,

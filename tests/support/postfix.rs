@@ -19,7 +19,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
@@ -58,6 +58,26 @@ impl Postfix {
                 Up::PortTaken => {}
             }
         }
+    }
+
+    /// Starts an instance without mailboxes that asks `store` about each recipient of the domain
+    /// (`reject_unverified_recipient`): as its documentation says, and with the shortest wait it has.
+    pub async fn start_before(store: SocketAddr, domain: &str) -> Self {
+        let transport = format!("relay:[{}]:{}", store.ip(), store.port());
+        let parameters = [
+            ("relay_domains", domain),
+            ("relay_transport", &transport),
+            ("smtpd_recipient_restrictions", "reject_unauth_destination, reject_unverified_recipient"),
+            ("unverified_recipient_reject_code", "550"),
+            ("address_verify_poll_delay", "1s"),
+            ("default_process_limit", "300"),
+            ("smtpd_soft_error_limit", "1000000"),
+            ("smtpd_hard_error_limit", "1000000"),
+            ("smtpd_junk_command_limit", "1000000"),
+            ("debug_peer_list", ""),
+            ("smtp_host_lookup", "native"),
+        ];
+        Self::start_with(&[], &parameters).await
     }
 
     /// Where it listens.
@@ -176,7 +196,12 @@ impl Postfix {
 
     /// Whether our own instance answers at the address, not a stranger that took the port.
     async fn greets(&self) -> bool {
-        let Ok(stream) = TcpStream::connect(self.address).await else { return false };
+        let Ok(mut stream) = TcpStream::connect(self.address).await else { return false };
+        let configuration = fs::read_to_string(self.path("config/main.cf")).unwrap_or_default();
+        if configuration.contains("smtpd_upstream_proxy_protocol") {
+            let header = format!("PROXY TCP4 127.0.0.1 127.0.0.1 1 {}\r\n", self.address.port());
+            let _ = stream.write_all(header.as_bytes()).await;
+        }
         let mut greeting = String::new();
         let read = BufReader::new(stream).read_line(&mut greeting).await;
         read.is_ok() && greeting.contains(&host_name(self.directory.path()))
@@ -321,7 +346,8 @@ fn main_cf(root: &Path, mailboxes: &[&str], more: &[(&str, &str)]) -> String {
     parameters.iter().map(|(name, value)| format!("{name} = {value}\n")).collect()
 }
 
-/// Only what receiving and delivering to virtual mailboxes takes; nothing in a chroot, nothing that sends mail out.
+/// Only what receiving and delivering to virtual mailboxes takes, and what a front takes that asks a store (which only
+/// [`Postfix::start_before`] has relay domains for); nothing in a chroot.
 fn master_cf(address: SocketAddr) -> String {
     format!(
         "{address} inet n - n - - smtpd\n\
@@ -338,6 +364,8 @@ fn master_cf(address: SocketAddr) -> String {
          virtual unix - n n - - virtual\n\
          anvil unix - - n - 1 anvil\n\
          tlsmgr unix - - n 1000? 1 tlsmgr\n\
-         postlog unix-dgram n - n - 1 postlogd\n"
+         postlog unix-dgram n - n - 1 postlogd\n\
+         verify unix - - n - 1 verify\n\
+         relay unix - - n - - smtp\n"
     )
 }
