@@ -183,4 +183,6 @@ impl Default for Metrics {
 }
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;
