@@ -27,6 +27,12 @@ async fn swaks_and_smtplib_deliver_every_body_unchanged() {
         sender::smtplib(address, &[KNOWN], &difficult.octets).await.is_accepted();
         for stored in postfix.wait_for_messages(KNOWN, 2).await {
             assert!(postfix::body(&stored) == difficult.stored, "{}", difficult.what);
+            // One line before it, right behind those of Postfix, and nothing else of ours.
+            let text = String::from_utf8_lossy(&stored);
+            assert_eq!(text.matches("\tby mx.example.org with ESMTP id ").count(), 1, "{text}");
+            let behind = text.split_once("Received: from client.test ([127.0.0.1])\n\tby mx.example.org");
+            let behind = behind.and_then(|(_, rest)| rest.split_once(" +0000\n")).map(|(_, rest)| rest);
+            assert!(behind.is_some_and(|rest| rest.starts_with("From: sender@client.test\n")), "{text}");
         }
         postfix.empty(KNOWN);
     }

@@ -9,6 +9,7 @@ use crate::backend::Backend;
 use crate::config::{Endpoint, RecipientSource, Route};
 use crate::observe::Alarm;
 use crate::observe::metrics::SessionState;
+use crate::store;
 use crate::verify::{Mark, Progress, ScopeReport};
 
 /// `GET /api/v1/status`.
@@ -45,6 +46,17 @@ struct Cache {
     deferred: usize,
     evictions: u64,
     max_entries: usize,
+    /// Null where verdicts are kept in memory alone.
+    store: Option<Store>,
+}
+
+#[derive(Debug, Serialize)]
+struct Store {
+    /// Why it cannot be written; null while it can.
+    fault: Option<String>,
+    records: u64,
+    /// What was not stored since too much was learnt at once.
+    dropped: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -177,6 +189,11 @@ impl<'p> Status<'p> {
                 deferred: sizes.deferred,
                 evictions: sizes.evictions,
                 max_entries: panel.config.cache.max_entries,
+                store: panel.verifier.store().map(|store::Account { fault, records, dropped }| Store {
+                    fault,
+                    records,
+                    dropped,
+                }),
             },
             routes: panel.config.routes.iter().map(|route| RouteStatus::of(panel, route)).collect(),
         }

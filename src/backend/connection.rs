@@ -12,6 +12,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::budget::{Budget, Opening, Round, Shrunk};
+use super::introduction::{Introduction, Means};
 use super::secure::{Handshaking, Protection};
 use crate::config::{Endpoint, EndpointTls};
 use crate::net::dial::{DialFault, Dialer};
@@ -19,9 +20,11 @@ use crate::net::stream::{Pending, Stream, read_some, write_through};
 use crate::net::tls::{Handshake, HandshakeFault};
 use crate::proto::dialogue::HelloKind;
 use crate::proto::ehlo::{Extensions, Keyword};
+use crate::proto::proxy_header::Version;
 use crate::proto::reply::{Class, Reply, ReplyFault, ReplyReader};
 use crate::proto::tls::TlsFacts;
 use crate::proto::verdict::{Meaning, about_the_session};
+use crate::proto::xclient;
 
 /// Where in the session something failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub enum Phase {
     Greeting,
     /// EHLO or HELO.
     Hello,
+    /// XCLIENT and what follows it: about the client from here on.
+    Introduction,
     /// STARTTLS.
     StartTls,
     /// Any command after that.
@@ -73,6 +78,43 @@ pub enum Fault {
     /// Octets that answer nothing.
     #[error("sent something unasked")]
     Unsolicited,
+    /// It does not take from us who the client is.
+    #[error("it does not offer us XCLIENT with ADDR, which client_address = \"xclient\" needs")]
+    NoXclient,
+}
+
+/// Whose fault it is that a session did not come about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blame {
+    /// The backend's, or that of the way to it.
+    Backend,
+    /// The client's: the backend has heard of it, and said this.
+    Client(Reply),
+    /// The route's: what it says about the client does not fit the backend, or the network.
+    Route,
+}
+
+impl Fault {
+    /// Whose fault it is, in a session that was to be introduced so.
+    #[must_use]
+    pub fn blame(&self, introduction: &Introduction) -> Blame {
+        match (self, introduction.means()) {
+            (Self::NoXclient, _) | (Self::Dial(_), Some(Means::Transparent)) => Blame::Route,
+            // Not taken as a command at all, or not from us.
+            (Self::Refused(Phase::Introduction, reply), _) if is_about_xclient(reply) => Blame::Route,
+            (Self::Refused(Phase::Introduction, reply), _)
+            | (
+                Self::Refused(Phase::Greeting | Phase::Hello, reply),
+                Some(Means::Proxy(_) | Means::Transparent),
+            ) => Blame::Client(reply.clone()),
+            _ => Blame::Backend,
+        }
+    }
+}
+
+/// Whether a refusal of XCLIENT speaks of the command, rather than of the client it names.
+fn is_about_xclient(reply: &Reply) -> bool {
+    matches!(reply.code(), 500..=504) || (reply.code() == 550 && reply.mentions("authorization"))
 }
 
 impl Fault {
@@ -90,9 +132,10 @@ impl Fault {
     }
 
     /// Whether the backend is well, and has too many connections of ours.
-    pub(super) fn is_crowded(&self) -> bool {
-        matches!(self, Self::Refused(_, reply)
-            if about_the_session(reply) == Some(Meaning::TooManyConnections))
+    pub(super) fn is_crowded(&self, introduction: &Introduction) -> bool {
+        self.blame(introduction) == Blame::Backend
+            && matches!(self, Self::Refused(_, reply)
+                if about_the_session(reply) == Some(Meaning::TooManyConnections))
     }
 }
 
@@ -112,6 +155,8 @@ pub struct Patience {
 pub struct Identity {
     /// Our name in EHLO, and what no backend may greet with.
     pub hostname: Arc<str>,
+    /// The header it expects on every connection, also on those that are for no client.
+    pub header: Option<Version>,
 }
 
 /// Where a backend is, and how we come to it.
@@ -140,6 +185,9 @@ pub struct Connection {
     reader: ReplyReader,
     patience: Patience,
     announced: Extensions,
+    /// What it would be told of a client.
+    xclient: Option<xclient::Announced>,
+    introduction: Introduction,
     hello: HelloKind,
     opened: Instant,
     /// Refusals it has given; backends count them as errors against us.
@@ -150,18 +198,19 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Dials, waits for the greeting, says EHLO (HELO where EHLO is refused), and again inside TLS where
-    /// there is to be any.
+    /// Dials, waits for the greeting, says EHLO (HELO where EHLO is refused), again inside TLS where there is to be
+    /// any, and whom it is for.
     ///
     /// # Errors
     /// The [`Fault`] with the phase it happened in.
     pub async fn open(
         approach: &Approach,
         opening: &Opening,
+        introduction: &Introduction,
         protection: Protection<'_>,
     ) -> Result<Self, Fault> {
         let Approach { endpoint, dialer, identity, patience } = approach;
-        let stream = dialer.dial(endpoint, patience.connect).await?;
+        let stream = dialer.dial(endpoint, introduction.origin(), patience.connect).await?;
         let mut connection = Self {
             endpoint: endpoint.clone(),
             budget: Arc::clone(opening.budget()),
@@ -171,12 +220,21 @@ impl Connection {
             reader: ReplyReader::default(),
             patience: *patience,
             announced: Extensions::default(),
+            xclient: None,
+            introduction: match introduction.bound_to() {
+                Some(_) => introduction.clone(),
+                None => Introduction::Ourselves,
+            },
             hello: HelloKind::Ehlo,
             opened: Instant::now(),
             refusals: 0,
             over: false,
             secured: None,
         };
+        let ends = connection.stream.local_address().zip(connection.stream.peer_address());
+        if let Some(header) = introduction.header(identity.header, ends) {
+            connection.write(&header, Phase::Greeting).await?;
+        }
         if endpoint.tls == EndpointTls::Implicit
             && let Protection::Demanded(handshaking, _) = protection
         {
@@ -190,15 +248,28 @@ impl Connection {
         if names(&greeting, &identity.hostname) {
             return Err(Fault::Ourselves);
         }
-        connection.greet(identity).await?;
+        let name = introduction.greets_as(&identity.hostname);
+        connection.greet_other(name, identity).await?;
         if endpoint.tls == EndpointTls::Negotiated {
-            connection.protect(protection, identity).await?;
+            connection.protect(protection, name, identity).await?;
         }
+        connection.introduce(introduction).await?;
         Ok(connection)
     }
 
+    /// Greets one that must not have our own name.
+    async fn greet_other(&mut self, name: &str, identity: &Identity) -> Result<(), Fault> {
+        let reply = self.greet(name, Phase::Hello).await?;
+        if names(&reply, &identity.hostname) { Err(Fault::Ourselves) } else { Ok(()) }
+    }
+
     /// Goes on inside TLS where that is wanted and to be had.
-    async fn protect(&mut self, protection: Protection<'_>, identity: &Identity) -> Result<(), Fault> {
+    async fn protect(
+        &mut self,
+        protection: Protection<'_>,
+        name: &str,
+        identity: &Identity,
+    ) -> Result<(), Fault> {
         let offered = self.announced.has(Keyword::StartTls);
         let handshaking = match protection {
             Protection::Demanded(handshaking, _) | Protection::Offered(handshaking) if offered => handshaking,
@@ -225,7 +296,8 @@ impl Connection {
         // Nothing it said before counts (RFC 3207 §4.2).
         (self.reader, self.announced, self.hello) =
             (ReplyReader::default(), Extensions::default(), HelloKind::Ehlo);
-        self.greet(identity).await
+        self.xclient = None;
+        self.greet_other(name, identity).await
     }
 
     async fn shake_hands(&mut self, handshaking: Handshaking<'_>) -> Result<(), Fault> {
@@ -248,27 +320,65 @@ impl Connection {
         self.secured.as_ref().map(|(_, handshake)| *handshake)
     }
 
-    async fn greet(&mut self, identity: &Identity) -> Result<(), Fault> {
-        let name = &identity.hostname;
-        self.write(format!("EHLO {name}\r\n").as_bytes(), Phase::Hello).await?;
-        let mut reply = self.reply(Phase::Hello).await?;
+    /// EHLO with `name`, HELO where that is refused. Gives the answer.
+    async fn greet(&mut self, name: &str, phase: Phase) -> Result<Reply, Fault> {
+        self.hello = HelloKind::Ehlo;
+        self.write(format!("EHLO {name}\r\n").as_bytes(), phase).await?;
+        let mut reply = self.reply(phase).await?;
         if reply.class() == Class::Permanent {
             // Only HELO's refusal is a fault: servers from before EHLO are still out there.
             self.hello = HelloKind::Helo;
-            self.write(format!("HELO {name}\r\n").as_bytes(), Phase::Hello).await?;
-            reply = self.reply(Phase::Hello).await?;
+            self.write(format!("HELO {name}\r\n").as_bytes(), phase).await?;
+            reply = self.reply(phase).await?;
         }
         if reply.class() != Class::Positive {
             self.farewell().await;
-            return Err(Fault::Refused(Phase::Hello, reply));
+            return Err(Fault::Refused(phase, reply));
         }
-        if names(&reply, name) {
-            return Err(Fault::Ourselves);
+        self.announced = match self.hello {
+            HelloKind::Ehlo => Extensions::announced(&reply),
+            HelloKind::Helo => Extensions::default(),
+        };
+        if phase == Phase::Hello {
+            self.xclient = xclient::Announced::of(&reply);
         }
-        if self.hello == HelloKind::Ehlo {
-            self.announced = Extensions::announced(&reply);
+        Ok(reply)
+    }
+
+    /// Says whom the session is for, where there are words for it, and greets again as that client.
+    async fn introduce(&mut self, introduction: &Introduction) -> Result<(), Fault> {
+        if let Introduction::Client { means: Means::Xclient, client, .. } = introduction {
+            let Some(announced) = self.xclient else {
+                self.farewell().await;
+                return Err(Fault::NoXclient);
+            };
+            self.introduction = introduction.clone();
+            self.write(announced.command(client).as_bytes(), Phase::Introduction).await?;
+            let reply = self.reply(Phase::Introduction).await?;
+            if reply.class() != Class::Positive {
+                self.farewell().await;
+                return Err(Fault::Refused(Phase::Introduction, reply));
+            }
+            self.greet(&client.helo, Phase::Introduction).await?;
         }
         Ok(())
+    }
+
+    /// Whom the session is for.
+    #[must_use]
+    pub const fn introduction(&self) -> &Introduction {
+        &self.introduction
+    }
+
+    /// Makes a session that was another client's this one's: nothing of the last transaction stays.
+    pub(super) async fn introduce_anew(&mut self, introduction: &Introduction) -> Result<(), Fault> {
+        let cleared = self.exchange(b"RSET\r\n").await?;
+        if cleared.class() != Class::Positive {
+            return Err(Fault::Refused(Phase::Command, cleared));
+        }
+        self.quiet()?;
+        self.introduce(introduction).await?;
+        self.quiet()
     }
 
     /// What it announced; nothing after HELO.
@@ -383,7 +493,9 @@ impl Connection {
     async fn reply(&mut self, phase: Phase) -> Result<Reply, Fault> {
         let wait = match phase {
             Phase::EndOfData => self.patience.end_of_data,
-            Phase::Greeting | Phase::Hello | Phase::StartTls | Phase::Command => self.patience.command,
+            Phase::Greeting | Phase::Hello | Phase::StartTls | Phase::Introduction | Phase::Command => {
+                self.patience.command
+            }
         };
         let deadline = Instant::now() + wait;
         loop {
@@ -414,6 +526,8 @@ impl Connection {
     /// Whatever the backend says it has too much of, it gets less of it.
     fn heed(&self, reply: &Reply) {
         match about_the_session(reply) {
+            // Of the client's, not of ours.
+            Some(Meaning::TooManyConnections) if self.introduction != Introduction::Ourselves => {}
             Some(Meaning::TooManyConnections) => match self.budget.refused(self.round) {
                 Shrunk::To(limit) => tracing::warn!(
                     backend = %self.endpoint, limit, %reply,

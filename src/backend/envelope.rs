@@ -11,13 +11,14 @@ use crate::proto::ehlo::{Extensions, Keyword};
 #[error("the backend does not offer {}", .0.as_str())]
 pub struct EnvelopeFault(pub Keyword);
 
-/// `MAIL FROM:<…> …` with CRLF, for a backend that announced `announced`.
+/// `MAIL FROM:<…> …` with CRLF, for a backend that announced `announced`. So many octets are `added` to the message,
+/// and so to its SIZE.
 ///
 /// # Errors
 /// The extension the sender's parameters need and the backend lacks.
-pub fn mail_command(sender: &Sender, announced: &Extensions) -> Result<String, EnvelopeFault> {
+pub fn mail_command(sender: &Sender, announced: &Extensions, added: u64) -> Result<String, EnvelopeFault> {
     let mut line = format!("MAIL FROM:<{}>", sender.written());
-    sender.parameters.write(announced, &mut line).map_err(EnvelopeFault)?;
+    sender.parameters.write(announced, added, &mut line).map_err(EnvelopeFault)?;
     line.push_str("\r\n");
     Ok(line)
 }
@@ -31,7 +32,7 @@ pub fn rcpt_command(recipient: &Recipient, announced: &Extensions) -> Result<Str
         return Err(EnvelopeFault(Keyword::SmtpUtf8));
     }
     let mut line = format!("RCPT TO:<{}>", recipient.mailbox.written());
-    recipient.parameters.write(announced, &mut line).map_err(EnvelopeFault)?;
+    recipient.parameters.write(announced, 0, &mut line).map_err(EnvelopeFault)?;
     line.push_str("\r\n");
     Ok(line)
 }

@@ -86,6 +86,16 @@ impl Health {
 }
 
 impl Attempt<'_> {
+    /// Whether the backend is well was not found out.
+    pub(super) fn undecided(mut self) {
+        // One on trial rests on: nothing speaks for it.
+        if let Some(health) = self.health
+            && matches!(*health.state(), State::Well { .. })
+        {
+            self.health = None;
+        }
+    }
+
     /// The backend took us.
     pub(super) fn succeeded(mut self) {
         if let Some(health) = self.health.take() {

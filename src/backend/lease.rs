@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::budget::Permit;
 use super::connection::Connection;
+use super::introduction::Introduction;
 use super::pool::Backend;
 use crate::observe::metrics::BackendConnection;
 
@@ -28,7 +29,7 @@ pub(super) struct Kept {
 /// Where a leased session comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// Opened for this lease.
+    /// Opened for this lease, or introduced anew for it.
     Fresh,
     /// Kept from an earlier transaction: it may be dead, and wants RSET first.
     Kept,
@@ -48,6 +49,16 @@ pub struct Lease {
 impl Kept {
     pub(super) fn new(connection: Connection, transactions: u32) -> Self {
         Self { connection, transactions, since: Instant::now() }
+    }
+
+    /// The session.
+    pub(super) const fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
+    /// Whom it is introduced as.
+    pub(super) const fn introduction(&self) -> &Introduction {
+        self.connection.introduction()
     }
 
     /// Whether somebody may be given it: it is young enough, and still looks alive.

@@ -2,8 +2,8 @@
 //!
 //! A delivery session is taken when a client's first recipient is accepted and given back when the
 //! transaction ends, so a client that idles holds none. It is reused by whoever comes next, as long as it is
-//! young, has refused nothing, and answers RSET with 2yz (RFC 5321 §4.1.1.5). Across clients that misleads
-//! nobody, for the backend is not told who the client is.
+//! young, has refused nothing, and answers RSET with 2yz (RFC 5321 §4.1.1.5); across clients only where that misleads
+//! nobody about who is speaking (see [`Introduction`]).
 //!
 //! A session that is kept holds no permit: who waits for one would never get it. It stands in a slot nobody
 //! needs, and leaves when a new connection needs that slot, or the backend finds that there are too many.
@@ -15,19 +15,23 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::budget::{Budget, Opening, Permit, Use};
-use super::connection::{Approach, Connection, Fault, Identity, Patience, Phase};
+use super::connection::{Approach, Blame, Connection, Fault, Identity, Patience, Phase};
 use super::habits::Habits;
 use super::health::{Attempt, Health};
+use super::introduction::{Fit, Introduction};
 use super::lease::{Kept, Lease, Origin};
 use super::secure::{Protection, Security, counted};
 use crate::config::{BackendTls, Endpoint};
 use crate::net::dial::Dialer;
 use crate::observe::metrics::{BackendMetrics, BackendUse, TlsResult};
 use crate::proto::ehlo::Extensions;
+use crate::proto::proxy_header::Version;
 use crate::proto::tls::TlsFacts;
 
 /// Sessions kept idle per backend.
 const MAX_KEPT: usize = 16;
+/// Between two alarms of one backend.
+const ALARM_EVERY: Duration = Duration::from_secs(60);
 /// How often one lease tries again where there were too many connections: halved so often, any budget that
 /// can be configured with reason is down to what the smallest backends allow.
 const CROWDED_TRIES: usize = 6;
@@ -43,6 +47,8 @@ pub struct Backend {
     announced: Mutex<Option<Extensions>>,
     kept: Mutex<Vec<Kept>>,
     last_fault: Mutex<Option<String>>,
+    /// When the last alarm was given.
+    alarmed: Mutex<Option<Instant>>,
     /// Of the last new session.
     last_tls: Mutex<Option<TlsFacts>>,
     /// One for each route that names it.
@@ -61,6 +67,17 @@ pub enum LeaseFault {
     /// The backend did not take us.
     #[error(transparent)]
     Fault(#[from] Fault),
+}
+
+impl LeaseFault {
+    /// Whose fault it is, in a session that was to be introduced so.
+    #[must_use]
+    pub fn blame(&self, introduction: &Introduction) -> Blame {
+        match self {
+            Self::Fault(fault) => fault.blame(introduction),
+            Self::Busy | Self::Resting(_) => Blame::Backend,
+        }
+    }
 }
 
 /// Whether a session of an earlier transaction will do.
@@ -123,17 +140,27 @@ impl Backend {
     ///
     /// # Errors
     /// [`LeaseFault`].
-    pub async fn lease(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
+    pub async fn lease(
+        self: &Arc<Self>,
+        purpose: Use,
+        introduction: &Introduction,
+        deadline: Instant,
+    ) -> Result<Lease, LeaseFault> {
         let reuse = if purpose == Use::Probe { Reuse::Nothing } else { Reuse::Kept };
-        self.lease_one(purpose, reuse, deadline).await
+        self.lease_one(purpose, introduction, reuse, deadline).await
     }
 
     /// A new session, also when one is kept.
     ///
     /// # Errors
     /// [`LeaseFault`].
-    pub async fn lease_fresh(self: &Arc<Self>, purpose: Use, deadline: Instant) -> Result<Lease, LeaseFault> {
-        self.lease_one(purpose, Reuse::Nothing, deadline).await
+    pub async fn lease_fresh(
+        self: &Arc<Self>,
+        purpose: Use,
+        introduction: &Introduction,
+        deadline: Instant,
+    ) -> Result<Lease, LeaseFault> {
+        self.lease_one(purpose, introduction, Reuse::Nothing, deadline).await
     }
 
     /// A new session beside the budget and the breaker, for who examines the backend and will not keep it.
@@ -144,7 +171,8 @@ impl Backend {
     pub async fn open_aside(&self) -> Result<Connection, Fault> {
         let aside = Budget::new(0).opening().await;
         let patience = self.approach.patience;
-        self.connect(&aside, Instant::now() + patience.connect + patience.command).await
+        self.connect(&aside, &Introduction::Ourselves, Instant::now() + patience.connect + patience.command)
+            .await
     }
 
     /// Where the backend has too many connections of ours the budget is smaller by now, and one that ends
@@ -152,6 +180,7 @@ impl Backend {
     async fn lease_one(
         self: &Arc<Self>,
         purpose: Use,
+        introduction: &Introduction,
         reuse: Reuse,
         deadline: Instant,
     ) -> Result<Lease, LeaseFault> {
@@ -160,12 +189,12 @@ impl Backend {
             let permit = timeout_at(deadline, self.budget.permit(purpose));
             let permit = permit.await.map_err(|_| LeaseFault::Busy)?;
             if reuse == Reuse::Kept
-                && let Some(kept) = self.take_kept()
+                && let Some((kept, origin)) = self.take_kept(introduction, deadline).await
             {
-                return Ok(self.lend(kept, permit, Origin::Kept, purpose));
+                return Ok(self.lend(kept, permit, origin, purpose));
             }
-            match self.open(permit, purpose, deadline).await {
-                Err(LeaseFault::Fault(fault)) if fault.is_crowded() && tries < CROWDED_TRIES => {
+            match self.open(permit, purpose, introduction, deadline).await {
+                Err(LeaseFault::Fault(fault)) if fault.is_crowded(introduction) && tries < CROWDED_TRIES => {
                     let oldest = self.oldest_kept();
                     if oldest.is_none() && self.budget.is_unused() {
                         return Err(fault.into());
@@ -184,6 +213,7 @@ impl Backend {
         self: &Arc<Self>,
         permit: Permit,
         purpose: Use,
+        introduction: &Introduction,
         deadline: Instant,
     ) -> Result<Lease, LeaseFault> {
         let opening = timeout_at(deadline, self.budget.opening());
@@ -193,7 +223,7 @@ impl Backend {
         };
         let opened = async {
             self.make_room().await;
-            self.connect(&opening, deadline).await
+            self.connect(&opening, introduction, deadline).await
         };
         match timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(Phase::Greeting))) {
             Ok(connection) => {
@@ -201,28 +231,46 @@ impl Backend {
                 Ok(self.lend(Kept::new(connection, 0), permit, Origin::Fresh, purpose))
             }
             Err(fault) => {
-                self.does_not(&fault, attempt);
+                match fault.blame(introduction) {
+                    Blame::Backend => self.does_not(&fault, attempt),
+                    // It is well, and does what it is there for.
+                    Blame::Client(_) => attempt.succeeded(),
+                    Blame::Route => {
+                        attempt.undecided();
+                        self.alarm(&fault);
+                    }
+                }
                 Err(fault.into())
             }
         }
     }
 
     /// A new connection, in TLS as that is wanted. One that may go on without leaves time for it.
-    async fn connect(&self, opening: &Opening, deadline: Instant) -> Result<Connection, Fault> {
+    async fn connect(
+        &self,
+        opening: &Opening,
+        introduction: &Introduction,
+        deadline: Instant,
+    ) -> Result<Connection, Fault> {
         let protection = self.security.protection(deadline);
-        let fault = match self.connect_with(opening, protection).await {
+        let fault = match self.connect_with(opening, introduction, protection).await {
             Err(fault) if protection.yields_to(&fault) => fault,
             opened => return opened,
         };
-        let opened = self.connect_with(opening, Protection::Absent).await?;
+        let opened = self.connect_with(opening, introduction, Protection::Absent).await?;
         tracing::warn!(backend = %self.endpoint(), %fault, "no TLS with the backend: going on without for a while");
         self.security.avoid();
         self.count_tls(TlsResult::Fallback);
         Ok(opened)
     }
 
-    async fn connect_with(&self, opening: &Opening, protection: Protection<'_>) -> Result<Connection, Fault> {
-        let opened = Connection::open(&self.approach, opening, protection).await;
+    async fn connect_with(
+        &self,
+        opening: &Opening,
+        introduction: &Introduction,
+        protection: Protection<'_>,
+    ) -> Result<Connection, Fault> {
+        let opened = Connection::open(&self.approach, opening, introduction, protection).await;
         match &opened {
             Ok(connection) => {
                 let handshake = connection.handshake();
@@ -243,14 +291,31 @@ impl Backend {
         attempt.succeeded();
         opening.succeeded();
         self.metrics.iter().for_each(BackendMetrics::up);
-        *lock(&self.announced) = Some(*connection.announced());
+        let mut announced = lock(&self.announced);
+        // What others are offered: to one client it may announce less.
+        if announced.is_none() || *connection.introduction() == Introduction::Ourselves {
+            *announced = Some(*connection.announced());
+        }
+        drop(announced);
         *lock(&self.last_fault) = None;
         *lock(&self.last_tls) = connection.tls().cloned();
     }
 
+    /// Mail is held up until somebody mends the configuration: said once a minute.
+    fn alarm(&self, fault: &Fault) {
+        let mut last = lock(&self.alarmed);
+        if last.is_none_or(|last| last.elapsed() >= ALARM_EVERY) {
+            *last = Some(Instant::now());
+            tracing::error!(
+                backend = %self.endpoint(), %fault,
+                "the backend cannot be told who the client is: mail for it is deferred"
+            );
+        }
+    }
+
     fn does_not(&self, fault: &Fault, attempt: Attempt<'_>) {
         // With connections of ours open it is well, and only has enough.
-        if fault.is_crowded() && (self.budget.holders() > 1 || self.kept() > 0) {
+        if fault.is_crowded(&Introduction::Ourselves) && (self.budget.holders() > 1 || self.kept() > 0) {
             attempt.succeeded();
             return;
         }
@@ -303,15 +368,45 @@ impl Backend {
         Lease::new(self, kept, permit, origin, counted)
     }
 
+    /// A kept session that is for this client, or was made so.
+    async fn take_kept(&self, introduction: &Introduction, deadline: Instant) -> Option<(Kept, Origin)> {
+        if let Some(kept) = self.youngest_kept(introduction, Fit::AsItIs) {
+            return Some((kept, Origin::Kept));
+        }
+        while let Some(mut kept) = self.youngest_kept(introduction, Fit::Anew) {
+            let introducing = timeout_at(deadline, kept.connection().introduce_anew(introduction));
+            match introducing.await {
+                // As good as new: what it said just now was an answer.
+                Ok(Ok(())) => return Some((kept, Origin::Fresh)),
+                Ok(Err(fault)) => tracing::debug!(backend = %self.endpoint(), %fault, "kept session lost"),
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+
     /// The youngest kept session that still looks alive.
-    fn take_kept(&self) -> Option<Kept> {
+    fn youngest_kept(&self, introduction: &Introduction, fit: Fit) -> Option<Kept> {
         let mut shelf = lock(&self.kept);
-        while let Some(mut kept) = shelf.pop() {
+        while let Some(at) = shelf.iter().rposition(|kept| introduction.fit(kept.introduction()) == fit) {
+            let mut kept = shelf.remove(at);
             if kept.is_fit() {
                 return Some(kept);
             }
         }
         None
+    }
+
+    /// Takes leave of the sessions that are good for nobody once this session of a client is over.
+    fn dismiss(&self, session: &str) {
+        let mut shelf = lock(&self.kept);
+        let bound = |kept: &Kept| kept.introduction().bound_to() == Some(session);
+        let (bound, others): (Vec<_>, Vec<_>) = shelf.drain(..).partition(bound);
+        *shelf = others;
+        drop(shelf);
+        for kept in bound {
+            tokio::spawn(kept.leave());
+        }
     }
 
     /// Takes leave of sessions nobody has needed for a while.
@@ -335,6 +430,8 @@ pub struct Quota {
     pub eject: Duration,
     /// Refusals it is taken to endure in one session until it shows how many.
     pub refusals: u32,
+    /// The PROXY header it expects on every connection.
+    pub header: Option<Version>,
     /// How it is spoken to; the same whoever names it.
     pub tls: BackendTls,
     /// How long it may take for its part of a TLS handshake.
@@ -365,13 +462,19 @@ impl Backends {
         }
         let backend = |endpoint: Endpoint, quota: Quota, metrics| Backend {
             security: Security::new(quota.tls, &endpoint, quota.tls_handshake),
-            approach: Approach { endpoint, dialer: dialer.clone(), identity: identity.clone(), patience },
+            approach: Approach {
+                endpoint,
+                dialer: dialer.clone(),
+                identity: Identity { header: quota.header, ..identity.clone() },
+                patience,
+            },
             budget: Budget::new(quota.connections),
             health: Health::new(quota.eject),
             habits: Habits::starting_with(quota.refusals),
             announced: Mutex::default(),
             kept: Mutex::default(),
             last_fault: Mutex::default(),
+            alarmed: Mutex::default(),
             last_tls: Mutex::default(),
             metrics,
         };
@@ -406,6 +509,11 @@ impl Backends {
             let limit = backend.budget.account().limit;
             backend.metrics.iter().for_each(|series| series.connection_limit(limit));
         }
+    }
+
+    /// A client's session is over: takes leave of what was introduced as its own.
+    pub fn dismiss(&self, session: &str) {
+        self.iter().for_each(|backend| backend.dismiss(session));
     }
 
     /// Takes leave of every session that is kept, and waits for those in use to end, for so long at most.

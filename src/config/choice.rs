@@ -4,10 +4,10 @@ use super::leaf::{Form, Leaf, Misread};
 
 /// Declares an enum, the words its variants are written as, and the remedy that lists them.
 macro_rules! choice {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }) => {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])* $variant:ident = $word:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $name { $($(#[$doc])* $variant,)+ }
+        pub enum $name { $($(#[doc = $doc])* $variant,)+ }
 
         impl $name {
             /// The word it is written as.
@@ -20,6 +20,8 @@ macro_rules! choice {
         impl Leaf for $name {
             const FORM: Form = Form::Text;
             const EXAMPLE: &'static str = [$(concat!("\"", $word, "\"")),+][0];
+            const KIND: &'static str = "one of";
+            const WORDS: &'static [(&'static str, &'static str)] = &[$(($word, concat!($($doc),*))),+];
 
             fn parse(text: &str) -> Result<Self, Misread> {
                 match text {
@@ -94,6 +96,48 @@ choice! {
         Tempfail = "tempfail",
         /// The recipient is taken.
         Accept = "accept",
+    }
+}
+
+choice! {
+    /// Whether connections begin with a PROXY header that says who the client is.
+    ProxyProtocol {
+        /// They do not; one that does is closed.
+        Off = "off",
+        /// They do; one that does not is closed.
+        Required = "required",
+        /// Those from a trusted address may; they are given a moment to.
+        Optional = "optional",
+        /// Those from a trusted address may, once they were greeted.
+        Late = "late",
+    }
+}
+
+choice! {
+    /// How the backend learns the true client.
+    ClientAddress {
+        /// It does not.
+        None = "none",
+        /// With XCLIENT.
+        Xclient = "xclient",
+        /// With a PROXY header, version 1.
+        ProxyV1 = "proxy-v1",
+        /// With a PROXY header, version 2.
+        ProxyV2 = "proxy-v2",
+        /// Our connection comes from the client's address.
+        Transparent = "transparent",
+    }
+}
+
+choice! {
+    /// Whether a `Received:` line is put before each message.
+    Received {
+        /// Where nothing else tells the backend who the client is.
+        Auto = "auto",
+        /// It is.
+        Always = "always",
+        /// It is not.
+        Never = "never",
     }
 }
 

@@ -10,6 +10,7 @@
 mod certificate;
 mod check;
 mod choice;
+mod describe;
 mod endpoint;
 mod finding;
 mod leaf;
@@ -18,6 +19,7 @@ mod pin;
 mod read;
 mod recipients;
 mod routes;
+mod schema;
 mod secret;
 pub mod settings;
 mod source;
@@ -36,8 +38,8 @@ use figment::value::Dict;
 
 pub use certificate::{Certificate, CertificateFault, CertificateFiles, Contents, Part};
 pub use choice::{
-    BareNewline, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, RouteTls, RoutedRecipients,
-    SourceKind, StageKind,
+    BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, ProxyProtocol,
+    Received, RouteTls, RoutedRecipients, SourceKind, StageKind,
 };
 pub use endpoint::{Endpoint, EndpointTls};
 pub use finding::{Fault, Faults, Finding, Origin, Warning};
@@ -48,17 +50,24 @@ pub use routes::{DomainPattern, Routes};
 pub use secret::Secret;
 pub use source::{Environment, Flags, Source};
 pub use used::{
-    Admin, BackendTls, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Timeouts, Tls,
-    TlsPolicy, Verify,
+    Admin, BackendTls, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Store, Timeouts, Tls,
+    TlsPolicy, Trace, Verify,
 };
 pub use validity::Validity;
 pub use value::{Period, Rate, Size};
 pub use word::{Filter, Keyword, Name};
 
+use describe::Description;
 use settings::Settings;
 
 /// The default file, with a comment for every key.
 pub const DEFAULT_FILE: &str = include_str!("../../deploy/backstop.toml");
+
+/// The JSON schema of the configuration file.
+#[must_use]
+pub fn schema() -> String {
+    format!("{:#}\n", schema::document(&Description::of::<Settings>()))
+}
 
 /// A configuration that can be used.
 #[derive(Debug, Clone)]

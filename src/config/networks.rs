@@ -30,9 +30,17 @@ impl FromIterator<Network> for Networks {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network(IpNet);
 
+impl Network {
+    /// Whether every address of its family is in it.
+    pub(super) fn is_everyone(&self) -> bool {
+        self.0.prefix_len() == 0
+    }
+}
+
 impl Leaf for Network {
     const FORM: Form = Form::Text;
     const EXAMPLE: &'static str = "\"10.0.0.0/8\"";
+    const KIND: &'static str = "network";
 
     fn parse(text: &str) -> Result<Self, Misread> {
         let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));

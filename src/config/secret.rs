@@ -25,13 +25,14 @@ impl fmt::Debug for Secret {
 impl Leaf for Secret {
     const FORM: Form = Form::Secret;
     const EXAMPLE: &'static str = "\"a-long-random-text\"";
+    const KIND: &'static str = "secret";
 
     fn parse(text: &str) -> Result<Self, Misread> {
         if !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()) {
             return Ok(Self(text.into()));
         }
         let remedy = "write printable ASCII without spaces, such as what `openssl rand -hex 24` prints";
-        Err(Misread::new("cannot be sent in an HTTP header", remedy))
+        Err(Misread::new("has octets that are not printable ASCII, or none", remedy))
     }
 
     fn text(&self) -> String {

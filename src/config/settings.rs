@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use figment::value::Value;
 
 use super::choice::{
-    BareNewline, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, RouteTls, RoutedRecipients,
-    SourceKind, StageKind,
+    BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, ProxyProtocol,
+    Received, RouteTls, RoutedRecipients, SourceKind, StageKind,
 };
+use super::describe::{Description, Holds};
 use super::endpoint::Endpoint;
 use super::networks::Network;
 use super::pin::Pin;
@@ -27,10 +28,10 @@ use crate::proto::address::{Domain, Mailbox};
 
 /// Declares a section: each key with its documentation, type and default.
 macro_rules! section {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $key:ident: $type:ty = $default:expr;)+ }) => {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])* $key:ident: $type:ty = $default:expr;)+ }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq)]
-        pub struct $name { $($(#[$doc])* pub $key: $type,)+ }
+        pub struct $name { $($(#[doc = $doc])* pub $key: $type,)+ }
 
         impl Default for $name {
             fn default() -> Self {
@@ -46,6 +47,10 @@ macro_rules! section {
             fn write_keys(&self, out: &mut Writer<'_>) {
                 $(self.$key.write(stringify!($key), out);)+
             }
+
+            fn describe_keys(&self, out: &mut Description) {
+                $(out.add(stringify!($key), concat!($($doc, "\n"),*), self.$key.describe());)+
+            }
         }
 
         impl Setting for $name {
@@ -56,6 +61,10 @@ macro_rules! section {
             fn write(&self, name: &str, out: &mut Writer<'_>) {
                 out.section(name, self);
             }
+
+            fn describe(&self) -> Holds {
+                Holds::Table(Description::of::<Self>())
+            }
         }
 
         impl Setting for Vec<$name> {
@@ -65,6 +74,10 @@ macro_rules! section {
 
             fn write(&self, name: &str, out: &mut Writer<'_>) {
                 out.sections(name, self);
+            }
+
+            fn describe(&self) -> Holds {
+                Holds::Tables(Description::of::<$name>())
             }
         }
     };
@@ -101,6 +114,14 @@ section! {
         name: Name = Name::derived("mx");
         /// Where it listens. `[::]` takes IPv4 too; with port 0 the system chooses one.
         address: Vec<SocketAddr> = vec![SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 25)];
+        /// Whether connections begin with a PROXY header that says who the client is.
+        proxy_protocol: ProxyProtocol = ProxyProtocol::Off;
+        /// Whether clients in `trusted` may say with XCLIENT who the client is.
+        xclient: bool = false;
+        /// Networks that are believed when they say who the client is.
+        trusted: Vec<Network> = Vec::new();
+        /// Takes connections meant for other addresses, which the system redirects here (TPROXY).
+        transparent: bool = false;
         /// Whether TLS is offered, demanded, or there from the beginning. Default: offered if there is a certificate.
         tls: Option<ListenerTls> = None;
     }
@@ -137,6 +158,10 @@ section! {
         backends: Vec<Endpoint> = Vec::new();
         /// What kind of server it is: other defaults for some keys of the route.
         profile: Profile = Profile::Standard;
+        /// How the backend learns the true client.
+        client_address: ClientAddress = ClientAddress::None;
+        /// Whether a `Received:` line is put before each message.
+        received: Received = Received::Auto;
         /// Whether backends are spoken to in TLS, and who they must prove to be. The same for probes.
         tls: RouteTls = RouteTls::Opportunistic;
         /// With tls `pin`: the SHA-256 of each key a backend may have.
@@ -207,6 +232,12 @@ section! {
         blind_ttl: Period = Period::hours(6);
         /// How long past `positive_ttl` a recipient stays good while the store cannot be asked.
         serve_stale: Period = Period::hours(24);
+        /// The directory of the embedded store, so that a restart is warm. Empty: memory only.
+        path: Option<PathBuf> = None;
+        /// Key of the address hashes. Default: made by chance, and kept in `path`.
+        secret: Option<Secret> = None;
+        /// A file that holds the secret instead.
+        secret_file: Option<PathBuf> = None;
     }
 }
 
@@ -249,6 +280,8 @@ section! {
         data_min_rate: Rate = Rate::bytes_per_second(500);
         /// A whole session. 0: any time.
         session: Period = Period::ZERO;
+        /// Until a PROXY header is whole.
+        proxy_header: Period = Period::seconds(5);
         /// Until a client, or a backend, has done its part of a TLS handshake.
         tls_handshake: Period = Period::seconds(10);
         /// Until a backend has taken our connection.

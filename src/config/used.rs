@@ -12,7 +12,8 @@ use rustls::RootCertStore;
 
 use super::certificate::Certificate;
 use super::choice::{
-    BareNewline, ListenerTls, LogFormat, Mode, OnUnknown, Profile, RoutedRecipients, StageKind,
+    BareNewline, ClientAddress, ListenerTls, LogFormat, Mode, OnUnknown, Profile, ProxyProtocol,
+    RoutedRecipients, StageKind,
 };
 use super::endpoint::Endpoint;
 use super::networks::Networks;
@@ -36,6 +37,8 @@ pub struct Config {
     pub tls: Tls,
     /// What is remembered about recipients.
     pub cache: Cache,
+    /// Where it outlives this process.
+    pub store: Store,
     /// What a client may ask of us.
     pub limits: Limits,
     /// How long anything may take.
@@ -53,6 +56,14 @@ pub struct Listener {
     pub name: Arc<str>,
     /// At least one. Port 0 lets the system choose.
     pub addresses: Vec<SocketAddr>,
+    /// Whether connections begin with a PROXY header.
+    pub proxy_protocol: ProxyProtocol,
+    /// Whether trusted clients may use XCLIENT.
+    pub xclient: bool,
+    /// Who is believed about the client; not empty when anyone is to be.
+    pub trusted: Networks,
+    /// Whether connections meant for other addresses are taken.
+    pub transparent: bool,
     /// Other than off only where there is a certificate.
     pub tls: ListenerTls,
 }
@@ -77,6 +88,10 @@ pub struct Route {
     pub backends: Vec<Endpoint>,
     /// What kind of server it is; the presets are in the other keys already.
     pub profile: Profile,
+    /// How the backends learn the true client.
+    pub client_address: ClientAddress,
+    /// Whether a `Received:` line is put before each message.
+    pub trace: Trace,
     /// How they, and those who are asked, are spoken to; no other route has one of them with another.
     pub tls: BackendTls,
     /// EHLO keywords never offered to clients, in capitals.
@@ -87,6 +102,15 @@ pub struct Route {
     pub eject: Duration,
     /// How recipients are verified.
     pub verify: Verify,
+}
+
+/// What is put before a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trace {
+    /// Nothing.
+    None,
+    /// A `Received:` line.
+    Received,
 }
 
 /// TLS with the backends of a route.
@@ -175,6 +199,15 @@ pub struct Cache {
     pub serve_stale: Duration,
 }
 
+/// Where verdicts outlive this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// The directory of the embedded store; none keeps verdicts in memory only.
+    pub path: Option<PathBuf>,
+    /// What addresses are hashed with; none makes a secret by chance.
+    pub secret: Option<Secret>,
+}
+
 /// What a client may ask of us.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -213,6 +246,8 @@ pub struct Timeouts {
     pub data_min_rate: Option<u64>,
     /// A whole session; none for any time.
     pub session: Option<Duration>,
+    /// Until a PROXY header is whole.
+    pub proxy_header: Duration,
     /// Until a client, or a backend, has done its part of a TLS handshake.
     pub tls_handshake: Duration,
     /// Until a backend has taken our connection.

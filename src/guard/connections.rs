@@ -17,6 +17,8 @@ pub struct Connections {
     most: usize,
     most_per_client: usize,
     all: AtomicUsize,
+    /// Those that wait for a header which says whose they are; counted apart.
+    unread: AtomicUsize,
     by_client: DashMap<ClientKey, usize>,
 }
 
@@ -24,8 +26,13 @@ pub struct Connections {
 #[derive(Debug)]
 pub struct Admission {
     connections: Arc<Connections>,
-    client: ClientKey,
+    /// None for a front, which has as many as it has clients.
+    client: Option<ClientKey>,
 }
+
+/// The right to wait for a header; given back when dropped.
+#[derive(Debug)]
+pub struct Unread(Arc<Connections>);
 
 /// Why a client is sent away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +47,13 @@ impl Connections {
     /// Room for `most` connections, `most_per_client` of them from one client.
     #[must_use]
     pub fn new(most: usize, most_per_client: usize) -> Arc<Self> {
-        Arc::new(Self { most, most_per_client, all: AtomicUsize::new(0), by_client: DashMap::new() })
+        Arc::new(Self {
+            most,
+            most_per_client,
+            all: AtomicUsize::new(0),
+            unread: AtomicUsize::new(0),
+            by_client: DashMap::new(),
+        })
     }
 
     /// Lets a client in.
@@ -48,10 +61,7 @@ impl Connections {
     /// # Errors
     /// [`Turned`] says which limit it met.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Admission, Turned> {
-        if self.all.fetch_add(1, Ordering::Relaxed) >= self.most {
-            self.all.fetch_sub(1, Ordering::Relaxed);
-            return Err(Turned::Full);
-        }
+        self.count_one()?;
         let client = ClientKey::of(address);
         let mut own = self.by_client.entry(client).or_insert(0);
         if *own >= self.most_per_client {
@@ -61,7 +71,36 @@ impl Connections {
         }
         *own += 1;
         drop(own);
-        Ok(Admission { connections: Arc::clone(self), client })
+        Ok(Admission { connections: Arc::clone(self), client: Some(client) })
+    }
+
+    /// Lets in a front that has not said for whom it speaks.
+    ///
+    /// # Errors
+    /// [`Turned::Full`].
+    pub fn admit_front(self: &Arc<Self>) -> Result<Admission, Turned> {
+        self.count_one()?;
+        Ok(Admission { connections: Arc::clone(self), client: None })
+    }
+
+    /// Lets a connection wait for the header that says whose it is: half as many as there may be connections.
+    ///
+    /// # Errors
+    /// [`Turned::Full`].
+    pub fn await_header(self: &Arc<Self>) -> Result<Unread, Turned> {
+        if self.unread.fetch_add(1, Ordering::Relaxed) >= self.most.div_ceil(2) {
+            self.unread.fetch_sub(1, Ordering::Relaxed);
+            return Err(Turned::Full);
+        }
+        Ok(Unread(Arc::clone(self)))
+    }
+
+    fn count_one(&self) -> Result<(), Turned> {
+        if self.all.fetch_add(1, Ordering::Relaxed) >= self.most {
+            self.all.fetch_sub(1, Ordering::Relaxed);
+            return Err(Turned::Full);
+        }
+        Ok(())
     }
 
     /// Connections open now.
@@ -74,12 +113,19 @@ impl Connections {
 impl Drop for Admission {
     fn drop(&mut self) {
         self.connections.all.fetch_sub(1, Ordering::Relaxed);
-        if let Entry::Occupied(mut own) = self.connections.by_client.entry(self.client) {
+        let Some(client) = self.client else { return };
+        if let Entry::Occupied(mut own) = self.connections.by_client.entry(client) {
             *own.get_mut() -= 1;
             if *own.get() == 0 {
                 own.remove();
             }
         }
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.0.unread.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -102,5 +148,24 @@ mod tests {
         drop(one);
         assert!(connections.admit(ip("192.0.2.1")).is_ok());
         assert_eq!(connections.by_client.len(), 2);
+    }
+
+    #[test]
+    fn a_front_is_held_to_the_limit_of_all_alone() {
+        let connections = Connections::new(3, 1);
+        let fronts: Vec<_> = (0..3).map(|_| connections.admit_front().unwrap()).collect();
+        assert_eq!(connections.admit_front().unwrap_err(), Turned::Full);
+        drop(fronts);
+        assert_eq!(connections.open(), 0);
+    }
+
+    #[test]
+    fn so_many_headers_are_waited_for_and_no_more() {
+        let connections = Connections::new(3, 1);
+        let waiting = [connections.await_header().unwrap(), connections.await_header().unwrap()];
+        assert!(connections.await_header().is_err());
+        assert!(connections.admit(ip("192.0.2.1")).is_ok(), "they are counted apart");
+        drop(waiting);
+        assert!(connections.await_header().is_ok());
     }
 }

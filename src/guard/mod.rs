@@ -3,8 +3,10 @@
 
 mod connections;
 mod drain;
+mod sources;
 mod standing;
 
-pub use connections::{Admission, Connections, Turned};
+pub use connections::{Admission, Connections, Turned, Unread};
 pub use drain::Drain;
+pub use sources::{Sources, Told};
 pub use standing::{Standing, Standings};

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::stream::Stream;
+use super::transparent;
 use crate::config::Endpoint;
 
 /// Why no connection could be had.
@@ -30,6 +31,18 @@ pub enum DialFault {
     /// The system says no.
     #[error("cannot connect to {0}: {1}")]
     Refused(Endpoint, io::Error),
+    /// The connection was to come from the client's address.
+    #[error("cannot connect to {0} from the address of a client: {1}")]
+    Transparent(Endpoint, io::Error),
+}
+
+/// From which address a connection is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Our own.
+    Ours,
+    /// This client's, see `client_address = "transparent"`.
+    Client(SocketAddr),
 }
 
 /// How backends are reached.
@@ -58,15 +71,21 @@ impl Dialer {
         }
     }
 
-    /// A new connection, within `timeout` over all addresses of the endpoint.
+    /// A new connection, within `timeout` over all addresses of the endpoint (those of the client's family, where it
+    /// comes from the client's address).
     ///
     /// # Errors
     /// The [`DialFault`] of the last address tried.
-    pub async fn dial(&self, endpoint: &Endpoint, timeout: Duration) -> Result<Stream, DialFault> {
+    pub async fn dial(
+        &self,
+        endpoint: &Endpoint,
+        origin: Origin,
+        timeout: Duration,
+    ) -> Result<Stream, DialFault> {
         match self {
             Self::Network(ours) => {
                 let deadline = Instant::now() + timeout;
-                timeout_at(deadline, connect(endpoint, ours, deadline))
+                timeout_at(deadline, connect(endpoint, origin, ours, deadline))
                     .await
                     .unwrap_or_else(|_| Err(DialFault::Timeout(endpoint.clone())))
             }
@@ -91,16 +110,28 @@ pub fn turn(deadline: Instant, candidates: usize) -> Instant {
 
 async fn connect(
     endpoint: &Endpoint,
+    origin: Origin,
     ours: &RwLock<Vec<SocketAddr>>,
     deadline: Instant,
 ) -> Result<Stream, DialFault> {
-    let addresses: Vec<_> = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))
+    let mut addresses: Vec<_> = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))
         .await
         .map_err(|_| DialFault::Unresolvable(endpoint.clone()))?
         .collect();
     let mut fault = DialFault::Unresolvable(endpoint.clone());
+    if let Origin::Client(client) = origin {
+        addresses.retain(|address| address.is_ipv4() == client.is_ipv4());
+        let none = io::Error::new(io::ErrorKind::Unsupported, "the backend has no address of its family");
+        fault = DialFault::Transparent(endpoint.clone(), none);
+    }
     for (at, address) in addresses.iter().enumerate() {
-        let attempt = timeout_at(turn(deadline, addresses.len() - at), TcpStream::connect(address)).await;
+        let connecting = async {
+            match origin {
+                Origin::Ours => TcpStream::connect(address).await,
+                Origin::Client(client) => transparent::connect(client, *address).await,
+            }
+        };
+        let attempt = timeout_at(turn(deadline, addresses.len() - at), connecting).await;
         match attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) if leads_home(&stream, ours) => return Err(DialFault::Ourselves(endpoint.clone())),
             Ok(stream) => {
@@ -108,7 +139,8 @@ async fn connect(
                 let _ = stream.set_nodelay(true);
                 return Ok(Stream::Tcp(stream));
             }
-            Err(refused) => fault = DialFault::Refused(endpoint.clone(), refused),
+            Err(refused) if origin == Origin::Ours => fault = DialFault::Refused(endpoint.clone(), refused),
+            Err(refused) => fault = DialFault::Transparent(endpoint.clone(), refused),
         }
     }
     Err(fault)
@@ -139,9 +171,9 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let endpoint = Endpoint { host: "127.0.0.1".into(), port, tls: EndpointTls::Negotiated };
         let dialer = Dialer::network();
-        assert!(dialer.dial(&endpoint, Duration::from_secs(5)).await.is_ok());
+        assert!(dialer.dial(&endpoint, Origin::Ours, Duration::from_secs(5)).await.is_ok());
         dialer.is_ours(SocketAddr::new(IpAddr::from([0; 16]), port));
-        let fault = dialer.dial(&endpoint, Duration::from_secs(5)).await;
+        let fault = dialer.dial(&endpoint, Origin::Ours, Duration::from_secs(5)).await;
         assert!(matches!(fault, Err(DialFault::Ourselves(_))), "{fault:?}");
     }
 }

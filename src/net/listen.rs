@@ -7,19 +7,33 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
+use super::transparent;
+
 /// Connections the kernel keeps for us before they are accepted; it cuts this to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+
+/// Whose connections a listening socket takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Those to its own address.
+    Own,
+    /// Also those to others that the system redirects here (TPROXY).
+    Others,
+}
 
 /// Binds `address`. `[::]` takes IPv4 too, as an operator who writes it expects.
 ///
 /// # Errors
-/// Those of the system: address in use, permission denied, …
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+/// Those of the system: address in use, permission denied (for [`Reach::Others`] without `CAP_NET_ADMIN`), …
+pub fn bind(address: SocketAddr, reach: Reach) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for the sockets of the last run to leave TIME_WAIT.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
+    }
+    if reach == Reach::Others {
+        transparent::allow(&socket, address)?;
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -65,7 +79,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_wildcard_takes_both_families() {
-        let listener = bind("[::]:0".parse().unwrap()).unwrap();
+        let listener = bind("[::]:0".parse().unwrap(), Reach::Own).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (client, _) =
             tokio::join!(tokio::net::TcpStream::connect(("127.0.0.1", port)), listener.accept());

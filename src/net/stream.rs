@@ -5,10 +5,11 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::tls::TlsStream;
@@ -35,6 +36,15 @@ pub enum Pending {
     Octets,
     /// The end of the stream, or an error.
     End,
+}
+
+/// How much of what has arrived is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prefix {
+    /// All of it, and more.
+    Open,
+    /// So many octets.
+    Until(usize),
 }
 
 impl Stream {
@@ -73,6 +83,85 @@ impl Stream {
     #[must_use]
     pub const fn hand_over(&mut self) -> Self {
         std::mem::replace(self, Self::Gone)
+    }
+
+    /// Our own end of a socket: where a client connected to, which TPROXY may have redirected here.
+    #[must_use]
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok(),
+            Self::Tls(stream) => stream.carrier().local_address(),
+            Self::Memory(_) | Self::Gone => None,
+        }
+    }
+
+    /// The other end of a socket.
+    #[must_use]
+    pub fn peer_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok(),
+            Self::Tls(stream) => stream.carrier().peer_address(),
+            Self::Memory(_) | Self::Gone => None,
+        }
+    }
+
+    /// Reads no more of what arrives than `whole` wants: at the start of a connection nobody knows yet who is to read
+    /// what follows. `whole` is shown `seen`, which was taken before, and what arrives behind it; [`Prefix::Open`]
+    /// takes all of that and waits for more.
+    ///
+    /// Gives what was taken: beyond what `whole` wants only what it had wanted before.
+    ///
+    /// # Errors
+    /// Those of the stream, its end among them.
+    pub async fn read_prefix(
+        &mut self,
+        mut seen: Vec<u8>,
+        mut whole: impl FnMut(&[u8]) -> Prefix,
+    ) -> io::Result<Vec<u8>> {
+        let mut shown = 0;
+        loop {
+            let taken = seen.len() - shown;
+            match whole(&seen) {
+                Prefix::Open => self.skip(shown).await?,
+                Prefix::Until(end) => {
+                    seen.truncate(end.max(taken));
+                    self.skip(seen.len() - taken).await?;
+                    return Ok(seen);
+                }
+            }
+            shown = self.peek(&mut seen).await?;
+        }
+    }
+
+    /// Appends octets that have arrived. Gives how many of them were not taken; a pipe shows nothing, so one is taken.
+    async fn peek(&mut self, seen: &mut Vec<u8>) -> io::Result<usize> {
+        let mut space = [0; 1024];
+        let (octets, shown) = if let Self::Tcp(stream) = self {
+            let shown = stream.peek(&mut space).await?;
+            (shown, shown)
+        } else {
+            (self.read(space.get_mut(..1).unwrap_or_default()).await?, 0)
+        };
+        if octets == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        seen.extend_from_slice(space.get(..octets).unwrap_or_default());
+        Ok(shown)
+    }
+
+    /// Takes octets that were peeked at.
+    async fn skip(&mut self, mut octets: usize) -> io::Result<()> {
+        if let Self::Tcp(stream) = self {
+            let mut space = [0; 1024];
+            while octets > 0 {
+                let here = space.get_mut(..octets.min(1024)).unwrap_or_default();
+                match stream.read(here).await? {
+                    0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    read => octets -= read,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Ends the connection with a reset instead of a farewell, so that a peer in the middle of a message
@@ -165,6 +254,34 @@ mod tests {
     }
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_prefix_takes_no_octet_too_many() {
+        let line = |seen: &[u8]| {
+            seen.iter().position(|b| *b == b'\n').map_or(Prefix::Open, |at| Prefix::Until(at + 1))
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut near = Stream::Tcp(listener.accept().await.unwrap().0);
+        let (piped, mut pipe) = tokio::io::duplex(64);
+        let mut piped = Stream::Memory(piped);
+        for part in ["fir", "st\nsecond\n\x16\x03"] {
+            far.write_all(part.as_bytes()).await.unwrap();
+            pipe.write_all(part.as_bytes()).await.unwrap();
+        }
+        for stream in [&mut near, &mut piped] {
+            assert_eq!(stream.read_prefix(Vec::new(), line).await.unwrap(), b"first\n");
+            assert_eq!(stream.read_prefix(Vec::new(), line).await.unwrap(), b"second\n");
+            let mut rest = [0; 2];
+            stream.read_exact(&mut rest).await.unwrap();
+            assert_eq!(rest, [0x16, 0x03]);
+        }
+        drop((far, pipe));
+        assert!(
+            near.read_prefix(Vec::new(), line).await.is_err()
+                && piped.read_prefix(Vec::new(), line).await.is_err()
+        );
+    }
 
     #[tokio::test]
     async fn pending_sees_what_was_not_read() {

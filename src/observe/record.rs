@@ -32,6 +32,8 @@ pub struct SessionRecord {
     listener: Arc<str>,
     /// The true client, from a proxy header where one was sent.
     client: SocketAddr,
+    /// The other end of the socket, where that is a front.
+    via: Option<SocketAddr>,
     /// As it was said, like `from`: it is noted again with every command, and escaped once.
     helo: Option<String>,
     from: Option<String>,
@@ -50,12 +52,19 @@ impl SessionRecord {
             bytes: 0,
             listener,
             client,
+            via: None,
             helo: None,
             tls: None,
             from: None,
             backend: None,
             recipients: Children::new(|_| AtomicU32::new(0)),
         }
+    }
+
+    /// The client is this one, and `peer` the other end of the socket.
+    pub fn client(&mut self, client: SocketAddr, peer: SocketAddr) {
+        self.client = client;
+        self.via = Some(peer).filter(|peer| *peer != client);
     }
 
     /// The client called itself so in HELO or EHLO; the last one counts.
@@ -91,6 +100,7 @@ impl SessionRecord {
             session = %self.session,
             listener = %self.listener,
             client = %self.client,
+            via = self.via.map(tracing::field::display),
             helo = self.helo.as_deref().map(|name| Escaped(name).to_string()),
             tls = self.tls.as_ref().map(ToString::to_string),
             sni = self.sni(),
@@ -273,9 +283,12 @@ mod tests {
     fn what_was_never_said_is_left_out() {
         let mut record = record();
         let object = logged(|| record.log(End::ClientLost, Duration::ZERO));
-        for absent in ["helo", "tls", "sni", "from", "backend"] {
+        for absent in ["via", "helo", "tls", "sni", "from", "backend"] {
             assert_eq!(object.get(absent), None, "{absent}");
         }
+        record.client(([198, 51, 100, 1], 4).into(), ([10, 0, 0, 1], 5).into());
+        let object = logged(|| record.log(End::ClientLost, Duration::ZERO));
+        assert_eq!((&object["client"], &object["via"]), (&"198.51.100.1:4".into(), &"10.0.0.1:5".into()));
         record.from("");
         assert_eq!(logged(|| record.log(End::ClientLost, Duration::ZERO))["from"], "<>");
     }

@@ -33,10 +33,14 @@ pub enum Command<'l> {
     StartTls,
     /// `QUIT`.
     Quit,
+    /// `XCLIENT attributes`: a front says who its client is.
+    Xclient(&'l str),
     /// A command of SMTP that we know and do not do: `EXPN`, `AUTH`, `ETRN`, …
     NotImplemented,
     /// The first line of an HTTP request: a browser made to speak to us (ALPACA).
     Http,
+    /// A PROXY header where none is taken: nobody else says such a thing.
+    ProxyHeader,
 }
 
 /// The argument of BDAT.
@@ -101,7 +105,11 @@ impl<'l> Command<'l> {
             b"VRFY" if !argument.is_empty() => Ok(Self::Vrfy),
             b"VRFY" => Err(CommandFault::Argument),
             b"EXPN" | b"AUTH" | b"ETRN" | b"ATRN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" | b"BURL"
-            | b"XCLIENT" | b"XFORWARD" => Ok(Self::NotImplemented),
+            | b"XFORWARD" => Ok(Self::NotImplemented),
+            b"XCLIENT" => {
+                std::str::from_utf8(argument).map(Self::Xclient).map_err(|_| CommandFault::Argument)
+            }
+            b"PROXY" => Ok(Self::ProxyHeader),
             b"GET" | b"POST" | b"PUT" | b"HEAD" | b"CONNECT" | b"OPTIONS" | b"DELETE" => Ok(Self::Http),
             _ => Err(CommandFault::Unrecognized),
         }
@@ -170,6 +178,8 @@ mod tests {
             ("EXPN list", Command::NotImplemented),
             ("AUTH PLAIN AGEAYg==", Command::NotImplemented),
             ("GET / HTTP/1.1", Command::Http),
+            ("xclient ADDR=192.0.2.1 ", Command::Xclient("ADDR=192.0.2.1")),
+            ("PROXY TCP4 192.0.2.1 192.0.2.2 1 2", Command::ProxyHeader),
             ("BDAT 0 LAST", Command::Bdat(Chunk { size: 0, place: Place::Last })),
             ("bdat 18446744073709551615", Command::Bdat(Chunk { size: u64::MAX, place: Place::Middle })),
         ] {

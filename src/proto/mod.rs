@@ -2,12 +2,17 @@
 
 pub mod address;
 pub mod body;
+pub mod client;
 pub mod command;
 pub mod dialogue;
 pub mod ehlo;
 pub mod line;
 pub mod parameter;
+pub mod proxy_header;
+pub mod received;
 pub mod replies;
 pub mod reply;
 pub mod tls;
 pub mod verdict;
+pub mod xclient;
+pub mod xtext;

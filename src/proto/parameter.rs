@@ -3,6 +3,8 @@
 //! Each is checked for syntax and for having been offered, and kept as written: that is how the backend gets
 //! it. Values are held to printable characters, so nothing written here can end a command line.
 
+use std::fmt::Write as _;
+
 use super::ehlo::{Extensions, Keyword};
 
 /// Which command a parameter stands behind.
@@ -125,13 +127,14 @@ impl Parameters {
         Ok(extension)
     }
 
-    /// Appends them, each behind a space, for a backend that announced `announced`. SIZE is left out where
+    /// Appends them, each behind a space, for a backend that announced `announced` and is given so many octets
+    /// more than the client said. SIZE is left out where
     /// it was not announced, since we offer it on our own account (RFC 1870 §4); so is `BODY=7BIT`, which
     /// says what holds without it.
     ///
     /// # Errors
     /// The keyword the backend lacks.
-    pub fn write(&self, announced: &Extensions, out: &mut String) -> Result<(), Keyword> {
+    pub fn write(&self, announced: &Extensions, added: u64, out: &mut String) -> Result<(), Keyword> {
         for word in self.text.split(' ').filter(|word| !word.is_empty()) {
             let keyword = word.split('=').next().unwrap_or(word).to_ascii_uppercase();
             let needed = match keyword.as_str() {
@@ -144,7 +147,12 @@ impl Parameters {
             };
             if announced.has(needed) {
                 out.push(' ');
-                out.push_str(word);
+                match self.size {
+                    Some(size) if needed == Keyword::Size && added > 0 => {
+                        let _ = write!(out, "SIZE={}", size.saturating_add(added));
+                    }
+                    _ => out.push_str(word),
+                }
             } else if needed != Keyword::Size && !word.eq_ignore_ascii_case("BODY=7BIT") {
                 return Err(needed);
             }
@@ -260,8 +268,8 @@ mod tests {
     fn a_backend_gets_what_it_announced() {
         let parsed = Parameters::parse(b"SIZE=5 BODY=7BIT RET=FULL", Of::Mail, &all()).unwrap();
         let mut out = String::new();
-        assert_eq!(parsed.write(&Extensions::of(&[Keyword::Dsn]), &mut out), Ok(()));
+        assert_eq!(parsed.write(&Extensions::of(&[Keyword::Dsn]), 7, &mut out), Ok(()));
         assert_eq!(out, " RET=FULL");
-        assert_eq!(parsed.write(&Extensions::default(), &mut String::new()), Err(Keyword::Dsn));
+        assert_eq!(parsed.write(&Extensions::default(), 0, &mut String::new()), Err(Keyword::Dsn));
     }
 }

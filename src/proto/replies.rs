@@ -61,6 +61,8 @@ pub const NOT_IMPLEMENTED: Reply = Reply::fixed(502, "5.5.1 Command not implemen
 pub const GREET_FIRST: Reply = Reply::fixed(503, "5.5.1 Send EHLO or HELO first");
 /// 503: MAIL first.
 pub const SENDER_FIRST: Reply = Reply::fixed(503, "5.5.1 Send MAIL first");
+/// 503: XCLIENT within a transaction.
+pub const TRANSACTION_OPEN: Reply = Reply::fixed(503, "5.5.1 Mail transaction in progress");
 /// 503: a second MAIL in a transaction.
 pub const NESTED_SENDER: Reply = Reply::fixed(503, "5.5.1 Sender already given");
 /// 503: no recipient was accepted.
@@ -111,6 +113,10 @@ pub const DRAINING: Reply = Reply::fixed(421, "4.3.2 Service shutting down, try 
 pub const TOO_MANY_ERRORS: Reply = Reply::fixed(421, "4.7.0 Too many errors");
 /// 421: idle for too long, or too slow.
 pub const IDLE: Reply = Reply::fixed(421, "4.4.2 Timeout, closing connection");
+/// 421: a PROXY header from someone who is not believed, behind another one, or inside TLS.
+pub const STRAY_PROXY_HEADER: Reply = Reply::fixed(421, "4.7.0 A PROXY header is not taken here");
+/// 451: the route's configuration and the backend's do not fit.
+pub const ROUTE_FAULT: Reply = Reply::fixed(451, "4.3.5 The mail server cannot be told who you are");
 /// 421: an HTTP request.
 pub const NOT_HTTP: Reply = Reply::fixed(421, "4.7.0 This is not an HTTP server");
 
@@ -154,6 +160,9 @@ mod tests {
             GREET_FIRST,
             SENDER_FIRST,
             NESTED_SENDER,
+            TRANSACTION_OPEN,
+            STRAY_PROXY_HEADER,
+            ROUTE_FAULT,
             NO_RECIPIENT,
             CHUNKS_ONLY,
             TLS_ACTIVE,

@@ -134,6 +134,15 @@ impl Reply {
         self
     }
 
+    /// The same reply with one more line.
+    #[must_use]
+    pub fn with_line(mut self, line: &str) -> Self {
+        let text = self.text.to_mut();
+        text.push(b'\n');
+        text.extend_from_slice(line.as_bytes());
+        self
+    }
+
     /// Writes it as a client may see it: CRLF lines of at most 512 octets, no control characters.
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut lines = self.lines().peekable();

@@ -7,11 +7,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use crate::config::Listener;
-use crate::guard::Connections;
 use crate::net::listen::AcceptFault;
 use crate::net::stream::Stream;
 use crate::observe::metrics::ListenerMetrics;
-use crate::proto::replies;
 use crate::session::{self, Context};
 
 /// What the clients of one listening socket are served with.
@@ -20,7 +18,6 @@ pub(super) struct Door {
     pub(super) listener: Listener,
     pub(super) series: ListenerMetrics,
     pub(super) context: Arc<Context>,
-    pub(super) connections: Arc<Connections>,
     pub(super) sessions: TaskTracker,
 }
 
@@ -51,17 +48,11 @@ impl Door {
         }
     }
 
-    /// Serves a client, or sends it away.
+    /// Serves a client.
     async fn admit(&self, stream: TcpStream, client: SocketAddr) {
         // Replies are written whole; waiting to fill segments only delays them.
         let _ = stream.set_nodelay(true);
-        let stream = Stream::Tcp(stream);
-        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
-        let admission = self.connections.admit(client.ip());
-        if admission.is_err() && !self.context.config.limits.bypass.contains(client.ip()) {
-            session::refuse(stream, &replies::TOO_MANY_CONNECTIONS, &self.listener, &self.series).await;
-            return;
-        }
-        session::run(stream, client, &self.listener, &self.series, Arc::clone(&self.context)).await;
+        session::run(Stream::Tcp(stream), client, &self.listener, &self.series, Arc::clone(&self.context))
+            .await;
     }
 }

@@ -13,13 +13,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
+use crate::backend::{Introduction, Use};
 use crate::config::{self, Config};
-use crate::guard::Connections;
 use crate::net::dial::Dialer;
+use crate::net::inherited::Inherited;
+use crate::net::listen::Reach;
 use crate::session::Context;
 use crate::verify::{ListFault, TIDY_EVERY};
 
-pub use assemble::{assemble, assemble_with};
+pub use assemble::{assemble, assemble_counting, assemble_with_store};
 
 /// Why the proxy does not start.
 #[derive(Debug, thiserror::Error)]
@@ -63,21 +65,33 @@ impl Server {
     /// # Errors
     /// [`StartFault`]; nothing is listened on then.
     pub fn bind(config: Config) -> Result<Self, StartFault> {
+        Self::bind_over(config, Inherited::default())
+    }
+
+    /// Binds as [`Self::bind`] does, but for sockets that were handed to us.
+    ///
+    /// # Errors
+    /// [`StartFault`]; nothing is listened on then.
+    pub fn bind_over(config: Config, inherited: Inherited) -> Result<Self, StartFault> {
         let dialer = Dialer::network();
-        let context = Arc::new(assemble(config, &dialer)?);
-        let mut bound = Vec::new();
+        let context = Arc::new(assemble_with_store(config, &dialer)?);
+        let mut sockets = Sockets { inherited, bound: Vec::new() };
         let mut doors = Vec::new();
         for listener in &context.config.listeners {
             for address in &listener.addresses {
-                let socket = bind(*address, &listener.name, &mut bound)?;
+                let reach = if listener.transparent { Reach::Others } else { Reach::Own };
+                let socket = sockets.bind(*address, reach, &listener.name)?;
                 doors.push((listener.clone(), socket));
             }
         }
-        bound.iter().for_each(|bound| dialer.is_ours(bound.address));
+        sockets.bound.iter().for_each(|bound| dialer.is_ours(bound.address));
         let admin = match &context.config.admin {
-            Some(admin) => Some((bind(admin.address, &"admin".into(), &mut bound)?, admin.clone())),
+            Some(admin) => Some((sockets.bind(admin.address, Reach::Own, &"admin".into())?, admin.clone())),
             None => None,
         };
+        for address in sockets.inherited.left() {
+            tracing::warn!(%address, "a socket was handed over that no listener has as its address");
+        }
         Ok(Self {
             context,
             doors,
@@ -85,7 +99,7 @@ impl Server {
             sessions: TaskTracker::new(),
             ended: CancellationToken::new(),
             serving: CancellationToken::new(),
-            bound,
+            bound: sockets.bound,
             started: tokio::time::Instant::now(),
         })
     }
@@ -96,14 +110,11 @@ impl Server {
             tokio::spawn(admin::serve(socket, Arc::new(self.panel(admin)), self.ended.clone()));
         }
         tokio::join!(greet_backends(&self.context), self.context.verifier.test_relays());
-        let limits = &self.context.config.limits;
-        let connections = Connections::new(limits.max_connections, limits.max_connections_per_client);
         for (listener, socket) in self.doors.drain(..) {
             let door = listen::Door {
                 series: self.context.metrics.listener(&listener.name),
                 listener,
                 context: Arc::clone(&self.context),
-                connections: Arc::clone(&connections),
                 sessions: self.sessions.clone(),
             };
             tokio::spawn(door.serve(socket));
@@ -153,6 +164,7 @@ impl Server {
         }
         self.context.verifier.leave();
         self.context.backends.leave(FAREWELL).await;
+        self.context.verifier.put_away(FAREWELL).await;
         self.ended.cancel();
         if drained.is_ok() { Drained::Completely } else { Drained::Late }
     }
@@ -190,14 +202,32 @@ pub enum Drained {
     Late,
 }
 
-/// What the last words to clients, and to backends, may take.
+/// What the last words to clients, to backends, and to the store may take.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-fn bind(address: SocketAddr, name: &Arc<str>, bound: &mut Vec<Bound>) -> Result<TcpListener, StartFault> {
-    let socket = crate::net::listen::bind(address).map_err(|fault| StartFault::Bind(address, fault))?;
-    let address = socket.local_addr().map_err(|fault| StartFault::Bind(address, fault))?;
-    bound.push(Bound { address, name: Arc::clone(name) });
-    Ok(socket)
+/// The sockets we listen on: those handed to us, else our own.
+struct Sockets {
+    inherited: Inherited,
+    bound: Vec<Bound>,
+}
+
+impl Sockets {
+    fn bind(
+        &mut self,
+        address: SocketAddr,
+        reach: Reach,
+        name: &Arc<str>,
+    ) -> Result<TcpListener, StartFault> {
+        let socket = match self.inherited.take(address) {
+            Ok(Some(socket)) => Ok(socket),
+            Ok(None) => crate::net::listen::bind(address, reach),
+            Err(fault) => Err(fault),
+        };
+        let socket = socket.map_err(|fault| StartFault::Bind(address, fault))?;
+        let address = socket.local_addr().map_err(|fault| StartFault::Bind(address, fault))?;
+        self.bound.push(Bound { address, name: Arc::clone(name) });
+        Ok(socket)
+    }
 }
 
 /// Greets every backend once, so that the first client is offered what they all can do. Bounded by
@@ -206,7 +236,7 @@ pub async fn greet_backends(context: &Context) {
     let timeouts = &context.config.timeouts;
     let deadline = tokio::time::Instant::now() + timeouts.backend_connect + timeouts.backend_command;
     let greetings = context.backends.iter().map(|backend| async move {
-        if let Ok(lease) = backend.lease_fresh(crate::backend::Use::Greeting, deadline).await {
+        if let Ok(lease) = backend.lease_fresh(Use::Greeting, &Introduction::Ourselves, deadline).await {
             lease.quit();
         }
     });

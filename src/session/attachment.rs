@@ -33,6 +33,8 @@ enum Stage {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Envelope<'e> {
     pub(super) sender: &'e Sender,
+    /// Octets put before the message.
+    pub(super) added: u64,
     /// Recipients the client was told are accepted; given again when the session is new.
     pub(super) earlier: &'e [Recipient],
     /// Recipients to be given now.
@@ -89,7 +91,8 @@ impl Attachment {
     ) -> Result<Option<Given>, Fault> {
         let announced = *self.lease.connection().announced();
         let clean = self.stage == Stage::Clean;
-        let mail = match clean.then(|| mail_command(envelope.sender, &announced)).transpose() {
+        let mail = match clean.then(|| mail_command(envelope.sender, &announced, envelope.added)).transpose()
+        {
             Ok(mail) => mail,
             Err(fault) => return Ok(Some(Given::SenderMissing(fault))),
         };

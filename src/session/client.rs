@@ -4,15 +4,17 @@
 //! the command line limit, or by one buffer while a body passes; a client that waits costs no buffer at all.
 
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::Budget;
 use crate::guard::Drain;
-use crate::net::stream::{Pending, Stream, read_some, write_through};
+use crate::net::stream::{Pending, Prefix, Stream, read_some, write_through};
 use crate::net::tls::{Acceptor, Handshake, HandshakeFault};
 use crate::proto::line::{self, LineReader, Scan};
+use crate::proto::proxy_header::{self, HeaderFault, Source, Start};
 use crate::proto::reply::Reply;
 use crate::proto::tls::TlsFacts;
 use futures_util::FutureExt as _;
@@ -50,6 +52,23 @@ pub(super) enum Heard {
     Gone,
     /// We are to end.
     Drain,
+}
+
+/// What stands at the start of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heading {
+    /// A header that says this.
+    Says(Source),
+    /// Something else.
+    Missing,
+    /// Nothing came in time.
+    Silence,
+    /// A header was begun, and not completed in time.
+    Late,
+    /// A header was begun that is none.
+    Bad(HeaderFault),
+    /// The end of the connection.
+    Gone,
 }
 
 /// How long to wait for a command.
@@ -99,6 +118,42 @@ impl Client {
             lines: LineReader::default(),
             line_limit,
         }
+    }
+
+    /// Reads a PROXY header at the start of what is said, of which not an octet is taken that another reader may
+    /// want: its first octet within `first`, the others within `rest` of that.
+    pub(super) async fn heading(&mut self, first: Duration, rest: Duration) -> Heading {
+        let something = |seen: &[u8]| if seen.is_empty() { Prefix::Open } else { Prefix::Until(0) };
+        let seen = match timeout(first, self.stream.read_prefix(Vec::new(), something)).await {
+            Ok(Ok(seen)) => seen,
+            Ok(Err(_)) => return Heading::Gone,
+            Err(_) => return Heading::Silence,
+        };
+        let mut heading = Heading::Missing;
+        let reading = self.stream.read_prefix(seen, |seen| match proxy_header::read(seen) {
+            Ok(Start::Open) => Prefix::Open,
+            Ok(Start::Header { len, source }) => {
+                heading = Heading::Says(source);
+                Prefix::Until(len)
+            }
+            Ok(Start::Other) => Prefix::Until(0),
+            Err(fault) => {
+                heading = Heading::Bad(fault);
+                Prefix::Until(0)
+            }
+        });
+        match timeout(rest, reading).await {
+            Ok(Ok(_)) if matches!(heading, Heading::Says(_)) => {}
+            Ok(Ok(seen)) => self.input = seen,
+            Ok(Err(_)) => return Heading::Gone,
+            Err(_) => return Heading::Late,
+        }
+        heading
+    }
+
+    /// Where the client connected to.
+    pub(super) fn destination(&self) -> Option<SocketAddr> {
+        self.stream.local_address()
     }
 
     /// Notes a reply; it goes out with the next [`Self::flush`] or wait.

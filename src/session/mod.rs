@@ -10,11 +10,13 @@
 //!
 //! The backend is attached with the first recipient that may be taken and detached when the transaction ends.
 
+mod arrival;
 mod attachment;
 mod client;
 mod recipients;
 mod relay;
 mod secure;
+mod trace;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -23,24 +25,26 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::backend::{Backends, Budget};
-use crate::config::{BareNewline, Config, Listener, ListenerTls, Route};
-use crate::guard::{Drain, Standings};
+use crate::config::{Config, Listener, ListenerTls, Route, Trace};
+use crate::guard::{Admission, Connections, Drain, Sources, Standings};
 use crate::net::client_key::ClientKey;
 use crate::net::stream::Stream;
 use crate::net::tls::{Acceptor, Keyring};
 use crate::observe::Alarms;
 use crate::observe::metrics::{
-    ConnectionResult, ListenerMetrics, MessageResult, Metrics, RouteMetrics, SessionGauge, SessionState,
+    ListenerMetrics, MessageResult, Metrics, RouteMetrics, SessionGauge, SessionState,
 };
 use crate::observe::record::{End, SessionRecord};
 use crate::proto::body::BareNewlines;
 use crate::proto::dialogue::{
-    BodyEnd, Dialogue, Exchange, Framing, Input, Remainder, Rules, Step, Stop, Tls,
+    BodyEnd, Dialogue, Exchange, Framing, Input, Remainder, Rules, Step, Stop, Tls, Xclient,
 };
 use crate::proto::ehlo::{Extensions, Keyword};
+use crate::proto::received;
 use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
 use crate::verify::Verifier;
+use arrival::Arrival;
 use attachment::{Attachment, Given};
 use client::{Client, Committed, Heard, Patience};
 use relay::{Body, Limits, Loss};
@@ -67,6 +71,10 @@ pub struct Context {
     pub drain: Drain,
     /// Which clients have a clean record.
     pub standings: Standings,
+    /// How many connections there are.
+    pub connections: Arc<Connections>,
+    /// Where clients come from.
+    pub sources: Sources,
     routes: HashMap<Arc<str>, RouteMetrics>,
     no_route: RouteMetrics,
     hidden: Vec<Keyword>,
@@ -87,6 +95,8 @@ impl Context {
             .then(|| Acceptor::new(Keyring::new(&tls.certificates, metrics.clone()), tls.min_version));
         let routes = config.routes.iter().map(|r| (Arc::clone(&r.name), metrics.route(&r.name))).collect();
         let no_route = metrics.route("");
+        let limits = &config.limits;
+        let connections = Connections::new(limits.max_connections, limits.max_connections_per_client);
         let hidden =
             config.routes.iter().flat_map(|r| &r.hide_ehlo).filter_map(|name| Keyword::parse(name)).collect();
         Self {
@@ -98,6 +108,8 @@ impl Context {
             alarms,
             drain: Drain::default(),
             standings: Standings::default(),
+            connections,
+            sources: Sources::default(),
             routes,
             no_route,
             hidden,
@@ -117,6 +129,10 @@ impl Context {
         let endpoints = self.config.routes.iter().flat_map(|route| &route.backends);
         let mut offer = self.backends.announced_by_all(endpoints).unwrap_or_else(Extensions::assumed);
         offer = offer.without(Keyword::StartTls).with(Keyword::Pipelining).with(Keyword::Limits);
+        if self.config.routes.iter().any(|route| route.trace == Trace::Received) {
+            // What we put before a message counts at the backend. Zero would be no limit at all.
+            offer.max_size = offer.max_size.map(|max| max.saturating_sub(received::MOST).max(1));
+        }
         if let Some(max) = self.config.limits.max_message_size {
             offer = offer.with(Keyword::Size);
             offer.max_size = Some(offer.max_size.map_or(max, |size| size.min(max)));
@@ -141,6 +157,9 @@ struct Session {
     series: ListenerMetrics,
     gauge: SessionGauge,
     began: Instant,
+    /// Who the client is; what follows from that is set when it is let in.
+    arrival: Arrival,
+    admission: Option<Admission>,
     key: ClientKey,
     /// A client whose recipients are taken as they are.
     bypass: bool,
@@ -152,6 +171,10 @@ struct Session {
     replaced: bool,
     /// A body that was stopped, whose rest is to be discarded.
     stopped: Option<Body>,
+    /// A backend session was introduced as this client's for good.
+    bound: bool,
+    /// The `Received:` line of this transaction's message went out.
+    traced: bool,
     /// A message the backend has, and the client is about to be told of: its route and size.
     stored: Option<(Arc<Route>, u64)>,
 }
@@ -159,19 +182,20 @@ struct Session {
 /// Serves one client until it or we end the session.
 pub async fn run(
     stream: Stream,
-    client: SocketAddr,
+    peer: SocketAddr,
     listener: &Listener,
     series: &ListenerMetrics,
     context: Arc<Context>,
 ) {
-    series.connection(ConnectionResult::Accepted);
     let limits = &context.config.limits;
-    let normalize =
-        limits.bare_newline == BareNewline::Normalize || limits.bare_newline_exempt.contains(client.ip());
+    let client = Client::new(stream, limits.max_command_line);
+    let arrival = Arrival::new(peer, client.destination(), listener);
+    let believed = listener.xclient && arrival.is_trusted();
     let rules = Rules {
         hostname: context.config.hostname.as_str().into(),
         offer: context.offer(),
         max_size: limits.max_message_size,
+        xclient: if believed { Xclient::Taken } else { Xclient::Refused },
         tls: match listener.tls {
             ListenerTls::Off => Tls::Off,
             ListenerTls::StartTls => Tls::Offered,
@@ -182,15 +206,19 @@ pub async fn run(
         max_errors: limits.max_errors.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
     };
     let mut session = Session {
-        client: Client::new(stream, limits.max_command_line),
+        client,
         dialogue: Dialogue::new(rules),
-        record: SessionRecord::new(Arc::clone(&listener.name), client),
+        record: SessionRecord::new(Arc::clone(&listener.name), arrival.address()),
         series: series.clone(),
         gauge: series.session(),
         began: Instant::now(),
-        key: ClientKey::of(client.ip()),
-        bypass: limits.bypass.contains(client.ip()),
-        bare_newlines: if normalize { BareNewlines::Normalize } else { BareNewlines::Reject },
+        key: ClientKey::of(arrival.address().ip()),
+        arrival,
+        admission: None,
+        bypass: false,
+        bare_newlines: BareNewlines::Reject,
+        bound: false,
+        traced: false,
         attachment: None,
         route: None,
         replaced: false,
@@ -198,39 +226,46 @@ pub async fn run(
         stored: None,
         context: Arc::clone(&context),
     };
-    let end = match listener.tls {
-        ListenerTls::Implicit => match Box::pin(session.secure()).await {
-            Ok(()) => session.converse().await,
-            Err(end) => end,
-        },
-        ListenerTls::Off | ListenerTls::StartTls | ListenerTls::Required => session.converse().await,
-    };
+    let end = session.serve(listener.tls).await;
     session.detach();
+    if session.bound {
+        context.backends.dismiss(&session.record.session.to_string());
+    }
     let Session { client, record, began, .. } = session;
     client.close(context.config.timeouts.command.min(CLOSING)).await;
-    record.log(end, began.elapsed());
-    context.metrics.session_ended(began.elapsed());
-}
-
-/// Sends a client away before its session begins.
-pub async fn refuse(stream: Stream, reply: &Reply, listener: &Listener, series: &ListenerMetrics) {
-    series.connection(ConnectionResult::Refused);
-    if listener.tls == ListenerTls::Implicit {
-        // A handshake costs more than the client is worth now, and words it cannot read.
-        return;
+    // Whoever opens too many connections does not fill the log with them.
+    if end != End::Connections {
+        record.log(end, began.elapsed());
     }
-    let mut client = Client::new(stream, 512);
-    client.say(reply);
-    client.close(CLOSING).await;
+    context.metrics.session_ended(began.elapsed());
 }
 
 /// How long a client that is being left may take to hear the last words.
 const CLOSING: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl Session {
-    /// The whole conversation.
-    async fn converse(&mut self) -> End {
+    /// The client's arrival, then the whole conversation.
+    async fn serve(&mut self, tls: ListenerTls) -> End {
+        if let Some(end) = Box::pin(self.arrive()).await {
+            return end;
+        }
+        if tls == ListenerTls::Implicit && !self.client.unread().is_empty() {
+            // It began as a header does, and is neither one nor TLS.
+            return End::ProxyHeader;
+        }
+        if tls == ListenerTls::Implicit
+            && let Err(end) = Box::pin(self.secure()).await
+        {
+            return end;
+        }
         self.client.say(&self.dialogue.greeting());
+        if let Some(end) = Box::pin(self.arrive_late()).await {
+            return end;
+        }
+        self.converse().await
+    }
+
+    async fn converse(&mut self) -> End {
         loop {
             let heard = self.listen().await;
             if let Some(end) = self.perform(heard).await {
@@ -298,6 +333,10 @@ impl Session {
                     Ok(()) => self.dialogue.step(Input::Discarded),
                     Err(loss) => return Some(self.lost(loss)),
                 },
+                Step::Client(attributes) => match self.become_client(*attributes) {
+                    Ok(step) => step,
+                    Err(end) => return Some(end),
+                },
                 Step::StartTls(ready) => match Box::pin(self.start_tls(&ready)).await {
                     Ok(input) => self.dialogue.step(input),
                     Err(end) => return Some(end),
@@ -337,7 +376,7 @@ impl Session {
             Heard::Drain => dialogue.step(Input::Drain),
         };
         if let Some(hello) = dialogue.hello() {
-            self.record.helo(&hello.name);
+            self.record.helo(self.arrival.helo().unwrap_or(&hello.name));
         }
         if let Some(transaction) = dialogue.transaction() {
             self.gauge.is(SessionState::Transaction);
@@ -425,14 +464,17 @@ impl Session {
         go_ahead.into_iter().for_each(|reply| self.client.say(reply));
         let limits = self.body_limits();
         self.client.flush(limits.data).await.map_err(|_| Loss::Gone)?;
+        let before = self.trace();
         // The backend may have been lost with an earlier recipient; the octets are the client's all the same.
         let Some(attachment) = &mut self.attachment else {
             return Ok(BodyEnd::Stopped(Stop::BackendGone));
         };
         let backend = attachment.lease.connection();
         match framing {
-            Framing::Lines => body.carry(&mut self.client, backend, &limits).await,
-            Framing::Chunk(chunk) => body.carry_chunk(&mut self.client, backend, chunk, &limits).await,
+            Framing::Lines => body.carry(before, &mut self.client, backend, &limits).await,
+            Framing::Chunk(chunk) => {
+                body.carry_chunk(&before, &mut self.client, backend, chunk, &limits).await
+            }
         }
     }
 
@@ -522,6 +564,7 @@ impl Session {
             attachment.lease.release();
         }
         self.gauge.is(SessionState::Idle);
+        self.traced = false;
         self.route = None;
         self.replaced = false;
     }
@@ -543,6 +586,7 @@ fn ending_of(reply: &Reply, end: End) -> End {
     match reply {
         reply if *reply == replies::BYE => End::Quit,
         reply if *reply == replies::NOT_HTTP => End::Http,
+        reply if *reply == replies::STRAY_PROXY_HEADER => End::ProxyHeader,
         reply if *reply == replies::BAD_CHUNK || *reply == replies::BYTES_BEHIND_STARTTLS => End::Protocol,
         _ => end,
     }

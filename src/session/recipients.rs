@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Session;
 use super::attachment::{Answer, Attachment, Envelope, Given};
-use crate::backend::Use;
+use crate::backend::{Blame, Introduction, Use};
 use crate::config::{Mode, Route, RoutedRecipients};
 use crate::guard::Standing;
 use crate::net::dial::turn;
@@ -303,6 +303,9 @@ impl Session {
         earlier: &[Recipient],
         new: &[Recipient],
     ) -> Result<Given, Reply> {
+        // As long as it can become: more recipients only make it shorter.
+        let only = earlier.iter().chain(new).next();
+        let added = self.trace_of(route, sender, only).map_or(0, |line| line.len() as u64);
         let mut earlier = earlier.to_vec();
         let mut answered: Vec<Answer> = Vec::new();
         loop {
@@ -311,7 +314,7 @@ impl Session {
                 None => self.attach(route).await?,
             };
             let left = new.get(answered.len()..).unwrap_or_default();
-            let giving = attachment.give(Envelope { sender, earlier: &earlier, new: left });
+            let giving = attachment.give(Envelope { sender, added, earlier: &earlier, new: left });
             let given = timeout(ENVELOPE, giving).await.unwrap_or_else(|_| Given::Cut(Vec::new()));
             match given {
                 Given::Cut(answers) if !self.replaced => {
@@ -346,25 +349,41 @@ impl Session {
     }
 
     /// A session with the first backend of the route that gives one.
-    async fn attach(&self, route: &Arc<Route>) -> Result<Attachment, Reply> {
+    async fn attach(&mut self, route: &Arc<Route>) -> Result<Attachment, Reply> {
+        let introduction = self.introduction(route);
+        let mut reply = replies::BACKEND_UNREACHABLE;
         let deadline = Instant::now() + route.verify.timeout;
         for (at, endpoint) in route.backends.iter().enumerate() {
             let deadline = turn(deadline, route.backends.len() - at);
             let Some(backend) = self.context.backends.find(endpoint) else { continue };
             let purpose = Use::Delivery(self.key);
             let lease = if self.replaced {
-                backend.lease_fresh(purpose, deadline).await
+                backend.lease_fresh(purpose, &introduction, deadline).await
             } else {
-                backend.lease(purpose, deadline).await
+                backend.lease(purpose, &introduction, deadline).await
             };
-            match lease {
-                Ok(lease) => return Ok(Attachment::new(lease, Arc::clone(route))),
-                Err(fault) => {
-                    tracing::debug!(session = %self.record.session, backend = %endpoint, %fault, "not attached");
+            let fault = match lease {
+                Ok(lease) => {
+                    self.bound |= introduction.bound_to().is_some();
+                    return Ok(Attachment::new(lease, Arc::clone(route)));
                 }
+                Err(fault) => fault,
+            };
+            tracing::debug!(session = %self.record.session, backend = %endpoint, %fault, "not attached");
+            match fault.blame(&introduction) {
+                // It has heard who the client is, and does not want it: class and words kept.
+                Blame::Client(refusal) => return Err(replies::passed_on(refusal)),
+                Blame::Route => reply = replies::ROUTE_FAULT,
+                Blame::Backend => {}
             }
         }
-        Err(replies::BACKEND_UNREACHABLE)
+        Err(reply)
+    }
+
+    /// As whom a backend of the route is to know us.
+    fn introduction(&self, route: &Route) -> Introduction {
+        let session = self.record.session.to_string();
+        Introduction::of(route.client_address, &session, || self.own_facts())
     }
 
     /// Counts and logs a refusal.

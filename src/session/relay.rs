@@ -94,18 +94,8 @@ impl Body {
         self.octets
     }
 
-    /// Carries it to the backend, and hears the answer.
+    /// Carries it to the backend behind what is in `out` already, and hears the answer.
     pub(super) async fn carry(
-        &mut self,
-        client: &mut Client,
-        backend: &mut Connection,
-        limits: &Limits,
-    ) -> Result<BodyEnd, Loss> {
-        self.carry_behind(Vec::new(), client, backend, limits).await
-    }
-
-    /// The same behind what is in `out` already.
-    async fn carry_behind(
         &mut self,
         mut out: Vec<u8>,
         client: &mut Client,
@@ -119,7 +109,10 @@ impl Body {
             if let Rest::Nothing = self.rest {
                 return Ok(finish(backend, &mut out).await);
             }
-            if let Err(stop) = write_listening(backend, &mut out).await {
+            // What stands before the message goes out with the first of it.
+            if self.octets > 0
+                && let Err(stop) = write_listening(backend, &mut out).await
+            {
                 return Ok(BodyEnd::Stopped(stop));
             }
             let reading = self.pace.read(client, limits);
@@ -131,9 +124,11 @@ impl Body {
         }
     }
 
-    /// Carries a chunk, and hears the answer.
+    /// Carries a chunk, and hears the answer. What is in `before` becomes part of it: a chunk of its own would
+    /// cost another answer to wait for.
     pub(super) async fn carry_chunk(
         &mut self,
+        before: &[u8],
         client: &mut Client,
         backend: &mut Connection,
         chunk: Chunk,
@@ -145,8 +140,12 @@ impl Body {
         }
         let last = if chunk.place == Place::Last { " LAST" } else { "" };
         // In one write with its octets: a backend may answer an empty chunk as soon as it has the command.
-        let command = format!("BDAT {}{last}\r\n", chunk.size).into_bytes();
-        self.carry_behind(command, client, backend, limits).await
+        let Some(size) = chunk.size.checked_add(before.len() as u64) else {
+            return Ok(BodyEnd::Stopped(Stop::TooLarge));
+        };
+        let mut command = format!("BDAT {size}{last}\r\n").into_bytes();
+        command.extend_from_slice(before);
+        self.carry(command, client, backend, limits).await
     }
 
     /// Moves what is unread from the client into `out`, as far as it belongs to the body.

@@ -14,7 +14,7 @@ use super::scope::{Common, Scope, Tested};
 use super::scopes::Scopes;
 use super::truth::Sighting;
 use super::{Conversation, Verified};
-use crate::backend::{Backend, Backends, Use};
+use crate::backend::{Backend, Backends, Introduction, Use};
 use crate::config::{Config, DomainPattern, Endpoint, Route};
 use crate::observe::metrics::{RecipientSource, RouteMetrics};
 use crate::proto::address::{Domain, Mailbox};
@@ -119,7 +119,8 @@ impl Callout {
 
 /// Whether `backend` takes a recipient that does not exist; none when it did not say.
 async fn sight(backend: &Arc<Backend>, nobody: &Mailbox) -> Option<Sighting> {
-    let mut lease = backend.lease(Use::Probe, Instant::now() + PATIENCE).await.ok()?;
+    let mut lease =
+        backend.lease(Use::Probe, &Introduction::Ourselves, Instant::now() + PATIENCE).await.ok()?;
     let asked = [Asked { mailbox: nobody, alone: true }];
     let batch = probe::ask(&mut lease, None, &asked, 1).await;
     lease.quit();

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::names;
 use super::probe::{self, Asked, Finding};
 use super::prober::Shared;
-use crate::backend::{Backend, Use};
+use crate::backend::{Backend, Introduction, Use};
 use crate::observe::{AlarmKind, Alarms};
 use crate::proto::address::{Domain, Mailbox};
 use crate::proto::verdict::Cause;
@@ -150,7 +150,8 @@ impl RelayTest {
 }
 
 async fn ask_as(backend: &Arc<Backend>, sender: Option<&Mailbox>, nobody: &Mailbox) -> Option<Finding> {
-    let mut lease = backend.lease(Use::Probe, Instant::now() + PATIENCE).await.ok()?;
+    let mut lease =
+        backend.lease(Use::Probe, &Introduction::Ourselves, Instant::now() + PATIENCE).await.ok()?;
     let asked = [Asked { mailbox: nobody, alone: true }];
     let batch = probe::ask(&mut lease, sender, &asked, 1).await;
     lease.quit();

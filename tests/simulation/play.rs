@@ -10,10 +10,9 @@ use std::time::Duration;
 use backstop::config::{self, Config, Endpoint, Environment, Source};
 use backstop::net::dial::Dialer;
 use backstop::net::stream::Stream;
-use backstop::observe::metrics::{Metrics, SessionState};
+use backstop::observe::metrics::SessionState;
 use backstop::server;
 use backstop::session::{self, Context};
-use backstop::verify::Keyring;
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet, yield_now};
@@ -47,10 +46,9 @@ pub(crate) fn play(seed: u64, clients: u64) -> Outcome {
 async fn run(seed: u64, clients: u64) -> Outcome {
     let weather = Weather::of(seed);
     let (switchboard, dialled) = mpsc::unbounded_channel();
-    let keyring = Keyring::of([seed.to_le_bytes(), seed.to_be_bytes()].concat().try_into().unwrap());
     let dialer = Dialer::Memory(switchboard);
     let config = configuration(seed, &weather);
-    let context = Arc::new(server::assemble_with(config, &dialer, Metrics::new(), keyring).unwrap());
+    let context = Arc::new(server::assemble(config, &dialer).unwrap());
     let world = Rc::new(RefCell::new(World::new(weather)));
     let connections = tokio::task::spawn_local(answer(dialled, seed, Rc::clone(&world)));
     server::greet_backends(&context).await;
@@ -209,7 +207,7 @@ fn configuration(seed: u64, weather: &Weather) -> Config {
     };
     let text = format!(
         "[limits]\nbare_newline = \"{newlines}\"\n[admin]\naddress = \"\"\n\
-         [cache]\nnegative_ttl = \"30s\"\nnegative_ttl_max = \"2m\"\ntempfail_ttl = \"{}\"\n\
+         [cache]\nsecret = \"seed {seed}, so that what is remembered ages alike\"\nnegative_ttl = \"30s\"\nnegative_ttl_max = \"2m\"\ntempfail_ttl = \"{}\"\n\
          positive_ttl = \"{positive}\"\npositive_refresh = \"40s\"\n{}{}{}",
         chance.pick(&["0s", "5s"]),
         route("a.example", "\"a1:25\", \"a2:25\"", ""),

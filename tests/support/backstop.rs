@@ -32,9 +32,19 @@ struct Told {
 impl Backstop {
     /// Starts it with a configuration. Give listeners and admin port 0: [`Backstop::address`] tells the real one.
     pub fn start(configuration: &str) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_backstop")), configuration)
+    }
+
+    /// The same through a command that takes the rest of its line for a command of its own.
+    pub fn start_within(mut command: Command, configuration: &str) -> Self {
+        command.arg(env!("CARGO_BIN_EXE_backstop"));
+        Self::start_by(command, configuration)
+    }
+
+    fn start_by(mut command: Command, configuration: &str) -> Self {
         let directory = Directory::new("run");
         let file = directory.write("backstop.toml", configuration);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_backstop"))
+        let mut child = command
             .arg("run")
             .arg("--config")
             .arg(file)

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
@@ -43,6 +43,11 @@ const NOBODY: u32 = 65534;
 impl Exim {
     /// Starts an instance that knows these mailboxes and serves their domains; none where there is no Exim.
     pub async fn start(mailboxes: &[&str]) -> Option<Self> {
+        Self::start_with(mailboxes, "").await
+    }
+
+    /// The same with more options of the main section, a line each.
+    pub async fn start_with(mailboxes: &[&str], options: &str) -> Option<Self> {
         let fetched = Path::new(env!("CARGO_TARGET_TMPDIR")).join("exim");
         if !FILES.iter().all(|file| fetched.join(file).exists()) {
             // Past the test runner, which would keep it to itself when the test passes.
@@ -54,7 +59,7 @@ impl Exim {
             return None;
         }
         loop {
-            let mut exim = Self::laid_out(&fetched, mailboxes);
+            let mut exim = Self::laid_out(&fetched, mailboxes, options);
             if exim.run().await == Up::Ready {
                 return Some(exim);
             }
@@ -91,7 +96,7 @@ impl Exim {
     }
 
     /// Makes its directory, all of it belonging to whom it runs as.
-    fn laid_out(fetched: &Path, mailboxes: &[&str]) -> Self {
+    fn laid_out(fetched: &Path, mailboxes: &[&str], options: &str) -> Self {
         let directory = Directory::new("exim");
         let address = free_address();
         let root = directory.path();
@@ -103,7 +108,7 @@ impl Exim {
             let file = entry.expect("a readable directory").path();
             fs::copy(&file, root.join("bin").join(file.file_name().expect("a named file"))).expect("a copy");
         }
-        directory.write("exim.conf", configuration(root, address, mailboxes));
+        directory.write("exim.conf", options.to_owned() + &configuration(root, address, mailboxes));
         let owner = fs::metadata(root).expect("our own").uid();
         let user = if owner == 0 { NOBODY } else { owner };
         directory.write("passwd", format!("Debian-exim:x:{user}:{user}::/nonexistent:/bin/false\n"));
@@ -160,7 +165,11 @@ impl Exim {
 
     /// Whether our own instance answers at the address, not a stranger that took the port.
     async fn greets(&self) -> bool {
-        let Ok(stream) = TcpStream::connect(self.address).await else { return false };
+        let Ok(mut stream) = TcpStream::connect(self.address).await else { return false };
+        if fs::read_to_string(self.path("exim.conf")).unwrap_or_default().contains("hosts_proxy") {
+            let header = format!("PROXY TCP4 127.0.0.1 127.0.0.1 1 {}\r\n", self.address.port());
+            let _ = stream.write_all(header.as_bytes()).await;
+        }
         let mut greeting = String::new();
         let read = BufReader::new(stream).read_line(&mut greeting).await;
         read.is_ok() && greeting.contains(&host_name(self.directory.path()))

@@ -3,6 +3,8 @@
 //! - `postfix`: a real Postfix with virtual mailboxes, as the mail store.
 //! - `exim`: a real Exim with local mailboxes, where it could be fetched.
 //! - `aiosmtpd`: a server on Python's aiosmtpd that keeps messages as they came.
+//! - `haproxy`: a real HAProxy in front.
+//! - `namespaces`: hosts of our own, where the machine lets us have them.
 //! - `backend`: a scripted SMTP server that does exactly the wrong thing on request, over TCP or in memory.
 //! - `client`: a raw SMTP client that sends what it is told, in the segments it is told.
 //! - `sender`: swaks and Python's smtplib, the clients we did not write.
@@ -31,8 +33,10 @@ pub mod backstop;
 pub mod certificate;
 pub mod client;
 pub mod exim;
+pub mod haproxy;
 pub mod machine;
 pub mod message;
+pub mod namespaces;
 pub mod openssl;
 pub mod postfix;
 pub mod sender;

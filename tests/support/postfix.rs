@@ -19,7 +19,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
@@ -176,7 +176,12 @@ impl Postfix {
 
     /// Whether our own instance answers at the address, not a stranger that took the port.
     async fn greets(&self) -> bool {
-        let Ok(stream) = TcpStream::connect(self.address).await else { return false };
+        let Ok(mut stream) = TcpStream::connect(self.address).await else { return false };
+        let configuration = fs::read_to_string(self.path("config/main.cf")).unwrap_or_default();
+        if configuration.contains("smtpd_upstream_proxy_protocol") {
+            let header = format!("PROXY TCP4 127.0.0.1 127.0.0.1 1 {}\r\n", self.address.port());
+            let _ = stream.write_all(header.as_bytes()).await;
+        }
         let mut greeting = String::new();
         let read = BufReader::new(stream).read_line(&mut greeting).await;
         read.is_ok() && greeting.contains(&host_name(self.directory.path()))

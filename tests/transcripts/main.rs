@@ -33,10 +33,15 @@ transcripts! {
     a_backend_from_before_ehlo_is_served_with_helo
     a_backend_lost_before_its_final_word_is_no_success
     a_backend_lost_in_the_middle_of_a_message
+    a_backend_session_behind_a_header_serves_no_other_client
+    a_backend_session_serves_another_client_once_it_is_introduced_anew
     a_backend_silent_behind_the_end_is_waited_for_ten_minutes
     a_backend_that_refuses_starttls_is_served_without
+    a_backend_that_refuses_the_client_is_heard_and_not_left_alone
+    a_backend_that_refuses_xclient_is_a_fault_of_the_route
     a_backend_with_our_own_name_is_refused
     a_backend_without_pipelining_is_asked_one_by_one
+    a_backend_without_xclient_is_a_fault_of_the_route
     a_bare_cr_in_a_command_ends_the_session
     a_bare_cr_poisons_the_message
     a_bare_lf_in_a_command_ends_the_session
@@ -52,29 +57,47 @@ transcripts! {
     a_client_that_leaves_behind_the_end_gets_its_message_delivered
     a_client_that_leaves_does_not_take_the_answer_along
     a_client_that_vanishes_in_the_middle_of_a_message
+    a_connection_without_the_header_that_must_come_is_closed
     a_delivery_port_that_is_down_is_said_so
     a_domain_without_a_route_is_refused
     a_drain_lets_transactions_finish
     a_drain_that_takes_too_long_waits_only_for_the_backend
     a_file_can_be_the_mail_store
+    a_front_that_sends_no_header_is_greeted_as_itself
     a_full_mailbox_exists
     a_go_ahead_to_a_recipient_is_no_acceptance
     a_good_recipient_is_asked_again_behind_the_scenes
     a_good_recipient_outlives_its_store
+    a_greeting_a_backend_refuses_is_the_clients_affair
     a_greylisted_probe_lets_the_client_try
     a_handshake_that_fails_ends_the_session
     a_handshake_that_hangs_leaves_time_to_go_on_without
+    a_header_from_a_stranger_closes_the_connection
+    a_header_names_the_client_to_the_backend
+    a_header_of_version_1_without_end_closes_the_connection
+    a_header_of_version_2_names_the_client
+    a_header_says_that_the_client_is_the_front_itself
+    a_header_that_does_not_come_is_not_waited_for_long
+    a_header_where_none_is_taken_ends_the_session
     a_helo_client_gets_no_extensions
     a_hidden_keyword_is_not_offered
     a_kept_session_found_dead_is_replaced_silently
     a_kept_session_gives_way_where_there_are_too_many
     a_kept_session_that_said_something_unasked_is_not_used
     a_known_recipient_gets_the_message
+    a_late_header_comes_behind_the_greeting
+    a_late_header_is_waited_for_as_long_as_a_command
+    a_late_header_need_not_come
+    a_limit_met_by_xclient_ends_the_session
+    a_line_is_put_before_a_message_also_where_the_client_is_told
+    a_line_put_before_a_message_tells_no_recipient_of_another
+    a_line_that_is_nearly_a_header_closes_the_connection
     a_line_too_long_is_read_to_its_end
     a_live_policy_refusal_teaches_nothing
     a_live_refusal_beats_the_cache
     a_message_announced_too_large_is_refused_at_mail
     a_message_at_the_lowest_pace_passes
+    a_message_has_one_line_put_before_it
     a_message_in_chunks
     a_message_of_the_largest_size_passes
     a_message_passes_unchanged
@@ -100,6 +123,8 @@ transcripts! {
     a_reply_that_is_none_loses_the_session
     a_reply_too_many_condemns_the_backend_session
     a_run_of_recipients_behind_a_refused_sender
+    a_second_header_ends_the_session
+    a_second_header_of_version_2_ends_the_session
     a_second_transaction_uses_the_same_backend_session
     a_sender_refused_late_is_given_at_the_recipient
     a_session_has_its_time
@@ -107,6 +132,8 @@ transcripts! {
     a_session_lost_twice_ends_the_transaction
     a_shadow_only_watches
     a_silent_backend_in_the_envelope_is_lost
+    a_silent_front_is_greeted_as_itself
+    a_size_counts_what_is_put_before_the_message
     a_slow_message_makes_way_where_connections_are_scarce
     a_source_route_is_stripped
     a_store_that_does_not_serve_the_domain_says_nothing_about_recipients
@@ -114,12 +141,17 @@ transcripts! {
     a_store_that_is_slow_is_no_answer
     a_store_that_takes_anyone_at_data_too_is_passed
     a_store_that_takes_anyone_is_asked_at_data
+    a_stranger_cannot_send_the_header_that_others_may
     a_taken_recipient_is_not_a_known_one
     a_temporary_answer_is_given_where_that_is_wanted
     a_transaction_has_one_route
     a_transaction_takes_so_many_recipients
+    a_truncated_version_2_closes_the_connection
     a_truthful_store_is_tested_with_a_name_nobody_has
     a_vanished_user_table_is_not_believed
+    a_version_2_shorter_than_its_family_closes_the_connection
+    a_version_2_with_a_wrong_checksum_closes_the_connection
+    a_version_2_with_torn_extensions_closes_the_connection
     a_whole_transaction_in_one_segment
     an_acceptance_behind_the_go_ahead_is_never_believed
     an_acceptance_instead_of_a_go_ahead_is_no_success
@@ -131,6 +163,7 @@ transcripts! {
     an_extension_lost_after_it_was_offered_is_temporary
     an_idle_client_is_left
     an_idle_transaction_makes_way_where_connections_are_scarce
+    an_overlong_version_2_closes_the_connection
     an_unknown_recipient_is_asked_about_again_in_time
     an_unknown_recipient_is_refused_in_the_backends_words
     bad_recipients_sent_together_are_errors_too
@@ -139,6 +172,7 @@ transcripts! {
     chunks_count_towards_the_largest_size
     chunks_the_backend_no_longer_takes_are_consumed
     commands_out_of_order_are_refused
+    connections_are_counted_by_the_true_client
     data_does_not_follow_chunks
     data_may_be_what_counts
     every_command_has_its_answer
@@ -158,6 +192,7 @@ transcripts! {
     offers_are_what_every_backend_announced
     one_probe_serves_all_who_ask_at_once
     one_recipient_a_transaction_where_the_store_takes_no_more
+    only_so_many_headers_are_waited_for
     parameters_reach_the_backend_as_written
     parameters_that_were_not_offered_are_refused
     recipients_go_out_sixteen_at_a_time
@@ -179,6 +214,9 @@ transcripts! {
     too_many_errors_end_the_session
     two_refused_senders_say_nothing_about_a_recipient
     whom_nobody_can_ask_about_is_accepted_where_that_is_wanted
+    xclient_attributes_with_line_ends_are_refused
+    xclient_is_not_taken_from_strangers
+    xclient_names_the_client_to_the_backend
 }
 
 #[test]

@@ -67,6 +67,8 @@ pub(crate) enum Act {
     Hears(String),
     /// These octets come from Backstop.
     HearsOctets(Vec<u8>),
+    /// The `Received:` line comes with this in it, behind a BDAT command that counts it in where one is given.
+    HearsTrace { chunk: Option<String>, text: String },
     /// Nothing unread has come from Backstop, and it has not closed.
     HearsNothing,
     /// Backstop closes, having sent nothing more.
@@ -167,6 +169,10 @@ fn happening(who: &str, text: &str) -> Result<Vec<Act>, String> {
         ("B", "asked") => {
             let address = arguments.strip_prefix("about ").ok_or("asked about whom?")?;
             Ok(asked_about(address, rest.trim_start()))
+        }
+        ("B", "traced") => {
+            let chunk = arguments.strip_prefix("BDAT ").map(str::to_owned);
+            Ok(vec![Act::HearsTrace { chunk, text: rest.trim_start().to_owned() }])
         }
         ("B", "takes") => {
             let (sender, recipient) = arguments.split_once(" to ").ok_or("takes from whom to whom?")?;

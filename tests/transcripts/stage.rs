@@ -134,6 +134,7 @@ impl Stage {
             Act::HalfCloses => wire.half_close().await,
             Act::Hears(line) => wire.hear(&line).await,
             Act::HearsOctets(octets) => wire.hear_octets(&octets).await,
+            Act::HearsTrace { chunk, text } => wire.hear_trace(chunk.as_deref(), &text).await,
             Act::HearsNothing => wire.hear_nothing().await,
             Act::SeesClosed => wire.see_closed().await,
             Act::Leaves => {

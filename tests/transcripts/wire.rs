@@ -40,18 +40,51 @@ impl Wire {
 
     /// A line ended by CRLF comes: exactly `expected`, or one that begins so where a `*` ends it.
     pub(crate) async fn hear(&mut self, expected: &str) -> Result<(), String> {
+        let line = self.line(expected).await?;
+        let fits = match expected.strip_suffix('*') {
+            Some(start) => line.starts_with(start.as_bytes()),
+            None => line == expected.as_bytes(),
+        };
+        if fits { Ok(()) } else { Err(format!("expected {expected:?}, came {}", shown(&line))) }
+    }
+
+    async fn line(&mut self, expected: &str) -> Result<Vec<u8>, String> {
         let end = loop {
             match self.unread.windows(2).position(|pair| pair == b"\r\n") {
                 Some(end) => break end,
                 None => self.read(PATIENCE).await.map_err(|came| format!("expected {expected:?}, {came}"))?,
             }
         };
-        let line: Vec<u8> = self.unread.drain(..end + 2).take(end).collect();
-        let fits = match expected.strip_suffix('*') {
-            Some(start) => line.starts_with(start.as_bytes()),
-            None => line == expected.as_bytes(),
+        Ok(self.unread.drain(..end + 2).take(end).collect())
+    }
+
+    /// One whole `Received:` line of ours comes, with `text` in it; with a `chunk` (what the client wrote behind BDAT) the
+    /// command comes first, and counts the line in.
+    pub(crate) async fn hear_trace(&mut self, chunk: Option<&str>, text: &str) -> Result<(), String> {
+        let command = match chunk {
+            Some(_) => Some(self.line("BDAT").await?),
+            None => None,
         };
-        if fits { Ok(()) } else { Err(format!("expected {expected:?}, came {}", shown(&line))) }
+        let mut field = Vec::new();
+        while !field.ends_with(b" +0000\r\n") {
+            let line = self.line("a Received line").await?;
+            let start: &[u8] = if field.is_empty() { b"Received: from " } else { b"\t" };
+            if !line.starts_with(start) {
+                return Err(format!("expected a Received line, came {}", shown(&line)));
+            }
+            field.extend_from_slice(&line);
+            field.extend_from_slice(b"\r\n");
+        }
+        if let (Some(command), Some(chunk)) = (command, chunk) {
+            let (size, last) = chunk.split_once(' ').map_or((chunk, ""), |(size, _)| (size, " LAST"));
+            let size = size.parse::<usize>().map_err(|_| "what size?")? + field.len();
+            if command != format!("BDAT {size}{last}").as_bytes() {
+                return Err(format!("expected BDAT {size}{last}, came {}", shown(&command)));
+            }
+        }
+        let unfolded = String::from_utf8_lossy(&field).replace("\r\n\t", " ");
+        let fits = unfolded.contains(") by mx.example.org with ") && unfolded.contains(text);
+        if fits { Ok(()) } else { Err(format!("expected {text:?} in {unfolded:?}")) }
     }
 
     /// Exactly these octets come.

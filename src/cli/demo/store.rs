@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::net::stream::{Stream, read_some};
 use crate::proto::address::LocalCase;
 use crate::proto::body::{BareNewlines, BodyReader, Found};
-use crate::proto::dialogue::{BodyEnd, Dialogue, Input, Outcome, Recipient, Rules, Step, Tls};
+use crate::proto::dialogue::{BodyEnd, Dialogue, Input, Outcome, Recipient, Rules, Step, Tls, Xclient};
 use crate::proto::ehlo::Extensions;
 use crate::proto::line::{LineReader, Scan};
 use crate::proto::reply::Reply;
@@ -84,6 +84,7 @@ async fn serve(stream: TcpStream, shelf: Arc<Shelf>) {
         offer: Extensions::assumed(),
         max_size: None,
         tls: Tls::Off,
+        xclient: Xclient::Refused,
         max_recipients: 100,
         max_errors: None,
     };
@@ -161,8 +162,8 @@ impl Session {
                     }
                     return Ok(Next::Close);
                 }
-                // Neither BDAT nor STARTTLS is offered.
-                Step::Discard(_) | Step::StartTls(_) => return Ok(Next::Close),
+                // Neither BDAT, STARTTLS nor XCLIENT is offered.
+                Step::Discard(_) | Step::StartTls(_) | Step::Client(_) => return Ok(Next::Close),
             };
         }
     }

@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use crate::config::choice::ListenerTls;
+use crate::config::choice::{ListenerTls, ProxyProtocol};
 use crate::config::finding::Findings;
+use crate::config::leaf::Leaf as _;
 use crate::config::settings;
 use crate::config::used::Listener;
 
@@ -31,11 +32,16 @@ pub(super) fn check(written: &[settings::Listener], findings: &mut Findings) -> 
             );
         }
         addresses(&format!("listener[{at}].address"), listener, &mut taken, findings);
+        trust(&format!("listener[{at}]"), listener, findings);
     }
     let used = |listener: &settings::Listener| Listener {
         tls: listener.tls.unwrap_or(ListenerTls::Off),
         name: Arc::from(listener.name.as_str()),
         addresses: listener.address.clone(),
+        proxy_protocol: listener.proxy_protocol,
+        xclient: listener.xclient,
+        trusted: listener.trusted.iter().copied().collect(),
+        transparent: listener.transparent,
     };
     written.iter().map(used).collect()
 }
@@ -66,6 +72,29 @@ fn addresses<'l>(
         } else if address.port() != 0 {
             taken.insert(address, listener.name.as_str());
         }
+    }
+}
+
+/// Whoever may say who the client is must be named: anyone else could be any client.
+fn trust(key: &str, listener: &settings::Listener, findings: &mut Findings) {
+    let wanted = match (listener.proxy_protocol, listener.xclient) {
+        (ProxyProtocol::Off, false) => return,
+        (ProxyProtocol::Off, true) => "xclient = true",
+        (_, false) => "proxy_protocol",
+        (_, true) => "proxy_protocol and xclient",
+    };
+    let key = format!("{key}.trusted");
+    if listener.trusted.is_empty() {
+        let reason = format!("{wanted} would let anyone claim to be any client");
+        findings.follow(
+            &key,
+            reason,
+            "write the networks of your balancers, such as trusted = [\"10.0.0.0/8\"]",
+        );
+    }
+    for network in listener.trusted.iter().filter(|network| network.is_everyone()) {
+        let reason = format!("{:?} lets anyone claim to be any client", network.text());
+        findings.warn(&key, reason, "write the networks of your balancers alone");
     }
 }
 

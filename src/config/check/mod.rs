@@ -9,12 +9,14 @@ mod profile;
 mod routes;
 mod tls;
 
+use std::path::{Path, PathBuf};
+
 use super::choice::ListenerTls;
 use super::finding::Findings;
 use super::leaf::Leaf;
 use super::secret::Secret;
 use super::settings::{self, Settings};
-use super::used::{Admin, Cache, Config, Limits, Log, Timeouts};
+use super::used::{Admin, Cache, Config, Limits, Log, Store, Timeouts};
 use super::value::Period;
 use crate::proto::address::{Domain, Mailbox};
 
@@ -32,6 +34,10 @@ pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Fin
     let config = Config {
         tls: tls::certificates(&settings.tls, findings),
         cache: cache(&settings.cache, findings),
+        store: Store {
+            path: settings.cache.path.clone(),
+            secret: secret("cache.secret", (&settings.cache.secret, &settings.cache.secret_file), findings),
+        },
         limits: limits(&settings.limits, findings),
         timeouts: timeouts(&settings.timeouts, findings),
         admin: admin(&settings.admin, findings),
@@ -134,6 +140,7 @@ fn timeouts(timeouts: &settings::Timeouts, findings: &mut Findings) -> Timeouts 
         ("timeouts.command", timeouts.command),
         ("timeouts.command_line", timeouts.command_line),
         ("timeouts.data", timeouts.data),
+        ("timeouts.proxy_header", timeouts.proxy_header),
         ("timeouts.tls_handshake", timeouts.tls_handshake),
         ("timeouts.backend_connect", timeouts.backend_connect),
         ("timeouts.backend_command", timeouts.backend_command),
@@ -147,6 +154,7 @@ fn timeouts(timeouts: &settings::Timeouts, findings: &mut Findings) -> Timeouts 
         data: timeouts.data.get(),
         data_min_rate: timeouts.data_min_rate.unless_zero(),
         session: timeouts.session.unless_zero(),
+        proxy_header: timeouts.proxy_header.get(),
         tls_handshake: timeouts.tls_handshake.get(),
         backend_connect: timeouts.backend_connect.get(),
         backend_command: timeouts.backend_command.get(),
@@ -157,27 +165,36 @@ fn timeouts(timeouts: &settings::Timeouts, findings: &mut Findings) -> Timeouts 
 }
 
 fn admin(admin: &settings::Admin, findings: &mut Findings) -> Option<Admin> {
-    let token = match (&admin.token, &admin.token_file) {
-        (Some(_), Some(_)) => {
-            findings.fault("admin.token_file", "admin.token is given too", "write one of the two");
-            None
-        }
-        (None, Some(path)) => token_of(path, findings),
-        (token, None) => token.clone(),
-    };
+    let token = secret("admin.token", (&admin.token, &admin.token_file), findings);
     admin.address.map(|address| Admin { address, token })
 }
 
-/// The token in a file, without the line's end.
-fn token_of(path: &std::path::Path, findings: &mut Findings) -> Option<Secret> {
-    let key = "admin.token_file";
+/// The secret under `key`, or in the file that `key` with `_file` names.
+fn secret(
+    key: &str,
+    (given, file): (&Option<Secret>, &Option<PathBuf>),
+    findings: &mut Findings,
+) -> Option<Secret> {
+    let file_key = format!("{key}_file");
+    match (given, file) {
+        (Some(_), Some(_)) => {
+            findings.fault(&file_key, format!("{key} is given too"), "write one of the two");
+            None
+        }
+        (None, Some(path)) => secret_in(path, &file_key, findings),
+        (given, None) => given.clone(),
+    }
+}
+
+/// The secret in a file, without the line's end.
+fn secret_in(path: &Path, key: &str, findings: &mut Findings) -> Option<Secret> {
     match std::fs::read_to_string(path) {
         Ok(text) => {
-            let token = Secret::parse(text.trim());
-            token.map_err(|misread| findings.fault(key, "its token cannot be used", misread.remedy)).ok()
+            let secret = Secret::parse(text.trim());
+            secret.map_err(|misread| findings.fault(key, "what it holds cannot be used", misread.remedy)).ok()
         }
         Err(error) => {
-            let remedy = "write the path of a file that holds the token and that Backstop may read";
+            let remedy = "write the path of a file that holds it and that Backstop may read";
             findings.fault(key, format!("cannot be read: {error}"), remedy);
             None
         }

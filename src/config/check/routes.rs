@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use super::profile::refusals_endured;
 use super::tls;
-use crate::config::choice::SourceKind;
+use crate::config::choice::{ClientAddress, Received, SourceKind};
 use crate::config::endpoint::Endpoint;
 use crate::config::finding::Findings;
 use crate::config::leaf::Leaf;
 use crate::config::recipients::{Listed, RecipientList};
 use crate::config::routes::Routes;
 use crate::config::settings::{self, Settings};
-use crate::config::used::{Listener, RecipientSource, Route, Verify};
+use crate::config::used::{Listener, RecipientSource, Route, Trace, Verify};
 use crate::config::word::Name;
 use crate::proto::address::{LocalCase, Mailbox};
 
@@ -40,6 +40,7 @@ pub(super) fn check(settings: &Settings, listeners: &[Listener], findings: &mut 
     }
     unique_names(&settings.route, findings);
     unique_domains(&settings.route, findings);
+    one_header(&settings.route, findings);
     tls::agreed(&settings.route, findings);
     let mut trust = tls::Trust::default();
     let mut routes = Vec::new();
@@ -52,6 +53,8 @@ pub(super) fn check(settings: &Settings, listeners: &[Listener], findings: &mut 
             domains: route.domains.clone(),
             backends: route.backends.clone(),
             profile: route.profile,
+            client_address: route.client_address,
+            trace: trace(route),
             tls: trust.check(&key, route, findings),
             hide_ehlo: route.hide_ehlo.iter().map(|keyword| keyword.as_str().to_owned()).collect(),
             max_connections: route.max_connections,
@@ -62,6 +65,36 @@ pub(super) fn check(settings: &Settings, listeners: &[Listener], findings: &mut 
     let routes = Routes::new(routes)?;
     warn_foreign(&settings.route, &routes, findings);
     Some(routes)
+}
+
+/// The `Received:` line is for backends that learn of the client in no other way.
+const fn trace(route: &settings::Route) -> Trace {
+    match (route.received, route.client_address) {
+        (Received::Always, _) | (Received::Auto, ClientAddress::None) => Trace::Received,
+        (Received::Never, _) | (Received::Auto, _) => Trace::None,
+    }
+}
+
+/// A server expects a PROXY header on every connection or on none, whatever route leads to it.
+fn one_header(routes: &[settings::Route], findings: &mut Findings) {
+    let header = |route: &settings::Route| {
+        let with = matches!(route.client_address, ClientAddress::ProxyV1 | ClientAddress::ProxyV2);
+        with.then_some(route.client_address)
+    };
+    for (at, route) in routes.iter().enumerate() {
+        let ours = || route.backends.iter().chain(&route.verify.backends);
+        let differs = routes.iter().take(at).enumerate().find_map(|(place, other)| {
+            let mut theirs = other.backends.iter().chain(&other.verify.backends);
+            let shared = theirs.find(|backend| ours().any(|own| own == *backend))?;
+            (header(route) != header(other)).then_some((place, other, shared))
+        });
+        if let Some((place, other, shared)) = differs {
+            let reason = format!("route[{place}] has {:?} for {shared}", other.client_address.as_str());
+            let remedy = "write the same client_address for both, or another port of that server";
+            let key = format!("route[{at}].client_address");
+            findings.fault_in(&key, route.client_address.as_str(), reason, remedy);
+        }
+    }
 }
 
 fn unique_names(routes: &[settings::Route], findings: &mut Findings) {

@@ -45,7 +45,23 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("[[listener]]\n[[listener]]\naddress = ['[::]:26']", "listener[1].name", "\"mx2\""),
     ("[[listener]]\n[[listener]]\nname = 'b'", "listener[1].address", "another address"),
     ("[[listener]]\naddress = ['[::]:25', '0.0.0.0:25']", "listener[0].address", "\"[::]:25\" alone"),
+    (
+        "[[listener]]\nproxy_protocol = 'on'",
+        "listener[0].proxy_protocol",
+        "\"required\", \"optional\", \"late\"",
+    ),
+    ("[[listener]]\nproxy_protocol = 'late'", "listener[0].trusted", "balancers"),
+    ("[[listener]]\nxclient = true\ntrusted = []", "listener[0].trusted", "balancers"),
+    ("[[listener]]\ntrusted = ['10.0.0.1/8']", "listener[0].trusted[0]", "\"10.0.0.0/8\""),
+    ("[timeouts]\nproxy_header = '0s'", "timeouts.proxy_header", "\"60s\""),
     // Routes.
+    ("route:client_address = 'proxy'", "route[0].client_address", "\"proxy-v2\""),
+    ("route:received = 'yes'", "route[0].received", "\"auto\", \"always\", \"never\""),
+    (
+        "route:[[route]]\nname='b'\ndomains = ['b.example']\nbackends = ['10.0.0.5:25']\nclient_address = 'proxy-v2'",
+        "route[1].client_address",
+        "another port",
+    ),
     ("route:name = ' '", "route[0].name", "\"exchange\""),
     ("route:max_connections = 1", "route[0].max_connections", "2 or more"),
     ("route:hide_ehlo = ['DSN X']", "route[0].hide_ehlo[0]", "\"DSN\""),
@@ -152,6 +168,10 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("[admin]\ntoken = 'a'\ntoken_file = '/x'", "admin.token_file", "one of the two"),
     ("[admin]\ntoken_file = '/nowhere/at/all'", "admin.token_file", "path of a file"),
     ("[admin]\ntoken_file = '/dev/null'", "admin.token_file", "openssl rand"),
+    // The store.
+    ("[cache]\nsecret = 'a'\nsecret_file = '/x'", "cache.secret_file", "one of the two"),
+    ("[cache]\nsecret_file = '/nowhere/at/all'", "cache.secret_file", "path of a file"),
+    ("[cache]\nsecret = 'a b'", "cache.secret", "openssl rand"),
 ];
 
 #[test]
@@ -281,6 +301,7 @@ const WARNINGS: &[(&str, &[&str])] = &[
         &["limits.bare_newline_exempt"],
     ),
     ("[admin]\naddress = ''\ntoken = 'x'", &["admin.token"]),
+    ("[[listener]]\nxclient = true\ntrusted = ['10.0.0.0/8', '::/0']", &["listener[0].trusted"]),
     (
         "route:tls_pins = ['sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=']\ntls_ca = '/x'",
         &["route[0].tls_pins", "route[0].tls_ca"],
@@ -312,6 +333,8 @@ fn secrets_are_never_printed() {
     assert!(loaded.effective().contains("token = \"(set)\""));
     for written in [
         "[admin]\ntoken = 'hunter2 hunter2'",
+        "[cache]\nsecret = 'hunter2 hunter2'",
+        "[cache]\nsecret = 'hunter2'\nsecret_file = '/x'",
         "[admin]\ntokn = 'hunter2'",
         "[admin]\ntoken = ['hunter2']",
         "[[admin]]\ntoken = 'hunter2'",

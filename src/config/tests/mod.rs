@@ -1,6 +1,8 @@
 //! Whole configurations: what the keys mean, and what the default file says about them.
 
+mod examples;
 mod faults;
+mod reference;
 mod sources;
 
 use std::fs;
@@ -110,6 +112,7 @@ fn only_a_route_must_be_written() {
     assert_eq!(config.timeouts.data_min_rate, Some(500));
     assert_eq!(config.cache.serve_stale, Duration::from_secs(86_400));
     assert!(config.admin.unwrap().token.is_none());
+    assert_eq!(config.store, Store { path: None, secret: None });
 }
 
 #[test]
@@ -122,23 +125,32 @@ fn every_key_reaches_the_configuration_in_use() {
     let text = format!(
         "hostname = 'MX.Bücher.example'
         [[listener]]\nname = 'in'\naddress = ['127.0.0.1:0', '[::1]:2525']
+        proxy_protocol = 'late'\nxclient = true\ntrusted = ['10.0.0.0/8']\ntransparent = true
         [[listener]]\nname = 'smtps'\naddress = ['127.0.0.1:465']\ntls = 'implicit'
         [tls]\nmin_version = '1.3'\ncertificates = [{{ chain = {chain:?}, key = {key:?} }}]
         [[route]]\nname = 'store'\ndomains = ['*']\nbackends = ['mail:2525', 'smtps://[::1]:465']
         tls = 'verify'\ntls_ca = {chain:?}\ntls_name = 'mail.example.org'
         hide_ehlo = ['dsn']\nmax_connections = 2\nprofile = 'exchange'
+        client_address = 'proxy-v2'\nreceived = 'always'
         [route.verify]\nmode = 'shadow'\nallow = ['Ann@example.org']\ndeny = ['@spam.example']
         backends = ['10.0.0.6:26']\nsender = 'probe@example.org'\nfallback_sender = 'other@example.org'
         case_sensitive = false\non_unknown = 'tempfail'\ntimeout = '5s'\nrecheck = '0s'
         [cache]\nmax_entries = 7\ntempfail_ttl = 0\nblind_ttl = '1h'\nserve_stale = '0d'
+        path = '/var/lib/backstop'\nsecret = 'salt'
         [limits]\nmax_message_size = '25MiB'\nmax_errors = 0\nbypass = ['10.0.0.0/8']
-        [timeouts]\ntls_handshake = '7s'\nsession = '1h'\ndata_min_rate = '0'\ndrain_delay = '500ms'
+        [timeouts]\ntls_handshake = '7s'\nsession = '1h'\ndata_min_rate = '0'\ndrain_delay = '500ms'\nproxy_header = '1s'
         [admin]\ntoken_file = '{}'\n[log]\nformat = 'json'\nlevel = 'backstop=debug,info'",
         token.display()
     );
     let config = load_text("every-key-used-file", &text, &[]).unwrap().config;
     assert_eq!(config.hostname, "mx.xn--bcher-kva.example");
-    assert_eq!(config.listeners[0].addresses.len(), 2);
+    let listener = &config.listeners[0];
+    assert_eq!(listener.addresses.len(), 2);
+    assert_eq!(listener.proxy_protocol, ProxyProtocol::Late);
+    assert!(listener.xclient && listener.transparent);
+    assert!(listener.trusted.contains("10.1.2.3".parse().unwrap()));
+    assert_eq!(config.store.path, Some("/var/lib/backstop".into()));
+    assert_eq!(config.store.secret.as_ref().map(Secret::reveal), Some("salt"));
     let route = config.routes.find(&Domain::parse("any.example").unwrap()).unwrap();
     assert_eq!(route.backends[0].to_string(), "mail:2525");
     assert_eq!(route.backends[1].tls, EndpointTls::Implicit);
@@ -155,6 +167,7 @@ fn every_key_reaches_the_configuration_in_use() {
     assert_eq!(config.timeouts.tls_handshake, Duration::from_secs(7));
     assert_eq!(route.hide_ehlo, ["DSN"]);
     assert_eq!((route.profile, route.max_connections), (Profile::Exchange, 2));
+    assert_eq!((route.client_address, route.trace), (ClientAddress::ProxyV2, Trace::Received));
     let verify = &route.verify;
     assert_eq!((verify.mode, verify.on_unknown), (Mode::Shadow, OnUnknown::Tempfail));
     assert_eq!(verify.local_case, LocalCase::Insensitive);
@@ -170,6 +183,7 @@ fn every_key_reaches_the_configuration_in_use() {
     assert!(config.limits.bypass.contains("::ffff:10.9.9.9".parse().unwrap()));
     assert_eq!(config.timeouts.session, Some(Duration::from_secs(3600)));
     assert_eq!(config.timeouts.data_min_rate, None);
+    assert_eq!(config.timeouts.proxy_header, Duration::from_secs(1));
     assert_eq!(config.admin.unwrap().token.unwrap().reveal(), "s3cret");
     assert_eq!((config.log.format, config.log.level.as_str()), (LogFormat::Json, "backstop=debug,info"));
 }

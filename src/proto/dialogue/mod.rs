@@ -14,6 +14,7 @@
 //!
 //! RFC 5321 §4.1.4 (order), RFC 2920 (pipelining), RFC 3030 (BDAT), RFC 3207 (STARTTLS).
 
+mod message;
 mod transaction;
 
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use super::ehlo::{Extensions, Keyword};
 use super::line;
 use super::replies;
 use super::reply::{Class, Reply};
+use super::xclient::{self, Attributes};
+pub use message::{BodyEnd, Framing, Remainder, Stop};
 pub use transaction::{Health, Recipient, Sender, Transaction};
 
 /// Commands that move no mail which one client may send between two that do: an accepted recipient, a chunk.
@@ -42,6 +45,15 @@ pub enum Tls {
     Active,
 }
 
+/// Whether this client is believed when it says for whom it speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Xclient {
+    /// It is not: XCLIENT is a command like any other we do not know.
+    Refused,
+    /// It is.
+    Taken,
+}
+
 /// What one session is held to.
 #[derive(Debug, Clone)]
 pub struct Rules {
@@ -53,6 +65,8 @@ pub struct Rules {
     pub max_size: Option<u64>,
     /// STARTTLS.
     pub tls: Tls,
+    /// XCLIENT.
+    pub xclient: Xclient,
     /// Per transaction, refused ones counted.
     pub max_recipients: usize,
     /// Wrong commands in the session before it is closed; none: any number.
@@ -82,6 +96,8 @@ pub enum Input<'i> {
     BytesBehindStartTls,
     /// The handshake of [`Step::StartTls`] is done.
     TlsDone,
+    /// The client of [`Step::Client`] is known.
+    ClientKnown,
     /// The client took too long.
     Timeout,
     /// We are to end, and have waited for the client's transaction as long as we will.
@@ -112,6 +128,8 @@ pub enum Step {
     /// If no octet is waiting say this and begin TLS; comes back as [`Input::TlsDone`] or
     /// [`Input::BytesBehindStartTls`].
     StartTls(Reply),
+    /// The client is another from now on; comes back as [`Input::ClientKnown`].
+    Client(Box<Attributes>),
     /// Say this, if any, and close.
     HangUp(Option<Reply>),
 }
@@ -121,24 +139,6 @@ pub enum Step {
 pub enum Exchange {
     /// DATA.
     Data,
-}
-
-/// How message data is delimited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    /// Lines up to CRLF `.` CRLF.
-    Lines,
-    /// A BDAT chunk.
-    Chunk(Chunk),
-}
-
-/// What is to be swallowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Remainder {
-    /// So many octets.
-    Octets(u64),
-    /// What is left of the body that was being carried, to its end as it is framed.
-    Body,
 }
 
 /// What became of a recipient.
@@ -151,30 +151,6 @@ pub enum Outcome {
     /// The backend was lost, or disagreed with what it had taken before: neither this recipient nor those
     /// accepted earlier can be served in this transaction.
     Lost,
-}
-
-/// How carrying message data ended.
-#[derive(Debug, Clone)]
-pub enum BodyEnd {
-    /// All of it went to the backend, which answered the end of the message (or the chunk).
-    Answered(Reply),
-    /// All of it was read from the client, and the backend was lost before it answered.
-    Unanswered,
-    /// Carrying stopped; the rest is still to come from the client.
-    Stopped(Stop),
-}
-
-/// Why carrying message data stopped before its end.
-#[derive(Debug, Clone)]
-pub enum Stop {
-    /// The backend answered before the end. Only a refusal is believed.
-    EarlyReply(Reply),
-    /// The backend was lost.
-    BackendGone,
-    /// The message holds a CR or LF alone.
-    BareNewline,
-    /// The message is larger than allowed.
-    TooLarge,
 }
 
 /// How the client greeted.
@@ -206,6 +182,7 @@ enum State {
     Chunk(Chunk),
     Discarding(Reply),
     Upgrading,
+    Introducing,
     Over,
 }
 
@@ -284,6 +261,7 @@ impl Dialogue {
             (State::Chunk(chunk), Input::BodyEnd(end)) => self.chunk_end(chunk, end),
             (State::Discarding(answer), Input::Discarded) => Step::Say(answer),
             (State::Upgrading, Input::TlsDone) => self.tls_done(),
+            (State::Introducing, Input::ClientKnown) => Step::Say(self.greeting()),
             (State::Upgrading, Input::BytesBehindStartTls) => {
                 self.hang_up(Some(replies::BYTES_BEHIND_STARTTLS))
             }
@@ -321,7 +299,9 @@ impl Dialogue {
             Command::Noop => Step::Say(replies::OK),
             Command::StartTls => self.start_tls(),
             Command::Http => self.hang_up(Some(replies::NOT_HTTP)),
+            Command::ProxyHeader => self.hang_up(Some(replies::STRAY_PROXY_HEADER)),
             Command::Bdat(chunk) => self.bdat(chunk),
+            Command::Xclient(attributes) => self.xclient(attributes),
             _ if self.rules.tls == Tls::Required => self.wrong(replies::TLS_FIRST),
             Command::Mail(path) => self.mail(path),
             Command::Data => self.data(),
@@ -339,7 +319,13 @@ impl Dialogue {
         self.transaction = None;
         self.hello = Some(Hello { name: name.into(), kind });
         Step::Say(match kind {
-            HelloKind::Ehlo => self.offered().offer(&self.rules.hostname),
+            HelloKind::Ehlo => {
+                let offer = self.offered().offer(&self.rules.hostname);
+                match self.rules.xclient {
+                    Xclient::Taken => offer.with_line(xclient::OFFER),
+                    Xclient::Refused => offer,
+                }
+            }
             HelloKind::Helo => replies::hello(&self.rules.hostname),
         })
     }
@@ -530,6 +516,23 @@ impl Dialogue {
                 Step::StartTls(replies::TLS_READY)
             }
         }
+    }
+
+    /// The session begins anew for another client, whose errors are its own (Postfix XCLIENT_README).
+    fn xclient(&mut self, attributes: &str) -> Step {
+        if self.rules.xclient == Xclient::Refused {
+            return self.wrong(replies::NOT_IMPLEMENTED);
+        }
+        if self.transaction.is_some() {
+            return self.wrong(replies::TRANSACTION_OPEN);
+        }
+        let Ok(attributes) = Attributes::parse(attributes) else {
+            return self.wrong(replies::BAD_ARGUMENT);
+        };
+        self.hello = None;
+        self.errors = 0;
+        self.state = State::Introducing;
+        Step::Client(Box::new(attributes))
     }
 
     /// Everything from before is forgotten (RFC 3207 §4.2).

@@ -10,6 +10,7 @@ fn dialogue() -> Dialogue {
         offer,
         max_size: Some(1000),
         tls: Tls::Offered,
+        xclient: Xclient::Refused,
         max_recipients: 3,
         max_errors: Some(4),
     })

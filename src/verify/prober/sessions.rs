@@ -12,7 +12,7 @@ use super::queue::Urgency;
 use super::round::Round;
 use super::settle::{How, ProbeSender};
 use super::{Prober, Purpose, Question, Voice, Work, most_sessions};
-use crate::backend::{Habits, Lease, MAX_BATCH, Use};
+use crate::backend::{Habits, Introduction, Lease, MAX_BATCH, Use};
 use crate::net::dial::turn;
 use crate::proto::address::Mailbox;
 use crate::verify::conversation::Conversation;
@@ -112,7 +112,7 @@ impl Prober {
         for (at, backend) in backends.iter().enumerate() {
             let deadline = turn(deadline, backends.len() - at);
             // One that speaks unasked from the start would be left before anything was asked, and opened again.
-            if let Ok(mut lease) = backend.lease(Use::Probe, deadline).await
+            if let Ok(mut lease) = backend.lease(Use::Probe, &Introduction::Ourselves, deadline).await
                 && lease.connection().quiet().is_ok()
             {
                 return Some(lease);

@@ -26,7 +26,7 @@ fuzz_target!(|line: &[u8]| {
 
 fn mail(path: Path<'_>) {
     let Some(sender) = sender(path) else { return };
-    let line = mail_command(&sender, &all()).expect("a backend with all extensions takes it");
+    let line = mail_command(&sender, &all(), 0).expect("a backend with all extensions takes it");
     let Ok(Command::Mail(path)) = Command::parse(one_line(&line)) else { panic!("{line:?} is no MAIL") };
     assert_eq!(self::sender(path), Some(sender), "read once more");
 }
