@@ -123,7 +123,8 @@ impl Habits {
         let mut patience = self.patience();
         let due = patience.endured > patience.proved && !patience.on_trial;
         patience.on_trial |= due;
-        due.then_some(Trial(self))
+        // Made only when due: one that is dropped at once would wait for the lock held here.
+        due.then(|| Trial(self))
     }
 
     /// Refusals after which a session without such leave is left.
