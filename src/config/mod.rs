@@ -47,7 +47,7 @@ pub use routes::{DomainPattern, Routes};
 pub use secret::Secret;
 pub use source::{Environment, Flags, Source};
 pub use used::{
-    Admin, BackendTls, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Timeouts, TlsPolicy,
+    Admin, BackendTls, Cache, Config, Harvest, Limits, Listener, Log, RecipientSource, Route, Timeouts, TlsPolicy,
     Trace, Verify,
 };
 pub use value::{Period, Rate, Size};
