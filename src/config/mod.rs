@@ -47,8 +47,8 @@ pub use routes::{DomainPattern, Routes};
 pub use secret::Secret;
 pub use source::{Environment, Flags, Source};
 pub use used::{
-    Admin, BackendTls, Cache, Config, Harvest, Limits, Listener, Log, RecipientSource, Route, Timeouts, TlsPolicy,
-    Trace, Verify,
+    Admin, BackendTls, Cache, Config, Harvest, Limits, Listener, Log, RecipientSource, Route, Timeouts,
+    TlsPolicy, Trace, Verify,
 };
 pub use value::{Period, Rate, Size};
 pub use word::{Filter, Keyword, Name};

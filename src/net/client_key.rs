@@ -73,7 +73,9 @@ mod tests {
         for inside in ["::1", "fd00::1", "fe80::1"] {
             assert!(is_private(ip(inside)), "{inside}");
         }
-        for outside in ["192.0.2.1", "198.51.100.1", "203.0.113.1", "100.128.0.1", "172.32.0.1", "2001:db8::1"] {
+        for outside in
+            ["192.0.2.1", "198.51.100.1", "203.0.113.1", "100.128.0.1", "172.32.0.1", "2001:db8::1"]
+        {
             assert!(!is_private(ip(outside)), "{outside}");
         }
     }

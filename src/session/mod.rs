@@ -13,6 +13,7 @@
 mod arrival;
 mod attachment;
 mod client;
+mod harvest;
 mod recipients;
 mod relay;
 mod trace;
@@ -25,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::backend::{Backends, Budget};
 use crate::config::{Config, Listener, Route, Trace};
-use crate::guard::{Admission, Connections, Drain, Sources, Standings};
+use crate::guard::{Admission, Conduct, Connections, Drain, Harvest, Held, Sources};
 use crate::net::client_key::ClientKey;
 use crate::net::stream::Stream;
 use crate::observe::Alarms;
@@ -65,8 +66,8 @@ pub struct Context {
     pub alarms: Alarms,
     /// When sessions are to end.
     pub drain: Drain,
-    /// Which clients have a clean record.
-    pub standings: Standings,
+    /// Which clients guess recipients.
+    pub harvest: Arc<Harvest>,
     /// How many connections there are.
     pub connections: Arc<Connections>,
     /// Where clients come from.
@@ -90,6 +91,7 @@ impl Context {
         let no_route = metrics.route("");
         let limits = &config.limits;
         let connections = Connections::new(limits.max_connections, limits.max_connections_per_client);
+        let harvest = Harvest::new(config.harvest.clone(), metrics.clone());
         let hidden =
             config.routes.iter().flat_map(|r| &r.hide_ehlo).filter_map(|name| Keyword::parse(name)).collect();
         Self {
@@ -99,7 +101,7 @@ impl Context {
             metrics,
             alarms,
             drain: Drain::default(),
-            standings: Standings::default(),
+            harvest,
             connections,
             sources: Sources::default(),
             routes,
@@ -155,6 +157,9 @@ struct Session {
     key: ClientKey,
     /// A client whose recipients are taken as they are.
     bypass: bool,
+    /// Whether it is held against the client what it asks for.
+    held: Held,
+    conduct: Conduct,
     bare_newlines: BareNewlines,
     attachment: Option<Attachment>,
     /// The route of the transaction, also while its backend is being replaced.
@@ -203,6 +208,8 @@ pub async fn run(
         arrival,
         admission: None,
         bypass: false,
+        held: Held::Against,
+        conduct: Conduct::default(),
         bare_newlines: BareNewlines::Reject,
         bound: false,
         traced: false,
@@ -220,8 +227,8 @@ pub async fn run(
     }
     let Session { client, record, began, .. } = session;
     client.close(context.config.timeouts.command.min(CLOSING)).await;
-    // Whoever opens too many connections does not fill the log with them.
-    if end != End::Connections {
+    // Whoever opens too many connections, or is banned, does not fill the log with them.
+    if !matches!(end, End::Connections | End::Banned) {
         record.log(end, began.elapsed());
     }
     context.metrics.session_ended(began.elapsed());
@@ -234,6 +241,9 @@ impl Session {
     /// The client's arrival, then the whole conversation.
     async fn serve(&mut self) -> End {
         if let Some(end) = Box::pin(self.arrive()).await {
+            return end;
+        }
+        if let Some(end) = Box::pin(self.hold_greeting()).await {
             return end;
         }
         self.client.say(&self.dialogue.greeting());
@@ -287,6 +297,10 @@ impl Session {
                     replies.iter().for_each(|reply| self.client.say(reply));
                     return None;
                 }
+                Step::SayEachAndHangUp(replies) => {
+                    replies.iter().for_each(|reply| self.client.say(reply));
+                    return Some(end);
+                }
                 Step::Continue => return None,
                 Step::HangUp(reply) => {
                     let end = reply.as_ref().map_or(end, |reply| ending_of(reply, end));
@@ -297,7 +311,17 @@ impl Session {
                     // A client that is gone is found out when it is listened to.
                     let _ = self.client.flush_overdue(self.context.config.timeouts.command).await;
                     let outcomes = Box::pin(self.recipients(batch)).await;
-                    self.dialogue.step(Input::Recipients(outcomes))
+                    match self.dialogue.step(Input::Recipients(outcomes)) {
+                        Step::SayEach(replies) => {
+                            Box::pin(self.say_slowly(replies)).await;
+                            return None;
+                        }
+                        Step::SayEachAndHangUp(replies) => {
+                            Box::pin(self.say_slowly(replies)).await;
+                            return Some(End::Harvest);
+                        }
+                        step => step,
+                    }
                 }
                 Step::Forward(Exchange::Data) => {
                     let answer = Box::pin(self.data()).await;

@@ -35,8 +35,10 @@ pub(super) fn warn(settings: &Settings, findings: &mut Findings) {
 fn warn_harvest(settings: &Settings, findings: &mut Findings) {
     let harvest = &settings.harvest;
     if harvest.tarpit_max < harvest.tarpit {
-        let reason =
-            format!("{} has no effect: harvest.tarpit ({}) is already longer", harvest.tarpit_max, harvest.tarpit);
+        let reason = format!(
+            "{} has no effect: harvest.tarpit ({}) is already longer",
+            harvest.tarpit_max, harvest.tarpit
+        );
         findings.warn("harvest.tarpit_max", reason, "write a duration not below harvest.tarpit");
     }
     let off = [
