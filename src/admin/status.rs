@@ -21,6 +21,7 @@ pub(super) struct Status<'p> {
     /// By listener.
     sessions: BTreeMap<&'p str, Sessions>,
     cache: Cache,
+    clients: Clients,
     routes: Vec<RouteStatus<'p>>,
 }
 
@@ -45,6 +46,13 @@ struct Cache {
     deferred: usize,
     evictions: u64,
     max_entries: usize,
+}
+
+/// Clients that asked for recipients and are remembered, and room for how many.
+#[derive(Debug, Serialize)]
+struct Clients {
+    known: usize,
+    max_clients: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -151,6 +159,7 @@ impl<'p> Status<'p> {
     /// The state now.
     pub(super) fn of(panel: &'p Panel) -> Self {
         let sizes = panel.verifier.sizes();
+        let (known, max_clients) = panel.harvest.clients();
         Self {
             version: env!("CARGO_PKG_VERSION"),
             hostname: &panel.config.hostname,
@@ -168,6 +177,7 @@ impl<'p> Status<'p> {
                 evictions: sizes.evictions,
                 max_entries: panel.config.cache.max_entries,
             },
+            clients: Clients { known, max_clients },
             routes: panel.config.routes.iter().map(|route| RouteStatus::of(panel, route)).collect(),
         }
     }
