@@ -7,11 +7,16 @@ use std::net::SocketAddr;
 
 use support::backend::{Backend, Script};
 use support::backstop::Backstop;
+use support::certificate::Pair;
 use support::client::Client;
 use support::eventually;
 use support::exim::Exim;
 use support::haproxy::HaProxy;
+use support::machine::Directory;
 use support::postfix::Postfix;
+use support::tls::Hands;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 const KNOWN: &str = "anna@example.org";
 const UNKNOWN: &str = "nobody@example.org";
@@ -168,4 +173,51 @@ async fn what_the_log_says_of_a_spoofed_header_is_where_it_came_from() {
     client.is_closed().await;
     let log = backstop.logged("end=\"proxy_header\"").await;
     assert!(log.contains("client=127.0.0.1:") && !log.contains("198.51.100.7"), "{log}");
+}
+
+/// A listener with TLS from the first octet behind the header, before a scripted store.
+async fn secured() -> (Backend, Backstop, SocketAddr, Directory) {
+    let (backend, store) = Backend::start(Script::knowing([KNOWN])).await;
+    let directory = Directory::new("headers-and-tls");
+    let files = Pair::alone(&["mx.example.org"]).write(&directory, "pair");
+    let listener = format!("{BELIEVES}\ntls = \"implicit\"");
+    let tls = format!("[tls]\ncertificates = [{}]\n", files.entry());
+    let (backstop, address) = Backstop::ready(&(configuration(store, &listener, "") + &tls)).await;
+    (backend, backstop, address, directory)
+}
+
+const HEADER: &str = "PROXY TCP4 198.51.100.7 203.0.113.25 40000 25\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_before_tls_names_the_client_inside_it() {
+    let (backend, backstop, address, _directory) = secured().await;
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    stream.write_all(HEADER.as_bytes()).await.expect("an open connection");
+    let mut client = Client::over(Hands::new().shake(stream, "mx.example.org").await.expect("TLS"));
+    client.reply().await.is("220");
+    client.command("EHLO seven.example.net").await.is("250");
+    client.envelope("sender@client.test", KNOWN).await.is("250");
+    client.data(MESSAGE).await.is("250");
+    client.command("QUIT").await.is("221");
+    let body = String::from_utf8_lossy(&backend.record().messages[0].body).into_owned();
+    assert!(body.starts_with("Received: from seven.example.net ([198.51.100.7])"), "{body}");
+    assert!(body.contains(" with ESMTPS id ") && body.contains("\r\n\t(TLSv1.3 TLS_"), "{body}");
+    backstop.logged("client=198.51.100.7:40000").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_inside_tls_ends_the_session() {
+    let (_backend, backstop, address, _directory) = secured().await;
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    stream.write_all(HEADER.as_bytes()).await.expect("an open connection");
+    let mut client = Client::over(Hands::new().shake(stream, "mx.example.org").await.expect("TLS"));
+    client.reply().await.is("220");
+    client.command("PROXY TCP4 192.0.2.99 203.0.113.25 40000 25").await.is("421 4.7.0");
+    client.is_closed().await;
+    let log = backstop.logged("end=\"proxy_header\"").await;
+    assert!(log.contains("client=198.51.100.7:40000") && !log.contains("192.0.2.99"), "{log}");
+
+    // Nor does it count when none stood before.
+    let stream = TcpStream::connect(address).await.expect("it listens");
+    assert!(Hands::new().shake(stream, "mx.example.org").await.is_err(), "no TLS without the header");
 }

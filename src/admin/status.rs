@@ -116,6 +116,8 @@ struct BackendStatus {
     address: String,
     state: Reach,
     last_fault: Option<String>,
+    /// Version and cipher suite of the last new session; none without TLS.
+    tls: Option<String>,
     /// What it offered when it was reached last.
     announced: Option<Vec<String>>,
     connections: Option<Connections>,
@@ -276,6 +278,7 @@ impl BackendStatus {
                 (None, None) => Reach::Untried,
             },
             last_fault,
+            tls: backend.and_then(|backend| backend.last_tls()).map(|facts| facts.to_string()),
             announced: announced.map(|extensions| extensions.lines().collect()),
             connections: backend.map(|backend| Connections::of(backend)),
         }

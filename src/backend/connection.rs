@@ -13,13 +13,16 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::budget::{Budget, Opening, Round, Shrunk};
 use super::introduction::{Introduction, Means};
-use crate::config::Endpoint;
+use super::secure::{Handshaking, Protection};
+use crate::config::{Endpoint, EndpointTls};
 use crate::net::dial::{DialFault, Dialer};
-use crate::net::stream::{Pending, Stream, read_some};
+use crate::net::stream::{Pending, Stream, read_some, write_through};
+use crate::net::tls::{Handshake, HandshakeFault};
 use crate::proto::dialogue::HelloKind;
-use crate::proto::ehlo::Extensions;
+use crate::proto::ehlo::{Extensions, Keyword};
 use crate::proto::proxy_header::Version;
 use crate::proto::reply::{Class, Reply, ReplyFault, ReplyReader};
+use crate::proto::tls::TlsFacts;
 use crate::proto::verdict::{Meaning, about_the_session};
 use crate::proto::xclient;
 
@@ -32,6 +35,8 @@ pub enum Phase {
     Hello,
     /// XCLIENT and what follows it: about the client from here on.
     Introduction,
+    /// STARTTLS.
+    StartTls,
     /// Any command after that.
     Command,
     /// Behind the end of a message.
@@ -62,6 +67,14 @@ pub enum Fault {
     /// What it sent is not SMTP.
     #[error("sent {1} at {0:?}")]
     Garbled(Phase, ReplyFault),
+    /// No TLS.
+    #[error(transparent)]
+    Tls(#[from] HandshakeFault),
+    /// It does not offer what may not be done without.
+    #[error(
+        "does not offer STARTTLS, and tls = {0:?} never goes on without; switch it on there, or write tls = \"off\""
+    )]
+    NoTls(&'static str),
     /// Octets that answer nothing.
     #[error("sent something unasked")]
     Unsolicited,
@@ -105,6 +118,19 @@ fn is_about_xclient(reply: &Reply) -> bool {
 }
 
 impl Fault {
+    /// Whether it is one of TLS, which a session without might not have.
+    pub(super) const fn is_of_tls(&self) -> bool {
+        matches!(
+            self,
+            Self::Tls(_)
+                | Self::Refused(Phase::StartTls, _)
+                | Self::Timeout(Phase::StartTls)
+                | Self::Closed(Phase::StartTls)
+                | Self::Io(Phase::StartTls, _)
+                | Self::Garbled(Phase::StartTls, _)
+        )
+    }
+
     /// Whether the backend is well, and has too many connections of ours.
     pub(super) fn is_crowded(&self, introduction: &Introduction) -> bool {
         self.blame(introduction) == Blame::Backend
@@ -168,10 +194,12 @@ pub struct Connection {
     refusals: u32,
     /// It said 421.
     over: bool,
+    secured: Option<(TlsFacts, Handshake)>,
 }
 
 impl Connection {
-    /// Dials, waits for the greeting, says EHLO (HELO where EHLO is refused), and whom it is for.
+    /// Dials, waits for the greeting, says EHLO (HELO where EHLO is refused), again inside TLS where there is to be
+    /// any, and whom it is for.
     ///
     /// # Errors
     /// The [`Fault`] with the phase it happened in.
@@ -179,6 +207,7 @@ impl Connection {
         approach: &Approach,
         opening: &Opening,
         introduction: &Introduction,
+        protection: Protection<'_>,
     ) -> Result<Self, Fault> {
         let Approach { endpoint, dialer, identity, patience } = approach;
         let stream = dialer.dial(endpoint, introduction.origin(), patience.connect).await?;
@@ -200,10 +229,16 @@ impl Connection {
             opened: Instant::now(),
             refusals: 0,
             over: false,
+            secured: None,
         };
         let ends = connection.stream.local_address().zip(connection.stream.peer_address());
         if let Some(header) = introduction.header(identity.header, ends) {
             connection.write(&header, Phase::Greeting).await?;
+        }
+        if endpoint.tls == EndpointTls::Implicit
+            && let Protection::Demanded(handshaking, _) = protection
+        {
+            connection.shake_hands(handshaking).await?;
         }
         let greeting = connection.reply(Phase::Greeting).await?;
         if greeting.class() != Class::Positive {
@@ -213,12 +248,76 @@ impl Connection {
         if names(&greeting, &identity.hostname) {
             return Err(Fault::Ourselves);
         }
-        let reply = connection.greet(introduction.greets_as(&identity.hostname), Phase::Hello).await?;
-        if names(&reply, &identity.hostname) {
-            return Err(Fault::Ourselves);
+        let name = introduction.greets_as(&identity.hostname);
+        connection.greet_other(name, identity).await?;
+        if endpoint.tls == EndpointTls::Negotiated {
+            connection.protect(protection, name, identity).await?;
         }
         connection.introduce(introduction).await?;
         Ok(connection)
+    }
+
+    /// Greets one that must not have our own name.
+    async fn greet_other(&mut self, name: &str, identity: &Identity) -> Result<(), Fault> {
+        let reply = self.greet(name, Phase::Hello).await?;
+        if names(&reply, &identity.hostname) { Err(Fault::Ourselves) } else { Ok(()) }
+    }
+
+    /// Goes on inside TLS where that is wanted and to be had.
+    async fn protect(
+        &mut self,
+        protection: Protection<'_>,
+        name: &str,
+        identity: &Identity,
+    ) -> Result<(), Fault> {
+        let offered = self.announced.has(Keyword::StartTls);
+        let handshaking = match protection {
+            Protection::Demanded(handshaking, _) | Protection::Offered(handshaking) if offered => handshaking,
+            Protection::Demanded(_, policy) => {
+                self.farewell().await;
+                return Err(Fault::NoTls(policy));
+            }
+            Protection::Offered(_) | Protection::Absent => return Ok(()),
+        };
+        self.quiet()?;
+        self.write(b"STARTTLS\r\n", Phase::StartTls).await?;
+        let reply = self.reply(Phase::StartTls).await?;
+        if reply.code() != 220 {
+            self.farewell().await;
+            return Err(Fault::Refused(Phase::StartTls, reply));
+        }
+        // What stands behind the 220 was not said inside TLS, whoever said it (RFC 3207 §4.2).
+        match self.stream.pending(&mut self.input) {
+            Pending::Nothing if self.input.is_empty() => {}
+            Pending::End if self.input.is_empty() => return Err(Fault::Closed(Phase::StartTls)),
+            _ => return Err(Fault::Unsolicited),
+        }
+        self.shake_hands(handshaking).await?;
+        // Nothing it said before counts (RFC 3207 §4.2).
+        (self.reader, self.announced, self.hello) =
+            (ReplyReader::default(), Extensions::default(), HelloKind::Ehlo);
+        self.xclient = None;
+        self.greet_other(name, identity).await
+    }
+
+    async fn shake_hands(&mut self, handshaking: Handshaking<'_>) -> Result<(), Fault> {
+        let Handshaking { connector, patience } = handshaking;
+        let secured = connector.connect(self.stream.hand_over(), patience).await?;
+        self.stream = secured.stream;
+        self.secured = Some((secured.facts, secured.handshake));
+        Ok(())
+    }
+
+    /// What was agreed on, inside TLS.
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsFacts> {
+        self.secured.as_ref().map(|(facts, _)| facts)
+    }
+
+    /// How TLS came about; none without.
+    #[must_use]
+    pub fn handshake(&self) -> Option<Handshake> {
+        self.secured.as_ref().map(|(_, handshake)| *handshake)
     }
 
     /// EHLO with `name`, HELO where that is refused. Gives the answer.
@@ -379,12 +478,14 @@ impl Connection {
         if self.write(b"QUIT\r\n", Phase::Command).await.is_ok() {
             let wait = self.patience.command.min(Duration::from_secs(2));
             let _ = timeout(wait, self.reply(Phase::Command)).await;
+            // Inside TLS an end without a word of its own is that of a connection cut off.
+            let _ = timeout(wait, self.stream.shutdown()).await;
         }
     }
 
     async fn write(&mut self, octets: &[u8], phase: Phase) -> Result<(), Fault> {
         self.round = self.budget.round();
-        let written = timeout(self.patience.command, self.stream.write_all(octets)).await;
+        let written = timeout(self.patience.command, write_through(&mut self.stream, octets)).await;
         written.map_err(|_| Fault::Timeout(phase))?.map_err(|fault| Fault::Io(phase, fault))
     }
 
@@ -392,7 +493,9 @@ impl Connection {
     async fn reply(&mut self, phase: Phase) -> Result<Reply, Fault> {
         let wait = match phase {
             Phase::EndOfData => self.patience.end_of_data,
-            Phase::Greeting | Phase::Hello | Phase::Introduction | Phase::Command => self.patience.command,
+            Phase::Greeting | Phase::Hello | Phase::StartTls | Phase::Introduction | Phase::Command => {
+                self.patience.command
+            }
         };
         let deadline = Instant::now() + wait;
         loop {

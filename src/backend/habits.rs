@@ -4,30 +4,48 @@
 //! and forgotten slowly: by one with each session or transaction that goes well.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Refusals in one session after which it is left at the latest: Postfix slows down after 10.
+/// Refusals in one session after which it is left until the backend has shown that it endures more: Postfix slows
+/// down after 10.
 const REFUSALS_ENDURED: u32 = 10;
+/// More are never dared.
+const MOST_REFUSALS: u32 = 1000;
 /// Questions asked in one write.
 pub const MAX_BATCH: usize = 16;
 /// What the answers to one batch may take together: whoever waits behind it waits as long.
 const BATCH_TIME: Duration = Duration::from_secs(2);
-/// A server that took one recipient only is tried again after so long.
+/// Answers that take so long, and [`SLOWER`] times as long as usual, while we ask for more than was proved, show that the backend has had enough.
+const SLOW: Duration = Duration::from_millis(500);
+/// See [`SLOW`].
+const SLOWER: u32 = 8;
+/// A limit that was met is tried again after so long.
 const TRIAL_EVERY: Duration = Duration::from_secs(3600);
 
 /// What is known of a backend's manners.
 #[derive(Debug)]
 pub struct Habits {
-    /// Refusals it endures in one session, as far as is known.
-    endured: AtomicU32,
+    patience: Mutex<Patience>,
     /// Recipients it takes in one transaction of a probe; 1 until it has shown more.
     recipients: AtomicU32,
     tried: Mutex<Option<Instant>>,
     /// Microseconds it takes for an answer, smoothed.
     pace: AtomicU64,
+}
+
+/// Refusals it endures in one session, as far as is known.
+#[derive(Debug)]
+struct Patience {
+    endured: u32,
+    /// As many were endured in a session that went well.
+    proved: u32,
+    /// How many more are dared the next time.
+    step: u32,
+    /// When it was last seen to have had enough.
+    limit_met: Option<Instant>,
 }
 
 /// A view of them, for people.
@@ -44,7 +62,12 @@ pub struct Learnt {
 impl Default for Habits {
     fn default() -> Self {
         Self {
-            endured: AtomicU32::new(REFUSALS_ENDURED),
+            patience: Mutex::new(Patience {
+                endured: REFUSALS_ENDURED,
+                proved: REFUSALS_ENDURED,
+                step: 1,
+                limit_met: None,
+            }),
             recipients: AtomicU32::new(1),
             tried: Mutex::new(None),
             pace: AtomicU64::new(0),
@@ -66,22 +89,30 @@ impl Habits {
     /// Refusals after which a session is left.
     #[must_use]
     pub fn endured(&self) -> u32 {
-        self.endured.load(Ordering::Relaxed).clamp(1, REFUSALS_ENDURED)
+        self.patience().endured
     }
 
     /// It ended a session after this many refusals: the next ones are left earlier. By halves, since one end may
     /// have had another reason.
     pub fn cut_off_after(&self, refusals: u32) {
         if refusals > 0 {
-            let endured = refusals.max(self.endured() / 2).min(REFUSALS_ENDURED);
-            self.endured.store(endured, Ordering::Relaxed);
+            let mut patience = self.patience();
+            let endured = refusals.max(patience.endured / 2).clamp(1, patience.endured.max(1));
+            patience.met_limit(endured);
         }
     }
 
-    /// A session went well for as many refusals as we dared.
+    /// A session went well for as many refusals as we dared: more are dared, one at first. Not for a while after a
+    /// limit was met, for to meet it costs somebody a wait.
     pub fn endured_all(&self) {
-        let endured = self.endured();
-        self.endured.store((endured + 1).min(REFUSALS_ENDURED), Ordering::Relaxed);
+        let mut patience = self.patience();
+        patience.proved = patience.endured;
+        if patience.endured < REFUSALS_ENDURED {
+            patience.endured += 1;
+        } else if patience.limit_met.is_none_or(|met| met.elapsed() >= TRIAL_EVERY) {
+            patience.endured = (patience.endured + patience.step).min(MOST_REFUSALS);
+            patience.step = patience.step.saturating_mul(2);
+        }
     }
 
     /// Recipients that may be asked about in one transaction.
@@ -121,12 +152,25 @@ impl Habits {
 
     /// So many answers took so long.
     pub fn answered(&self, answers: usize, took: Duration) {
-        let Some(each) = u32::try_from(answers).ok().filter(|n| *n > 0).map(|n| took / n) else { return };
+        let Some(count) = u32::try_from(answers).ok().filter(|count| *count > 0) else { return };
+        let each = took / count;
+        let usual = Duration::from_micros(self.pace.load(Ordering::Relaxed)) * count;
+        let mut patience = self.patience();
+        if patience.endured > patience.proved && took >= SLOW && took >= usual * SLOWER {
+            // It sleeps before it answers somebody who asks for too much. That says nothing of its pace.
+            let proved = patience.proved;
+            return patience.met_limit(proved);
+        }
+        drop(patience);
         let (old, new) =
             (self.pace.load(Ordering::Relaxed), u64::try_from(each.as_micros()).unwrap_or(u64::MAX));
         // Slowness is believed at once, haste by and by.
         let pace = if new > old { old / 2 + new / 2 } else { old - (old - new) / 4 };
         self.pace.store(pace, Ordering::Relaxed);
+    }
+
+    fn patience(&self) -> MutexGuard<'_, Patience> {
+        self.patience.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Questions that may be asked in one write: fewer where each answer takes long, as with a tarpit.
@@ -138,12 +182,20 @@ impl Habits {
     }
 }
 
+impl Patience {
+    fn met_limit(&mut self, endured: u32) {
+        (self.endured, self.proved) = (endured, endured);
+        self.step = 1;
+        self.limit_met = Some(Instant::now());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_it_endures_is_learnt_by_halves_and_forgotten_by_ones() {
+    #[tokio::test(start_paused = true)]
+    async fn what_it_endures_is_learnt_by_halves_and_forgotten_by_ones() {
         let habits = Habits::default();
         habits.cut_off_after(0);
         assert_eq!(habits.endured(), REFUSALS_ENDURED, "it ended for another reason");
@@ -155,6 +207,26 @@ mod tests {
             habits.endured_all();
             assert_eq!(habits.endured(), expected);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_endures_all_is_dared_more_and_one_that_slows_down_is_spared() {
+        let habits = Habits::default();
+        habits.answered(10, Duration::from_millis(10));
+        habits.endured_all();
+        assert_eq!(habits.endured(), 11);
+        habits.answered(11, Duration::from_millis(1010));
+        assert_eq!(habits.endured(), 10, "the eleventh refusal was slept upon");
+        assert_eq!(habits.batch(), MAX_BATCH, "which says nothing of its pace");
+        habits.endured_all();
+        assert_eq!(habits.endured(), 10, "not dared again at once");
+        tokio::time::advance(TRIAL_EVERY).await;
+        for expected in [11, 13, 17, 25] {
+            habits.endured_all();
+            assert_eq!(habits.endured(), expected);
+        }
+        (0..20).for_each(|_| habits.endured_all());
+        assert_eq!(habits.endured(), MOST_REFUSALS);
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ mod health;
 mod introduction;
 mod lease;
 mod pool;
+mod secure;
 mod turns;
 
 pub use budget::{Account, Budget, Opening, Permit, Round, Shrunk, Use};
@@ -17,4 +18,5 @@ pub use habits::{Habits, Learnt, MAX_BATCH};
 pub use introduction::{Introduction, Means};
 pub use lease::{Lease, Origin};
 pub use pool::{Backend, Backends, LeaseFault, Quota};
+pub use secure::{Handshaking, Protection};
 pub use turns::{Place, Turns};

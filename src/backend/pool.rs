@@ -20,11 +20,13 @@ use super::habits::Habits;
 use super::health::{Attempt, Health};
 use super::introduction::{Fit, Introduction};
 use super::lease::{Kept, Lease, Origin};
-use crate::config::Endpoint;
+use super::secure::{Protection, Security, counted};
+use crate::config::{BackendTls, Endpoint};
 use crate::net::dial::Dialer;
-use crate::observe::metrics::{BackendMetrics, BackendUse};
+use crate::observe::metrics::{BackendMetrics, BackendUse, TlsResult};
 use crate::proto::ehlo::Extensions;
 use crate::proto::proxy_header::Version;
+use crate::proto::tls::TlsFacts;
 
 /// Sessions kept idle per backend.
 const MAX_KEPT: usize = 16;
@@ -38,6 +40,7 @@ const CROWDED_TRIES: usize = 6;
 #[derive(Debug)]
 pub struct Backend {
     approach: Approach,
+    security: Security,
     budget: Arc<Budget>,
     health: Health,
     habits: Habits,
@@ -46,6 +49,8 @@ pub struct Backend {
     last_fault: Mutex<Option<String>>,
     /// When the last alarm was given.
     alarmed: Mutex<Option<Instant>>,
+    /// Of the last new session.
+    last_tls: Mutex<Option<TlsFacts>>,
     /// One for each route that names it.
     metrics: Vec<BackendMetrics>,
 }
@@ -111,6 +116,12 @@ impl Backend {
     #[must_use]
     pub fn last_fault(&self) -> Option<String> {
         lock(&self.last_fault).clone()
+    }
+
+    /// What was agreed on with it when it took us last; none without TLS.
+    #[must_use]
+    pub fn last_tls(&self) -> Option<TlsFacts> {
+        lock(&self.last_tls).clone()
     }
 
     /// How long it is left alone yet; none when it is tried.
@@ -200,7 +211,7 @@ impl Backend {
         };
         let opened = async {
             self.make_room().await;
-            Connection::open(&self.approach, &opening, introduction).await
+            self.connect(&opening, introduction, deadline).await
         };
         match timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(Phase::Greeting))) {
             Ok(connection) => {
@@ -222,6 +233,48 @@ impl Backend {
         }
     }
 
+    /// A new connection, in TLS as that is wanted. One that may go on without leaves time for it.
+    async fn connect(
+        &self,
+        opening: &Opening,
+        introduction: &Introduction,
+        deadline: Instant,
+    ) -> Result<Connection, Fault> {
+        let protection = self.security.protection(deadline);
+        let fault = match self.connect_with(opening, introduction, protection).await {
+            Err(fault) if protection.yields_to(&fault) => fault,
+            opened => return opened,
+        };
+        let opened = self.connect_with(opening, introduction, Protection::Absent).await?;
+        tracing::warn!(backend = %self.endpoint(), %fault, "no TLS with the backend: going on without for a while");
+        self.security.avoid();
+        self.count_tls(TlsResult::Fallback);
+        Ok(opened)
+    }
+
+    async fn connect_with(
+        &self,
+        opening: &Opening,
+        introduction: &Introduction,
+        protection: Protection<'_>,
+    ) -> Result<Connection, Fault> {
+        let opened = Connection::open(&self.approach, opening, introduction, protection).await;
+        match &opened {
+            Ok(connection) => {
+                let handshake = connection.handshake();
+                handshake.into_iter().for_each(|handshake| self.count_tls(counted(Ok(handshake))));
+            }
+            Err(Fault::Tls(fault)) => self.count_tls(counted(Err(fault))),
+            Err(_) => {}
+        }
+        opened
+    }
+
+    /// Counts once, whichever routes name the backend.
+    fn count_tls(&self, result: TlsResult) {
+        self.metrics.first().into_iter().for_each(|series| series.tls_handshake(result));
+    }
+
     fn serves_us(&self, connection: &Connection, attempt: Attempt<'_>, opening: Opening) {
         attempt.succeeded();
         opening.succeeded();
@@ -233,6 +286,7 @@ impl Backend {
         }
         drop(announced);
         *lock(&self.last_fault) = None;
+        *lock(&self.last_tls) = connection.tls().cloned();
     }
 
     /// Mail is held up until somebody mends the configuration: said once a minute.
@@ -356,7 +410,7 @@ impl Backend {
 }
 
 /// How a backend is to be treated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Quota {
     /// Connections it may have, at least 2.
     pub connections: usize,
@@ -364,6 +418,10 @@ pub struct Quota {
     pub eject: Duration,
     /// The PROXY header it expects on every connection.
     pub header: Option<Version>,
+    /// How it is spoken to; the same whoever names it.
+    pub tls: BackendTls,
+    /// How long it may take for its part of a TLS handshake.
+    pub tls_handshake: Duration,
 }
 
 /// All backends, by where they listen.
@@ -382,12 +440,13 @@ impl Backends {
     ) -> Self {
         let mut named: HashMap<Endpoint, (Quota, Vec<BackendMetrics>)> = HashMap::new();
         for (endpoint, quota, series) in endpoints {
-            let (least, metrics) = named.entry(endpoint).or_insert_with(|| (quota, Vec::new()));
+            let (least, metrics) = named.entry(endpoint).or_insert_with(|| (quota.clone(), Vec::new()));
             least.connections = least.connections.min(quota.connections);
             least.eject = least.eject.min(quota.eject);
             metrics.push(series);
         }
         let backend = |endpoint: Endpoint, quota: Quota, metrics| Backend {
+            security: Security::new(quota.tls, &endpoint, quota.tls_handshake),
             approach: Approach {
                 endpoint,
                 dialer: dialer.clone(),
@@ -401,6 +460,7 @@ impl Backends {
             kept: Mutex::default(),
             last_fault: Mutex::default(),
             alarmed: Mutex::default(),
+            last_tls: Mutex::default(),
             metrics,
         };
         let by_endpoint = named
@@ -460,6 +520,6 @@ impl Backends {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,7 +6,7 @@ use super::terminal::say;
 use super::{ConfigFile, ConfigFlags, Exit, load};
 use crate::config::LogFormat;
 use crate::observe::log::{self, Format};
-use crate::server::{Drained, Server, StartFault};
+use crate::server::{Certificates, Drained, Server, StartFault};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -56,16 +56,22 @@ pub(super) async fn run(arguments: &Arguments) -> Exit {
         _ = terminate.recv() => return Exit::Done,
         _ = interrupt.recv() => return Exit::Done,
     }
-    let deaf = async {
-        // Its default would end the process, with transactions open.
+    let rereading = async {
         while hangup.recv().await.is_some() {
-            tracing::warn!("SIGHUP does not reload the configuration yet: restart instead");
+            match server.reread_certificates() {
+                Certificates::AreReread => tracing::info!("SIGHUP: certificates are read again"),
+                Certificates::AreAbsent => {
+                    tracing::warn!(
+                        "SIGHUP: there are no certificates to read again, and the configuration needs a restart"
+                    );
+                }
+            }
         }
     };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        () = deaf => {}
+        () = rereading => {}
     }
     tracing::info!("draining: no new clients, open transactions may finish");
     tokio::select! {

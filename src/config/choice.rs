@@ -158,3 +158,43 @@ choice! {
         Json = "json",
     }
 }
+
+choice! {
+    /// TLS with clients.
+    ListenerTls {
+        /// None.
+        Off = "off",
+        /// Offered with STARTTLS.
+        StartTls = "starttls",
+        /// Offered with STARTTLS, and mail is taken only inside it.
+        Required = "required",
+        /// From the first octet on.
+        Implicit = "implicit",
+    }
+}
+
+choice! {
+    /// The oldest version of TLS that is spoken.
+    MinVersion {
+        /// RFC 5246.
+        Tls12 = "1.2",
+        /// RFC 8446.
+        Tls13 = "1.3",
+    }
+}
+
+choice! {
+    /// TLS with backends.
+    RouteTls {
+        /// None.
+        Off = "off",
+        /// With anyone, where it can be had.
+        Opportunistic = "opportunistic",
+        /// With anyone, or no mail passes.
+        Required = "required",
+        /// With who proves to be the backend, or no mail passes.
+        Verify = "verify",
+        /// With who has one of the keys that are listed, or no mail passes.
+        Pin = "pin",
+    }
+}

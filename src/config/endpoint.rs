@@ -1,4 +1,5 @@
-//! Where a backend listens: host and port. The host stays a name here; who dials resolves it.
+//! Where a backend listens: host and port, and what is spoken there first. The host stays a name here; who
+//! dials resolves it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -13,7 +14,21 @@ pub struct Endpoint {
     pub host: String,
     /// Never 0.
     pub port: u16,
+    /// Whether TLS comes first there.
+    pub tls: EndpointTls,
 }
+
+/// When TLS begins, if it does (RFC 8314 §3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EndpointTls {
+    /// After the greetings, with STARTTLS.
+    Negotiated,
+    /// With the first octet.
+    Implicit,
+}
+
+/// What stands before an endpoint with TLS from the beginning.
+const SMTPS: &str = "smtps://";
 
 impl Endpoint {
     /// The host when it is an address and not a name.
@@ -25,7 +40,10 @@ impl Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
+        let Self { host, port, tls } = self;
+        if *tls == EndpointTls::Implicit {
+            f.write_str(SMTPS)?;
+        }
         if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
 }
@@ -35,28 +53,45 @@ impl Leaf for Endpoint {
     const EXAMPLE: &'static str = "\"10.0.0.5:25\"";
 
     fn parse(text: &str) -> Result<Self, Misread> {
-        if let Some(scheme) = scheme(text) {
-            let reason = format!("backends are spoken to in plain SMTP, {scheme} is not supported");
-            return Err(Misread::new(reason, "write host:port, such as \"mail.example.org:25\""));
+        if let Some(rest) = text.strip_prefix(SMTPS) {
+            let rest = rest.strip_suffix('/').unwrap_or(rest);
+            let within = Self::parse_smtp(rest, 465).map_err(|misread| {
+                let remedy = misread.remedy.replace("write \"", "write \"smtps://");
+                Misread::new(misread.reason, remedy)
+            })?;
+            return Ok(Self { tls: EndpointTls::Implicit, ..within });
         }
-        if let Ok(v6) = text.trim_matches(['[', ']']).parse::<Ipv6Addr>() {
-            return Err(Misread::new(
-                "an IPv6 address with a port needs brackets",
-                format!("write \"[{v6}]:25\""),
-            ));
-        }
-        let Some((host, port)) = text.rsplit_once(':') else {
-            return Err(Misread::new("the port is missing", format!("write \"{text}:25\"")));
-        };
-        let port = port.parse().ok().filter(|&port| port > 0);
-        let port = port.ok_or_else(|| {
-            Misread::new("the port is not a number from 1 to 65535", format!("write \"{host}:25\""))
-        })?;
-        Ok(Self { host: parse_host(host)?, port })
+        Self::parse_smtp(text, 25)
     }
 
     fn text(&self) -> String {
         self.to_string()
+    }
+}
+
+impl Endpoint {
+    /// Reads `host:port`; `usual` is the port that remedies suggest.
+    fn parse_smtp(text: &str, usual: u16) -> Result<Self, Misread> {
+        if let Some(scheme) = scheme(text) {
+            let reason = format!("{scheme} is not supported");
+            let remedy =
+                "write host:port, such as \"mail.example.org:25\", or \"smtps://mail.example.org:465\"";
+            return Err(Misread::new(reason, remedy));
+        }
+        if let Ok(v6) = text.trim_matches(['[', ']']).parse::<Ipv6Addr>() {
+            return Err(Misread::new(
+                "an IPv6 address with a port needs brackets",
+                format!("write \"[{v6}]:{usual}\""),
+            ));
+        }
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return Err(Misread::new("the port is missing", format!("write \"{text}:{usual}\"")));
+        };
+        let port = port.parse().ok().filter(|&port| port > 0);
+        let port = port.ok_or_else(|| {
+            Misread::new("the port is not a number from 1 to 65535", format!("write \"{host}:{usual}\""))
+        })?;
+        Ok(Self { host: parse_host(host)?, port, tls: EndpointTls::Negotiated })
     }
 }
 
@@ -95,6 +130,8 @@ mod tests {
             ("10.0.0.5:25", "10.0.0.5", 25),
             ("[2001:DB8::5]:2525", "2001:db8::5", 2525),
             ("mail:25", "mail", 25),
+            ("smtps://mail:465", "mail", 465),
+            ("smtps://[2001:db8::5]:465/", "2001:db8::5", 465),
             ("Bücher.example:25", "xn--bcher-kva.example", 25),
         ] {
             let endpoint = Endpoint::parse(text).unwrap();
@@ -116,7 +153,9 @@ mod tests {
             ("a b:25", "not a host name", "\"mail.example.org:25\""),
             (":25", "not a host name", "\"mail.example.org:25\""),
             ("", "port is missing", "write"),
-            ("smtps://mail:465", "smtps:// is not supported", "\"mail.example.org:25\""),
+            ("smtp://mail:25", "smtp:// is not supported", "\"mail.example.org:25\""),
+            ("smtps://mail", "port is missing", "\"smtps://mail:465\""),
+            ("smtps://lmtp:mail:24", "lmtp: is not supported", "\"smtps://mail.example.org:465\""),
             ("srv:_smtp._tcp.mail", "srv: is not supported", "\"mail.example.org:25\""),
             ("mx:example.org", "mx: is not supported", "\"mail.example.org:25\""),
         ] {

@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::config::{
-        DomainPattern, Endpoint, Filter, Keyword, Listed, Name, Network, Period, Rate, Size,
+        DomainPattern, Endpoint, Filter, Keyword, Listed, Name, Network, Period, Pin, Rate, Size,
     };
 
     /// Whatever text a value was read from, its own text is the same value.
@@ -179,6 +179,7 @@ mod tests {
             reads_back::<Name>(&text);
             reads_back::<Network>(&text);
             reads_back::<Period>(&text);
+            reads_back::<Pin>(&format!("sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3{text}"));
             reads_back::<Rate>(&text);
             reads_back::<Size>(&text);
             reads_back::<SocketAddr>(&text);

@@ -2,7 +2,7 @@
 //!
 //! Later places win: defaults, then the file, then the environment, then flags. Everything wrong is said in
 //! one answer, each fault with its key, the value as written, the reason and what to write instead; a
-//! misspelt key is a fault too. Nothing outside this module reads figment.
+//! misspelt key is a fault too. Nothing outside this module reads figment. Certificates are read with it.
 //!
 //! Not here: watching the file (the server does, and loads again), the contents of recipient files (the
 //! verifier reads those), and looking up host names (who dials does).
@@ -24,6 +24,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod used;
+mod validity;
 mod value;
 mod word;
 mod write;
@@ -33,12 +34,12 @@ use std::path::PathBuf;
 
 use figment::value::Dict;
 
-pub use certificate::{Certificate, CertificateFault, CertificateFiles, Contents, Part, Validity};
+pub use certificate::{Certificate, CertificateFault, CertificateFiles, Contents, Part};
 pub use choice::{
-    BareNewline, ClientAddress, LogFormat, Mode, OnUnknown, ProxyProtocol, Received, RoutedRecipients,
-    SourceKind, StageKind,
+    BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, ProxyProtocol, Received,
+    RouteTls, RoutedRecipients, SourceKind, StageKind,
 };
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, EndpointTls};
 pub use finding::{Fault, Faults, Finding, Origin, Warning};
 pub use networks::{Network, Networks};
 pub use pin::Pin;
@@ -47,9 +48,10 @@ pub use routes::{DomainPattern, Routes};
 pub use secret::Secret;
 pub use source::{Environment, Flags, Source};
 pub use used::{
-    Admin, BackendTls, Cache, Config, Harvest, Limits, Listener, Log, RecipientSource, Route, Timeouts,
+    Admin, BackendTls, Cache, Config, Harvest, Limits, Listener, Log, RecipientSource, Route, Timeouts, Tls,
     TlsPolicy, Trace, Verify,
 };
+pub use validity::Validity;
 pub use value::{Period, Rate, Size};
 pub use word::{Filter, Keyword, Name};
 

@@ -10,11 +10,12 @@ use std::path::PathBuf;
 use figment::value::Value;
 
 use super::choice::{
-    BareNewline, ClientAddress, LogFormat, Mode, OnUnknown, ProxyProtocol, Received, RoutedRecipients,
-    SourceKind, StageKind,
+    BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, ProxyProtocol, Received,
+    RouteTls, RoutedRecipients, SourceKind, StageKind,
 };
 use super::endpoint::Endpoint;
 use super::networks::Network;
+use super::pin::Pin;
 use super::read::{self, Reader, Section, Setting, Table};
 use super::recipients::Listed;
 use super::routes::DomainPattern;
@@ -78,6 +79,8 @@ section! {
         listener: Vec<Listener> = vec![Listener::default()];
         /// Where mail goes. At least one.
         route: Vec<Route> = Vec::new();
+        /// Certificates shown to clients.
+        tls: Tls = Tls::default();
         /// What is remembered about recipients.
         cache: Cache = Cache::default();
         /// What a client may ask of us.
@@ -108,6 +111,28 @@ section! {
         trusted: Vec<Network> = Vec::new();
         /// Takes connections meant for other addresses, which the system redirects here (TPROXY).
         transparent: bool = false;
+        /// Whether TLS is offered, demanded, or there from the beginning. Default: offered if there is a certificate.
+        tls: Option<ListenerTls> = None;
+    }
+}
+
+section! {
+    /// Certificates shown to clients.
+    Tls {
+        /// The oldest version spoken with clients.
+        min_version: MinVersion = MinVersion::Tls12;
+        /// Chosen by the name the client asks for; the first is for those who ask for none of them.
+        certificates: Vec<CertificatePair> = Vec::new();
+    }
+}
+
+section! {
+    /// A certificate and its key. Both files are watched.
+    CertificatePair {
+        /// The certificate, then those that lead to its root, as PEM.
+        chain: PathBuf = PathBuf::new();
+        /// Its private key, as PEM.
+        key: PathBuf = PathBuf::new();
     }
 }
 
@@ -118,12 +143,20 @@ section! {
         name: Option<Name> = None;
         /// `example.org`, `*.example.org` (everything below it), `*` (every domain not named elsewhere).
         domains: Vec<DomainPattern> = Vec::new();
-        /// Who takes the mail, as `host:port` or `[ipv6]:port`.
+        /// Who takes the mail, as `host:port`, `[ipv6]:port` or `smtps://host:465`.
         backends: Vec<Endpoint> = Vec::new();
         /// How the backend learns the true client.
         client_address: ClientAddress = ClientAddress::None;
         /// Whether a `Received:` line is put before each message.
         received: Received = Received::Auto;
+        /// Whether backends are spoken to in TLS, and who they must prove to be. The same for probes.
+        tls: RouteTls = RouteTls::Opportunistic;
+        /// With tls `pin`: the SHA-256 of each key a backend may have.
+        tls_pins: Vec<Pin> = Vec::new();
+        /// With tls `verify`: the roots, as PEM. Default: those of the system.
+        tls_ca: Option<PathBuf> = None;
+        /// The name to ask for and to verify. Default: the backend's host.
+        tls_name: Option<Domain> = None;
         /// EHLO keywords never offered to clients.
         hide_ehlo: Vec<Keyword> = Vec::new();
         /// Connections to each backend address, probes and deliveries together. At least 2.
@@ -253,6 +286,8 @@ section! {
         session: Period = Period::ZERO;
         /// Until a PROXY header is whole.
         proxy_header: Period = Period::seconds(5);
+        /// Until a client, or a backend, has done its part of a TLS handshake.
+        tls_handshake: Period = Period::seconds(10);
         /// Until a backend has taken our connection.
         backend_connect: Period = Period::seconds(3);
         /// Until a backend has answered a command.

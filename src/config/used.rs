@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use rustls::RootCertStore;
 
+use super::certificate::Certificate;
 use super::choice::{
-    BareNewline, ClientAddress, LogFormat, Mode, OnUnknown, ProxyProtocol, RoutedRecipients, StageKind,
+    BareNewline, ClientAddress, ListenerTls, LogFormat, Mode, OnUnknown, ProxyProtocol, RoutedRecipients,
+    StageKind,
 };
 use super::endpoint::Endpoint;
 use super::networks::Networks;
@@ -20,6 +22,7 @@ use super::recipients::RecipientList;
 use super::routes::{DomainPattern, Routes};
 use super::secret::Secret;
 use crate::proto::address::{LocalCase, Mailbox};
+use crate::proto::tls::TlsVersion;
 
 /// Everything.
 #[derive(Debug, Clone)]
@@ -30,6 +33,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Where mail goes.
     pub routes: Routes,
+    /// Certificates shown to clients.
+    pub tls: Tls,
     /// What is remembered about recipients.
     pub cache: Cache,
     /// What a client may ask of us.
@@ -59,6 +64,17 @@ pub struct Listener {
     pub trusted: Networks,
     /// Whether connections meant for other addresses are taken.
     pub transparent: bool,
+    /// Other than off only where there is a certificate.
+    pub tls: ListenerTls,
+}
+
+/// Certificates shown to clients.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// As they were when they were checked; the first is the default.
+    pub certificates: Vec<Certificate>,
+    /// The oldest version spoken.
+    pub min_version: TlsVersion,
 }
 
 /// The domains of one mail store.
@@ -74,6 +90,8 @@ pub struct Route {
     pub client_address: ClientAddress,
     /// Whether a `Received:` line is put before each message.
     pub trace: Trace,
+    /// How they, and those who are asked, are spoken to; no other route has one of them with another.
+    pub tls: BackendTls,
     /// EHLO keywords never offered to clients, in capitals.
     pub hide_ehlo: Vec<String>,
     /// Connections to each backend address, probes and deliveries together; at least 2.
@@ -238,6 +256,8 @@ pub struct Timeouts {
     pub session: Option<Duration>,
     /// Until a PROXY header is whole.
     pub proxy_header: Duration,
+    /// Until a client, or a backend, has done its part of a TLS handshake.
+    pub tls_handshake: Duration,
     /// Until a backend has taken our connection.
     pub backend_connect: Duration,
     /// Until a backend has answered a command.

@@ -1,4 +1,4 @@
-//! Opening connections to backends.
+//! EndpointTls connections to backends.
 //!
 //! A name is resolved at each dialling and its addresses are tried in turn, each for its share of the time. A connection that leads back to
 //! one of our own listeners is refused: mail would go round for ever.
@@ -163,12 +163,13 @@ fn covers(listening: IpAddr, address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::EndpointTls;
 
     #[tokio::test]
     async fn we_never_dial_ourselves() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let endpoint = Endpoint { host: "127.0.0.1".into(), port };
+        let endpoint = Endpoint { host: "127.0.0.1".into(), port, tls: EndpointTls::Negotiated };
         let dialer = Dialer::network();
         assert!(dialer.dial(&endpoint, Origin::Ours, Duration::from_secs(5)).await.is_ok());
         dialer.is_ours(SocketAddr::new(IpAddr::from([0; 16]), port));

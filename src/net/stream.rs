@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::tls::TlsStream;
@@ -81,7 +81,7 @@ impl Stream {
 
     /// Takes the connection out, for a handshake.
     #[must_use]
-    pub const fn take(&mut self) -> Self {
+    pub const fn hand_over(&mut self) -> Self {
         std::mem::replace(self, Self::Gone)
     }
 
@@ -237,9 +237,21 @@ pub async fn read_some(stream: &mut Stream, buffer: &mut Vec<u8>) -> io::Result<
     .await
 }
 
+/// Writes all of `octets`, down to the system: inside TLS what was taken is not yet on its way.
+///
+/// # Errors
+/// Those of the stream.
+pub async fn write_through(stream: &mut Stream, octets: &[u8]) -> io::Result<()> {
+    stream.write_all(octets).await?;
+    stream.flush().await
+}
+
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt as _;
+    #[test]
+    fn a_plain_stream_does_not_pay_for_tls() {
+        assert!(size_of::<Stream>() <= 48, "{}", size_of::<Stream>());
+    }
 
     use super::*;
 

@@ -16,6 +16,7 @@ use tracing::info;
 use super::metrics::{Children, RecipientResult, RecipientSource};
 use super::{Escaped, SessionId};
 use crate::proto::reply::Reply;
+use crate::proto::tls::TlsFacts;
 
 /// A session, told as it goes and logged when it is over.
 #[derive(Debug)]
@@ -26,14 +27,14 @@ pub struct SessionRecord {
     pub messages: u32,
     /// Octets of message data taken from the client.
     pub bytes: u64,
+    /// What was agreed on, on an encrypted session.
+    pub tls: Option<TlsFacts>,
     listener: Arc<str>,
     /// The true client, from a proxy header where one was sent.
     client: SocketAddr,
     /// The other end of the socket, where that is a front.
     via: Option<SocketAddr>,
     helo: Option<String>,
-    /// The version of the protocol, on an encrypted session.
-    tls: Option<&'static str>,
     from: Option<String>,
     backend: Option<String>,
     /// Atomic, because the recipients of a batch are judged at once.
@@ -70,11 +71,6 @@ impl SessionRecord {
         self.helo = Some(Escaped(name).to_string());
     }
 
-    /// The session is encrypted.
-    pub const fn tls(&mut self, version: &'static str) {
-        self.tls = Some(version);
-    }
-
     /// A transaction began with this envelope sender, without brackets; the last one counts.
     pub fn from(&mut self, sender: &str) {
         self.from = Some(format!("<{}>", Escaped(sender)));
@@ -90,6 +86,11 @@ impl SessionRecord {
         self.recipients.get(result).fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The server name the client asked for.
+    fn sni(&self) -> Option<String> {
+        self.tls.as_ref()?.server_name.as_deref().map(|name| Escaped(name).to_string())
+    }
+
     /// Writes the session's line. `duration` is that from accept to close.
     pub fn log(&self, end: End, duration: Duration) {
         let recipients = |result| self.recipients.get(result).load(Ordering::Relaxed);
@@ -100,7 +101,8 @@ impl SessionRecord {
             client = %self.client,
             via = self.via.map(tracing::field::display),
             helo = self.helo,
-            tls = self.tls,
+            tls = self.tls.as_ref().map(ToString::to_string),
+            sni = self.sni(),
             from = self.from,
             recipients.accepted = recipients(RecipientResult::Accepted),
             recipients.unknown = recipients(RecipientResult::Unknown),
@@ -220,6 +222,7 @@ mod tests {
     use super::super::log::Format;
     use super::*;
     use crate::proto::replies;
+    use crate::proto::tls::TlsVersion;
 
     fn record() -> SessionRecord {
         SessionRecord::new("mx".into(), ([192, 0, 2, 7], 2525).into())
@@ -238,7 +241,11 @@ mod tests {
     fn a_session_is_one_line_with_the_fields_of_the_contract() {
         let mut record = record();
         record.helo("mail\x1b.example");
-        record.tls("TLSv1.3");
+        record.tls = Some(TlsFacts {
+            version: TlsVersion::Tls13,
+            cipher: "TLS_AES_256_GCM_SHA384",
+            server_name: Some("mx.example.org".into()),
+        });
         record.from("ann@example.com");
         record.backend(&"10.0.0.5:25");
         record.recipient(RecipientResult::Accepted);
@@ -252,7 +259,8 @@ mod tests {
             "listener": "mx",
             "client": "192.0.2.7:2525",
             "helo": r"mail\u{1b}.example",
-            "tls": "TLSv1.3",
+            "tls": "TLSv1.3 TLS_AES_256_GCM_SHA384",
+            "sni": "mx.example.org",
             "from": "<ann@example.com>",
             "recipients.accepted": 1,
             "recipients.unknown": 2,
@@ -273,7 +281,7 @@ mod tests {
     fn what_was_never_said_is_left_out() {
         let mut record = record();
         let object = logged(|| record.log(End::ClientLost, Duration::ZERO));
-        for absent in ["via", "helo", "tls", "from", "backend"] {
+        for absent in ["via", "helo", "tls", "sni", "from", "backend"] {
             assert_eq!(object.get(absent), None, "{absent}");
         }
         record.client(([198, 51, 100, 1], 4).into(), ([10, 0, 0, 1], 5).into());

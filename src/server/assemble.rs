@@ -37,7 +37,13 @@ fn backends(config: &Config, dialer: &Dialer, metrics: &Metrics) -> Backends {
                 ClientAddress::ProxyV2 => Some(Version::Two),
                 ClientAddress::None | ClientAddress::Xclient | ClientAddress::Transparent => None,
             };
-            let quota = Quota { connections: route.max_connections, eject: route.eject, header };
+            let quota = Quota {
+                connections: route.max_connections,
+                eject: route.eject,
+                header,
+                tls: route.tls.clone(),
+                tls_handshake: config.timeouts.tls_handshake,
+            };
             (endpoint.clone(), quota, series)
         })
     });

@@ -125,6 +125,17 @@ impl Server {
         &self.context
     }
 
+    /// Reads the certificates again, in the background.
+    pub fn reread_certificates(&self) -> Certificates {
+        match &self.context.acceptor {
+            Some(acceptor) => {
+                acceptor.keyring().reread();
+                Certificates::AreReread
+            }
+            None => Certificates::AreAbsent,
+        }
+    }
+
     /// Ends without losing anything: no new clients, idle sessions get 421, transactions have
     /// `timeouts.drain` to finish. Comes back when all sessions are over.
     pub async fn drain(&self) -> Drained {
@@ -161,6 +172,15 @@ impl Server {
             started: self.started,
         }
     }
+}
+
+/// What became of the wish to read certificates again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Certificates {
+    /// They are read now; the log tells what came of it.
+    AreReread,
+    /// There are none.
+    AreAbsent,
 }
 
 /// How a drain ended.
@@ -204,7 +224,7 @@ pub async fn greet_backends(context: &Context) {
 /// How often clients are looked for that need not be remembered any more.
 const FORGET_EVERY: Duration = Duration::from_secs(300);
 
-/// Takes leave of idle sessions, forgets clients, looks after lists.
+/// Takes leave of idle sessions, forgets clients, looks after lists and certificates.
 async fn tidy(context: Arc<Context>, ending: CancellationToken) {
     let sweep = async {
         loop {
@@ -222,6 +242,14 @@ async fn tidy(context: Arc<Context>, ending: CancellationToken) {
         () = sweep => {}
         () = forget => {}
         () = context.verifier.watch_lists() => {}
+        () = watch_certificates(&context) => {}
         () = ending.cancelled() => {}
+    }
+}
+
+async fn watch_certificates(context: &Context) {
+    match &context.acceptor {
+        Some(acceptor) => acceptor.keyring().watch().await,
+        None => std::future::pending().await,
     }
 }

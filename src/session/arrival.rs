@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Session;
 use super::client::Heading;
-use crate::config::{BareNewline, Listener, ProxyProtocol};
+use crate::config::{BareNewline, Listener, ListenerTls, ProxyProtocol};
 use crate::guard::Told;
 use crate::net::client_key::ClientKey;
 use crate::observe::metrics::ConnectionResult;
@@ -33,6 +33,8 @@ pub(super) struct Arrival {
     /// What a front says the client called itself.
     helo: Option<Box<str>>,
     protocol: Option<ClientProtocol>,
+    /// The session in TLS is not the client's own: somebody speaks for it.
+    spoken_for: bool,
     front: Front,
     header: ProxyProtocol,
 }
@@ -60,14 +62,24 @@ impl Arrival {
             name: ClientName::Unavailable,
             helo: None,
             protocol: None,
+            spoken_for: false,
             front: if trusted { Front::Trusted } else { Front::Stranger },
-            header: listener.proxy_protocol,
+            header: match (listener.proxy_protocol, listener.tls) {
+                // Inside TLS the client speaks first: nothing is held back.
+                (ProxyProtocol::Late, ListenerTls::Implicit) => ProxyProtocol::Optional,
+                (header, _) => header,
+            },
         }
     }
 
     /// The true client, as far as it was told.
     pub(super) const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What a front says the client called itself.
+    pub(super) fn helo(&self) -> Option<&str> {
+        self.helo.as_deref()
     }
 
     /// Whether it may say for whom it speaks.
@@ -96,6 +108,7 @@ impl Arrival {
     /// XCLIENT said so. What it does not name stays; an address that is not known is nobody's but the front's own.
     fn tell(&mut self, attributes: Attributes) {
         use xclient::Told::{Known, TemporarilyUnavailable, Unavailable};
+        self.spoken_for = true;
         let Attributes { name, address, port, protocol, helo, login: _, destination, destination_port } =
             attributes;
         if let Some(address) = address {
@@ -199,6 +212,10 @@ impl Session {
         let required = self.arrival.header == ProxyProtocol::Required;
         match heading {
             Heading::Says(source) => self.arrival.is(source),
+            Heading::Silence if self.arrival.header == ProxyProtocol::Late => {
+                self.client.say(&replies::IDLE);
+                return Some(End::Idle);
+            }
             Heading::Missing | Heading::Silence if !required => {}
             Heading::Gone => return Some(End::ClientLost),
             Heading::Missing | Heading::Silence | Heading::Late => return Some(End::ProxyHeader),
@@ -234,7 +251,8 @@ impl Session {
                 return Some(End::Connections);
             }
         }
-        if !self.bypass {
+        // Health checks of a balancer all come from itself.
+        if !front && !self.bypass {
             self.note_source(address.ip());
         }
         self.judge_client()
@@ -251,9 +269,15 @@ impl Session {
         }
     }
 
-    /// All that is known of the client.
+    /// All that is known of the client, and of the TLS session with whoever is at the other end of the socket.
     pub(super) fn facts(&self) -> ClientFacts {
-        self.arrival.facts(self.dialogue.hello(), None)
+        self.arrival.facts(self.dialogue.hello(), self.record.tls.clone())
+    }
+
+    /// The same with what is the client's own alone.
+    pub(super) fn own_facts(&self) -> ClientFacts {
+        let tls = self.record.tls.clone().filter(|_| !self.arrival.spoken_for);
+        self.arrival.facts(self.dialogue.hello(), tls)
     }
 
     /// XCLIENT: the session is another client's from now on.

@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use crate::backend::Budget;
 use crate::guard::Drain;
-use crate::net::stream::{Pending, Prefix, Stream, read_some};
+use crate::net::stream::{Pending, Prefix, Stream, read_some, write_through};
+use crate::net::tls::{Acceptor, Handshake, HandshakeFault};
 use crate::proto::line::{self, LineReader, Scan};
 use crate::proto::proxy_header::{self, HeaderFault, Source, Start};
 use crate::proto::reply::Reply;
+use crate::proto::tls::TlsFacts;
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -198,13 +200,30 @@ impl Client {
         if self.output.is_empty() {
             return Ok(());
         }
-        let written = timeout(patience, self.stream.write_all(&self.output)).await;
+        let written = timeout(patience, write_through(&mut self.stream, &self.output)).await;
         if self.output.capacity() > KEPT_BUFFER {
             self.output = Vec::new();
         }
         self.output.clear();
         self.said = None;
         written.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Whether the client has said more than was heard, be it only to the socket.
+    pub(super) fn has_said_more(&mut self) -> bool {
+        !self.unread().is_empty() || self.stream.pending(&mut self.input) == Pending::Octets
+    }
+
+    /// Shakes hands. Nothing that was read before is kept; after a fault the client is gone.
+    pub(super) async fn secure(
+        &mut self,
+        acceptor: &Acceptor,
+        patience: Duration,
+    ) -> Result<(TlsFacts, Handshake), HandshakeFault> {
+        (self.input, self.done, self.lines) = (Vec::new(), 0, LineReader::default());
+        let secured = acceptor.accept(self.stream.hand_over(), patience).await?;
+        self.stream = secured.stream;
+        Ok((secured.facts, secured.handshake))
     }
 
     /// The next command, or several RCPTs together (at most `together`). Being told to end interrupts the

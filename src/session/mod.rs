@@ -16,6 +16,7 @@ mod client;
 mod harvest;
 mod recipients;
 mod relay;
+mod secure;
 mod trace;
 
 use std::collections::HashMap;
@@ -25,10 +26,11 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::backend::{Backends, Budget};
-use crate::config::{Config, Listener, Route, Trace};
+use crate::config::{Config, Listener, ListenerTls, Route, Trace};
 use crate::guard::{Admission, Conduct, Connections, Drain, Harvest, Held, Sources};
 use crate::net::client_key::ClientKey;
 use crate::net::stream::Stream;
+use crate::net::tls::{Acceptor, Keyring};
 use crate::observe::Alarms;
 use crate::observe::metrics::{
     ListenerMetrics, MessageResult, Metrics, RouteMetrics, SessionGauge, SessionState,
@@ -60,6 +62,8 @@ pub struct Context {
     pub verifier: Arc<Verifier>,
     /// Who takes the mail.
     pub backends: Arc<Backends>,
+    /// What shakes hands with clients; none without a certificate.
+    pub acceptor: Option<Acceptor>,
     /// Where what happens is counted.
     pub metrics: Metrics,
     /// What is wrong with routes.
@@ -87,6 +91,9 @@ impl Context {
         metrics: Metrics,
         alarms: Alarms,
     ) -> Self {
+        let tls = &config.tls;
+        let acceptor = (!tls.certificates.is_empty())
+            .then(|| Acceptor::new(Keyring::new(&tls.certificates, metrics.clone()), tls.min_version));
         let routes = config.routes.iter().map(|r| (Arc::clone(&r.name), metrics.route(&r.name))).collect();
         let no_route = metrics.route("");
         let limits = &config.limits;
@@ -98,6 +105,7 @@ impl Context {
             config,
             verifier,
             backends,
+            acceptor,
             metrics,
             alarms,
             drain: Drain::default(),
@@ -192,8 +200,13 @@ pub async fn run(
         hostname: context.config.hostname.as_str().into(),
         offer: context.offer(),
         max_size: limits.max_message_size,
-        tls: Tls::Off,
         xclient: if believed { Xclient::Taken } else { Xclient::Refused },
+        tls: match listener.tls {
+            ListenerTls::Off => Tls::Off,
+            ListenerTls::StartTls => Tls::Offered,
+            ListenerTls::Required => Tls::Required,
+            ListenerTls::Implicit => Tls::Active,
+        },
         max_recipients: limits.max_recipients,
         max_errors: limits.max_errors.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
     };
@@ -220,7 +233,7 @@ pub async fn run(
         stored: None,
         context: Arc::clone(&context),
     };
-    let end = session.serve().await;
+    let end = session.serve(listener.tls).await;
     session.detach();
     if session.bound {
         context.backends.dismiss(&session.record.session.to_string());
@@ -239,8 +252,17 @@ const CLOSING: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl Session {
     /// The client's arrival, then the whole conversation.
-    async fn serve(&mut self) -> End {
+    async fn serve(&mut self, tls: ListenerTls) -> End {
         if let Some(end) = Box::pin(self.arrive()).await {
+            return end;
+        }
+        if tls == ListenerTls::Implicit && !self.client.unread().is_empty() {
+            // It began as a header does, and is neither one nor TLS.
+            return End::ProxyHeader;
+        }
+        if tls == ListenerTls::Implicit
+            && let Err(end) = Box::pin(self.secure()).await
+        {
             return end;
         }
         if let Some(end) = Box::pin(self.hold_greeting()).await {
@@ -339,8 +361,10 @@ impl Session {
                     Ok(step) => step,
                     Err(end) => return Some(end),
                 },
-                // Not offered: the dialogue never asks for it.
-                Step::StartTls(_) => self.dialogue.step(Input::ClientGone),
+                Step::StartTls(ready) => match Box::pin(self.start_tls(&ready)).await {
+                    Ok(input) => self.dialogue.step(input),
+                    Err(end) => return Some(end),
+                },
             };
         }
     }
@@ -376,7 +400,7 @@ impl Session {
             Heard::Drain => dialogue.step(Input::Drain),
         };
         if let Some(hello) = dialogue.hello() {
-            self.record.helo(&hello.name);
+            self.record.helo(self.arrival.helo().unwrap_or(&hello.name));
         }
         if let Some(transaction) = dialogue.transaction() {
             self.gauge.is(SessionState::Transaction);
@@ -576,7 +600,7 @@ fn ending_of(reply: &Reply, end: End) -> End {
         reply if *reply == replies::BYE => End::Quit,
         reply if *reply == replies::NOT_HTTP => End::Http,
         reply if *reply == replies::STRAY_PROXY_HEADER => End::ProxyHeader,
-        reply if *reply == replies::BAD_CHUNK => End::Protocol,
+        reply if *reply == replies::BAD_CHUNK || *reply == replies::BYTES_BEHIND_STARTTLS => End::Protocol,
         _ => end,
     }
 }

@@ -6,7 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::client::{Client, before, earlier};
 use crate::backend::{Budget, Connection, Fault};
 use crate::guard::Drain;
+use crate::net::stream::Stream;
 use crate::proto::body::{BareNewlines, BodyReader, END, Found};
 use crate::proto::command::{Chunk, Place};
 use crate::proto::dialogue::{BodyEnd, Remainder, Stop};
@@ -290,6 +291,13 @@ async fn write_listening(backend: &mut Connection, out: &mut Vec<u8>) -> Result<
             Err(_) => return Err(Stop::BackendGone),
         }
     }
+    // Inside TLS what was taken is not yet on its way.
+    match timeout(BACKEND_STALL, flush_or_hear(backend)).await {
+        Ok(Progress::Wrote(_)) => {}
+        Ok(Progress::Heard) => return Err(outburst(backend).await),
+        Ok(Progress::Broken) => return Err(last_words(backend).await),
+        Err(_) => return Err(Stop::BackendGone),
+    }
     out.clear();
     Ok(())
 }
@@ -311,15 +319,8 @@ async fn write_or_hear(backend: &mut Connection, octets: &[u8]) -> Progress {
     std::future::poll_fn(|cx| {
         // Heard before more is written, also when there was no room at first: the end of a message must not
         // go out behind a reply.
-        let mut space = [0; 512];
-        let mut heard = ReadBuf::new(&mut space);
-        match Pin::new(&mut *stream).poll_read(cx, &mut heard) {
-            Poll::Ready(Ok(())) if !heard.filled().is_empty() => {
-                input.extend_from_slice(heard.filled());
-                return Poll::Ready(Progress::Heard);
-            }
-            Poll::Ready(_) => return Poll::Ready(Progress::Broken),
-            Poll::Pending => {}
+        if let Poll::Ready(heard) = poll_hear(stream, input, cx) {
+            return Poll::Ready(heard);
         }
         match Pin::new(&mut *stream).poll_write(cx, octets) {
             Poll::Ready(Ok(written @ 1..)) => Poll::Ready(Progress::Wrote(written)),
@@ -328,4 +329,27 @@ async fn write_or_hear(backend: &mut Connection, octets: &[u8]) -> Progress {
         }
     })
     .await
+}
+
+async fn flush_or_hear(backend: &mut Connection) -> Progress {
+    let (stream, input) = backend.parts();
+    std::future::poll_fn(|cx| match Pin::new(&mut *stream).poll_flush(cx) {
+        Poll::Ready(Ok(())) => Poll::Ready(Progress::Wrote(0)),
+        Poll::Ready(Err(_)) => Poll::Ready(Progress::Broken),
+        Poll::Pending => poll_hear(stream, input, cx),
+    })
+    .await
+}
+
+/// What the backend says while it is written to.
+fn poll_hear(stream: &mut Stream, input: &mut Vec<u8>, cx: &mut Context<'_>) -> Poll<Progress> {
+    let mut space = [0; 512];
+    let mut heard = ReadBuf::new(&mut space);
+    match std::task::ready!(Pin::new(stream).poll_read(cx, &mut heard)) {
+        Ok(()) if !heard.filled().is_empty() => {
+            input.extend_from_slice(heard.filled());
+            Poll::Ready(Progress::Heard)
+        }
+        _ => Poll::Ready(Progress::Broken),
+    }
 }

@@ -57,6 +57,8 @@ pub(super) struct Batch {
     pub(super) health: Health,
     /// The backend said that so many recipients are enough for a transaction.
     pub(super) limit: Option<usize>,
+    /// Transactions that were begun: as many RSETs the backend has seen.
+    pub(super) resets: usize,
     /// Recipients in the fullest transaction that met no limit.
     pub(super) fullest: usize,
 }
@@ -70,8 +72,9 @@ pub(super) async fn ask(
 ) -> Batch {
     let connection = lease.connection();
     let findings = Vec::with_capacity(asked.len());
-    let mut batch = Batch { findings, health: Health::Well, limit: None, fullest: 0 };
+    let mut batch = Batch { findings, health: Health::Well, limit: None, resets: 0, fullest: 0 };
     let steps = steps(connection, sender, asked, most);
+    batch.resets = steps.iter().filter(|step| matches!(step, Step::Ask(_))).count();
     let outcome = if connection.announced().has(Keyword::Pipelining) {
         ask_together(connection, steps, &mut batch).await
     } else {

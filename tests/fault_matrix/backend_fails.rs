@@ -4,10 +4,14 @@
 //! nothing of it; a fault that lasts is a 451 to the command that met it, and to nothing else; in and behind message
 //! data nothing is tried twice. What was learnt of a recipient stays, and nothing is learnt from a fault.
 
-use tokio::net::{TcpSocket, TcpStream};
+use std::sync::{Arc, LazyLock};
 
-use super::cell::{Cell, Holds, OTHER, SENDER, Seen, Store, TENTH, class, play_all, tenth};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::rustls::ServerConfig;
+
+use super::cell::{Cell, Holds, OTHER, SENDER, Seen, Settings, Store, TENTH, class, play_all, tenth};
 use crate::support::backend::{Action, Phase, Script, at};
+use crate::support::certificate::Pair;
 use crate::support::client::Client;
 
 /// What the backend does instead of its reply.
@@ -39,6 +43,9 @@ enum Point {
     Connect,
     Greeting,
     Ehlo,
+    StartTls,
+    /// When it has the beginning of our handshake.
+    Handshake,
     Mail,
     FirstRcpt,
     SecondRcpt,
@@ -78,14 +85,14 @@ struct Row {
 use Holds::{Good, Nothing};
 use Lasting::{Always, Once};
 use Point::{
-    Acknowledgement, Body, Connect, Data, Dot, Ehlo, FirstRcpt, GoAhead, Greeting, Idle, Mail, Quit, Rset,
-    SecondRcpt,
+    Acknowledgement, Body, Connect, Data, Dot, Ehlo, FirstRcpt, GoAhead, Greeting, Handshake, Idle, Mail,
+    Quit, Rset, SecondRcpt, StartTls,
 };
 use Whose::{Fresh, Kept, Probe, Start};
 
 /// So that silence is found out soon, and yet no backend that is well is taken for silent on a busy machine.
-const IMPATIENT: &str =
-    "[timeouts]\nbackend_connect = \"2s\"\nbackend_command = \"2s\"\nbackend_end_of_data = \"2s\"\n";
+const IMPATIENT: &str = "[timeouts]\nbackend_connect = \"2s\"\nbackend_command = \"2s\"\nbackend_end_of_data = \"2s\"\n\
+    tls_handshake = \"2s\"\n";
 
 const OK: &str = "250";
 const GO: &str = "354";
@@ -189,12 +196,56 @@ const fn row(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_goes_is_a_451_at_most() {
-    play_all(rows(&[Fault::Closes, Fault::Resets, Fault::Says421]), "", prepare, play).await;
+    play_all(rows(&[Fault::Closes, Fault::Resets, Fault::Says421]), &Settings::default(), prepare, play)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_is_silent_is_a_451_at_most() {
-    play_all(rows(&[Fault::Hangs, Fault::Falters]), IMPATIENT, prepare, play).await;
+    let settings = Settings { tables: IMPATIENT, ..Settings::default() };
+    play_all(rows(&[Fault::Hangs, Fault::Falters]), &settings, prepare, play).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_goes_at_starttls_is_a_451_at_most_where_tls_is_required() {
+    let faults = [Fault::Closes, Fault::Resets, Fault::Says421];
+    play_all(required(&faults), &REQUIRED, prepare_tls, play).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_is_silent_at_starttls_is_a_451_at_most_where_tls_is_required() {
+    let settings = Settings { tables: IMPATIENT, ..REQUIRED };
+    play_all(required(&[Fault::Hangs, Fault::Falters]), &settings, prepare_tls, play).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_fails_at_starttls_is_served_without_where_tls_is_opportunistic() {
+    let faults = [Fault::Closes, Fault::Resets, Fault::Says421, Fault::Hangs, Fault::Falters];
+    let settings = Settings { tables: IMPATIENT, ..Settings::default() };
+    play_all(opportunistic(&faults), &settings, prepare_tls, play).await;
+}
+
+const REQUIRED: Settings<'_> = Settings { route: "tls = \"required\"\n", tables: "" };
+
+/// Without TLS there is no session: STARTTLS and the handshake fail as the greeting does.
+fn required(faults: &[Fault]) -> Vec<(Row, Fault)> {
+    let greeting = MATRIX.iter().filter(|row| row.at == Greeting);
+    let rows = greeting.flat_map(|row| [StartTls, Handshake].map(|at| Row { at, ..*row }));
+    rows.flat_map(|row| faults.iter().map(move |fault| (row, *fault))).collect()
+}
+
+/// The client hears nothing of it, however often it happens.
+fn opportunistic(faults: &[Fault]) -> Vec<(Row, Fault)> {
+    let unnoticed = |(row, fault)| {
+        (Row { replies: [OK, OK, OK, GO, OK], stored: BOTH, cache: [Good, Good], ..row }, fault)
+    };
+    required(faults).into_iter().map(unnoticed).collect()
+}
+
+fn prepare_tls(store: &Store, row: &(Row, Fault)) {
+    static SERVER: LazyLock<Arc<ServerConfig>> = LazyLock::new(|| Pair::alone(&["store.test"]).server());
+    store.backend.rescript(|script| script.with_starttls(Arc::clone(&SERVER)));
+    prepare(store, row);
 }
 
 fn rows(faults: &[Fault]) -> Vec<(Row, Fault)> {
@@ -323,6 +374,8 @@ fn break_backend(store: &Store, row: &Row, fault: Fault) {
         Connect => return,
         Greeting => (at(Phase::Greeting), failing),
         Ehlo => (at(Phase::Ehlo), failing),
+        StartTls => (at(Phase::StartTls), failing),
+        Handshake => (at(Phase::Handshake), failing),
         Mail => (at(Phase::Mail).from(sender), failing),
         FirstRcpt => (at(Phase::Rcpt).from(sender).to(&store.anna), failing),
         SecondRcpt => (at(Phase::Rcpt).from(sender).to(&store.bert), failing),

@@ -153,12 +153,25 @@ impl Store {
     }
 }
 
+/// What a Backstop is told beside its routes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Settings<'s> {
+    /// Keys of each route.
+    pub(crate) route: &'s str,
+    /// Tables.
+    pub(crate) tables: &'s str,
+}
+
 /// Plays a cell for each row before one Backstop with these settings; each store is `prepare`d before it starts.
 ///
 /// # Panics
 /// When a cell came to something else than was expected of it; all that did are named.
-pub(crate) async fn play_all<R, P, F>(rows: Vec<R>, settings: &str, prepare: impl Fn(&Store, &R), play: P)
-where
+pub(crate) async fn play_all<R, P, F>(
+    rows: Vec<R>,
+    settings: &Settings<'_>,
+    prepare: impl Fn(&Store, &R),
+    play: P,
+) where
     R: Debug + Clone,
     P: Fn(Cell, R) -> F,
     F: Future<Output = (Seen, Seen)> + Send + 'static,
@@ -216,9 +229,12 @@ where
     wrong
 }
 
-fn configuration(stores: &[Store], settings: &str) -> String {
+fn configuration(stores: &[Store], settings: &Settings<'_>) -> String {
     let routes: Vec<_> = stores.iter().map(|store| (store.domain.clone(), store.address)).collect();
     // A backend that rested would hide what its next session meets.
-    let configuration = Backstop::configuration_of(&routes, "eject = \"0s\"\n");
-    configuration + "[limits]\nmax_connections_per_client = 10000\n[log]\nlevel = \"warn\"\n" + settings
+    let route = format!("eject = \"0s\"\n{}", settings.route);
+    let configuration = Backstop::configuration_of(&routes, &route);
+    configuration
+        + "[limits]\nmax_connections_per_client = 10000\n[log]\nlevel = \"warn\"\n"
+        + settings.tables
 }

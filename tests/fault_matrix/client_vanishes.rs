@@ -6,7 +6,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::cell::{Cell, Holds, SENDER, Seen, TENTH, class, play_all, tenth};
+use super::cell::{Cell, Holds, SENDER, Seen, Settings, TENTH, class, play_all, tenth};
 use crate::support::backend::{Action, Phase, Script, at};
 use crate::support::client::Client;
 
@@ -82,7 +82,7 @@ const fn row(
 async fn a_client_that_vanishes_leaves_nothing_but_what_it_completed() {
     let ways = [Way::Closes, Way::Resets, Way::HalfCloses];
     let rows = MATRIX.iter().flat_map(|row| ways.map(|way| (*row, way))).collect();
-    play_all(rows, "", |_, _| (), play).await;
+    play_all(rows, &Settings::default(), |_, _| (), play).await;
 }
 
 async fn play(cell: Cell, (row, way): (Row, Way)) -> (Seen, Seen) {

@@ -131,6 +131,11 @@ impl Backstop {
         Memory::forget_peak(self.child.id());
     }
 
+    /// Asks it to read its certificates again.
+    pub fn sighup(&self) {
+        signal(Target::Process(self.child.id()), "HUP");
+    }
+
     /// Asks it to drain and end.
     pub fn sigterm(&self) {
         signal(Target::Process(self.child.id()), "TERM");

@@ -90,6 +90,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Self { stream: BufReader::new(stream), patience: None }
     }
 
+    /// The same, whose waits end as those over TCP do.
+    pub fn patient(stream: S) -> Self {
+        Self { patience: Some(PATIENCE), ..Self::over(stream) }
+    }
+
+    /// What carries it.
+    pub fn stream(&self) -> &S {
+        self.stream.get_ref()
+    }
+
+    /// What carries it, for a handshake.
+    ///
+    /// # Panics
+    /// When the server said more than was read.
+    pub fn into_stream(self) -> S {
+        assert_eq!(self.stream.buffer(), b"", "said and not asked for");
+        self.stream.into_inner()
+    }
+
     /// Reads one whole reply.
     ///
     /// # Panics

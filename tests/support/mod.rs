@@ -10,6 +10,7 @@
 //! - `sender`: swaks and Python's smtplib, the clients we did not write.
 //! - `backstop`: the built binary with a configuration, its log, its memory and its end.
 //! - `admin`: HTTP to its admin endpoint.
+//! - `certificate`, `tls`, `openssl`: certificates made for a test, and clients that look at them.
 //! - `message`: messages that careless software damages.
 //! - `machine`: directories, ports and signals.
 //!
@@ -29,14 +30,17 @@ pub mod admin;
 pub mod aiosmtpd;
 pub mod backend;
 pub mod backstop;
+pub mod certificate;
 pub mod client;
 pub mod exim;
 pub mod haproxy;
 pub mod machine;
 pub mod message;
 pub mod namespaces;
+pub mod openssl;
 pub mod postfix;
 pub mod sender;
+pub mod tls;
 
 /// How long a test waits for what must happen. Far above any real duration, so that a loaded machine fails nothing.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -342,6 +342,7 @@ fn master_cf(address: SocketAddr) -> String {
          retry unix - - n - - error\n\
          virtual unix - n n - - virtual\n\
          anvil unix - - n - 1 anvil\n\
+         tlsmgr unix - - n 1000? 1 tlsmgr\n\
          postlog unix-dgram n - n - 1 postlogd\n"
     )
 }

@@ -51,12 +51,18 @@ impl fmt::Display for Outcome {
 /// Deviation: swaks would double the dots itself, but its care for hand-written messages also drops a last line that is
 /// a dot and replaces %TOKENS%; it is told to send what we prepared.
 pub async fn swaks(server: SocketAddr, recipient: &str, message: &[u8]) -> Outcome {
+    swaks_with(server, recipient, message, &[]).await
+}
+
+/// The same with more arguments.
+pub async fn swaks_with(server: SocketAddr, recipient: &str, message: &[u8], arguments: &[&str]) -> Outcome {
     let directory = Directory::new("swaks");
     let data = directory.write("message", dotted(message));
     let mut command = Command::new("swaks");
     command.args(["--server", &server.ip().to_string(), "--port", &server.port().to_string()]);
     command.args(["--from", "sender@client.test", "--to", recipient, "--ehlo", "client.test"]);
     command.arg("--no-data-fixup").arg("--data").arg(format!("@{}", data.display()));
+    command.args(arguments);
     let outcome = run(command, Vec::new()).await;
     drop(directory);
     outcome

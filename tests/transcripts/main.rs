@@ -1,8 +1,8 @@
 //! Plays the conversations of `*.smtp` (see `README.md` for their form) against the real session, in memory
 //! and on a paused clock.
 //!
-//! One test for each file, named as the file is. What only a socket can show (resets, TLS, several
-//! addresses) is not tested here.
+//! One test for each file, named as the file is. What only a socket can show (resets, several
+//! addresses), and what is inside TLS, is not tested here.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -36,6 +36,7 @@ transcripts! {
     a_backend_session_behind_a_header_serves_no_other_client
     a_backend_session_serves_another_client_once_it_is_introduced_anew
     a_backend_silent_behind_the_end_is_waited_for_ten_minutes
+    a_backend_that_refuses_starttls_is_served_without
     a_backend_that_refuses_the_client_is_heard_and_not_left_alone
     a_backend_that_refuses_xclient_is_a_fault_of_the_route
     a_backend_with_our_own_name_is_refused
@@ -69,6 +70,8 @@ transcripts! {
     a_good_recipient_outlives_its_store
     a_greeting_a_backend_refuses_is_the_clients_affair
     a_greylisted_probe_lets_the_client_try
+    a_handshake_that_fails_ends_the_session
+    a_handshake_that_hangs_leaves_time_to_go_on_without
     a_header_from_a_stranger_closes_the_connection
     a_header_names_the_client_to_the_backend
     a_header_of_version_1_without_end_closes_the_connection
@@ -83,6 +86,7 @@ transcripts! {
     a_kept_session_that_said_something_unasked_is_not_used
     a_known_recipient_gets_the_message
     a_late_header_comes_behind_the_greeting
+    a_late_header_is_waited_for_as_long_as_a_command
     a_late_header_need_not_come
     a_limit_met_by_xclient_ends_the_session
     a_line_is_put_before_a_message_also_where_the_client_is_told
@@ -170,8 +174,11 @@ transcripts! {
     every_command_has_its_answer
     everything_said_before_the_end_is_answered
     lists_decide_without_asking
+    mail_waits_for_tls_where_it_is_required
     malformed_commands_are_refused
     nothing_is_asked_where_verification_is_off
+    octets_behind_starttls_end_the_session
+    octets_behind_the_backends_220_are_an_error
     offers_are_what_every_backend_announced
     one_probe_serves_all_who_ask_at_once
     one_recipient_a_transaction_where_the_store_takes_no_more
@@ -181,6 +188,7 @@ transcripts! {
     recipients_go_out_sixteen_at_a_time
     recipients_sent_together_are_asked_about_together
     recipients_share_a_transaction_once_the_store_has_shown_it_takes_several
+    required_tls_is_never_done_without
     routed_recipients_are_refused
     routed_recipients_pass_where_that_is_wanted
     rset_gives_the_backend_session_back

@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use backstop::config::{self, Endpoint, Environment, Source};
@@ -38,6 +38,22 @@ pub(crate) async fn play(name: &str, script: Script) -> Result<(), Fault> {
         stage.perform(event).await.map_err(|text| Fault { line: number, text })?;
     }
     stage.finish().await.map_err(|text| Fault { line: last, text: format!("after the last line: {text}") })
+}
+
+/// A certificate for this run, as the configuration names it.
+fn certificate() -> &'static str {
+    static WRITTEN: OnceLock<String> = OnceLock::new();
+    WRITTEN.get_or_init(|| {
+        let made = rcgen::generate_simple_self_signed(["mx.example.org".to_owned()]).unwrap();
+        let file = |end: &str| {
+            let name = format!("transcripts-{}.{end}", std::process::id());
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+        };
+        let (chain, key) = (file("crt"), file("key"));
+        fs::write(&chain, made.cert.pem()).unwrap();
+        fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        format!("{{ chain = {chain:?}, key = {key:?} }}")
+    })
 }
 
 /// What the transcript writes and, where it says nothing of them, one route, `stage = "rcpt"` and `tarpit = "0s"`: only the
@@ -79,7 +95,8 @@ struct Stage {
 impl Stage {
     fn new(name: &str, settings: &str) -> Self {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name).with_extension("toml");
-        fs::write(&file, settings_of(settings)).unwrap();
+        let settings = settings.replace("CERTIFICATE", certificate());
+        fs::write(&file, settings_of(&settings)).unwrap();
         let environment = Environment { host_name: "mx.example.org".to_owned(), ..Environment::default() };
         let loaded =
             config::load_in(&Source::File(file), &environment).unwrap_or_else(|faults| panic!("{faults}"));

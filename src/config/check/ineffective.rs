@@ -1,9 +1,9 @@
 //! Keys that another key makes ineffective. The configuration works without them, so they are warned about
 //! and never refused; the settings are looked at as written, before anything is filled in.
 
-use crate::config::choice::{BareNewline, Mode, SourceKind};
+use crate::config::choice::{BareNewline, Mode, RouteTls, SourceKind};
 use crate::config::finding::Findings;
-use crate::config::settings::{Cache, Settings, Verify};
+use crate::config::settings::{Cache, Route, Settings, Verify};
 use crate::config::value::Period;
 
 /// Warns about every one.
@@ -28,6 +28,7 @@ pub(super) fn warn(settings: &Settings, findings: &mut Findings) {
         findings.warn(key, reason, "write address = \"127.0.0.1:9525\" under [admin], or remove it");
     }
     for (at, route) in settings.route.iter().enumerate() {
+        warn_tls(&format!("route[{at}]"), route, findings);
         warn_verify(&format!("route[{at}].verify"), &route.verify, cache, findings);
     }
 }
@@ -66,6 +67,21 @@ fn warn_cache(cache: &Cache, findings: &mut Findings) {
             cache.negative_ttl_max, cache.negative_ttl
         );
         findings.warn("cache.negative_ttl_max", reason, "write a duration not below cache.negative_ttl");
+    }
+}
+
+fn warn_tls(key: &str, route: &Route, findings: &mut Findings) {
+    let tls = route.tls;
+    for (name, given, used) in [
+        ("tls_pins", !route.tls_pins.is_empty(), tls == RouteTls::Pin),
+        ("tls_ca", route.tls_ca.is_some(), tls == RouteTls::Verify),
+        ("tls_name", route.tls_name.is_some(), tls != RouteTls::Off),
+    ] {
+        if given && !used {
+            let reason = format!("has no effect: tls = {:?} does not look at it", tls.as_str());
+            let remedy = "remove it, or write tls = \"verify\" (tls_ca, tls_name) or \"pin\" (tls_pins)";
+            findings.warn(&format!("{key}.{name}"), reason, remedy);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use crate::config::choice::ProxyProtocol;
+use crate::config::choice::{ListenerTls, ProxyProtocol};
 use crate::config::finding::Findings;
 use crate::config::leaf::Leaf as _;
 use crate::config::settings;
@@ -35,6 +35,7 @@ pub(super) fn check(written: &[settings::Listener], findings: &mut Findings) -> 
         trust(&format!("listener[{at}]"), listener, findings);
     }
     let used = |listener: &settings::Listener| Listener {
+        tls: listener.tls.unwrap_or(ListenerTls::Off),
         name: Arc::from(listener.name.as_str()),
         addresses: listener.address.clone(),
         proxy_protocol: listener.proxy_protocol,

@@ -7,7 +7,9 @@ mod harvest;
 mod ineffective;
 mod listeners;
 mod routes;
+mod tls;
 
+use super::choice::ListenerTls;
 use super::finding::Findings;
 use super::leaf::Leaf;
 use super::secret::Secret;
@@ -25,8 +27,10 @@ pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Fin
     complete(settings, host_name);
     let hostname = hostname(settings, host_name, findings);
     let listeners = listeners::check(&settings.listener, findings);
+    tls::listeners(settings, findings);
     let routes = routes::check(settings, &listeners, findings);
     let config = Config {
+        tls: tls::certificates(&settings.tls, findings),
         cache: cache(&settings.cache, findings),
         limits: limits(&settings.limits, findings),
         harvest: harvest::check(settings, findings),
@@ -42,7 +46,11 @@ pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Fin
 
 /// Fills in the defaults that depend on other keys.
 fn complete(settings: &mut Settings, host_name: &str) {
-    let Settings { hostname, route, .. } = settings;
+    let Settings { hostname, listener, route, tls, .. } = settings;
+    for listener in listener {
+        let given = if tls.certificates.is_empty() { ListenerTls::Off } else { ListenerTls::StartTls };
+        listener.tls.get_or_insert(given);
+    }
     *hostname = hostname.take().or_else(|| Domain::parse(host_name).ok());
     let postmaster =
         hostname.as_ref().and_then(|hostname| Mailbox::parse(&format!("postmaster@{hostname}")).ok());
@@ -126,6 +134,7 @@ fn timeouts(timeouts: &settings::Timeouts, findings: &mut Findings) -> Timeouts 
         ("timeouts.command_line", timeouts.command_line),
         ("timeouts.data", timeouts.data),
         ("timeouts.proxy_header", timeouts.proxy_header),
+        ("timeouts.tls_handshake", timeouts.tls_handshake),
         ("timeouts.backend_connect", timeouts.backend_connect),
         ("timeouts.backend_command", timeouts.backend_command),
         ("timeouts.backend_end_of_data", timeouts.backend_end_of_data),
@@ -139,6 +148,7 @@ fn timeouts(timeouts: &settings::Timeouts, findings: &mut Findings) -> Timeouts 
         data_min_rate: timeouts.data_min_rate.unless_zero(),
         session: timeouts.session.unless_zero(),
         proxy_header: timeouts.proxy_header.get(),
+        tls_handshake: timeouts.tls_handshake.get(),
         backend_connect: timeouts.backend_connect.get(),
         backend_command: timeouts.backend_command.get(),
         backend_end_of_data: timeouts.backend_end_of_data.get(),

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::tls;
 use crate::config::choice::{ClientAddress, Received, SourceKind};
 use crate::config::endpoint::Endpoint;
 use crate::config::finding::Findings;
@@ -39,6 +40,8 @@ pub(super) fn check(settings: &Settings, listeners: &[Listener], findings: &mut 
     unique_names(&settings.route, findings);
     unique_domains(&settings.route, findings);
     one_header(&settings.route, findings);
+    tls::agreed(&settings.route, findings);
+    let mut trust = tls::Trust::default();
     let mut routes = Vec::new();
     for (at, route) in settings.route.iter().enumerate() {
         let key = format!("route[{at}]");
@@ -50,6 +53,7 @@ pub(super) fn check(settings: &Settings, listeners: &[Listener], findings: &mut 
             backends: route.backends.clone(),
             client_address: route.client_address,
             trace: trace(route),
+            tls: trust.check(&key, route, findings),
             hide_ehlo: route.hide_ehlo.iter().map(|keyword| keyword.as_str().to_owned()).collect(),
             max_connections: route.max_connections,
             eject: route.eject.get(),

@@ -35,7 +35,12 @@ const FAULTS: &[(&str, &str, &str)] = &[
     // Unknown keys.
     ("hostnam = 'mx.example.org'", "hostnam", "\"hostname\""),
     ("[limits]\nmax_recipents = 5", "limits.max_recipents", "\"max_recipients\""),
-    ("[harvest]\nban = '1h'", "harvest", "hostname, listener, route"),
+    ("[harvest]\nban = '0s'", "harvest.ban", "60s"),
+    ("[harvest]\ntarpit_max = '3m'", "harvest.tarpit_max", "\"10s\""),
+    ("[harvest]\ngreet_delay = '5m'", "harvest.greet_delay", "\"10s\""),
+    ("[harvest]\nmax_unknown_per_hour = 100000", "harvest.max_unknown_per_hour", "write 50000 or less"),
+    ("[harvest]\nmax_clients = 0", "harvest.max_clients", "write 1000 or more"),
+    ("[dnsbl]\nzone = 'a'", "dnsbl", "hostname, listener, route"),
     ("route:verify.sendr = ''", "route[0].verify.sendr", "\"sender\""),
     // Listeners.
     ("listener = []", "listener", "[[listener]]"),
@@ -84,8 +89,50 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ),
     ("route:[[route]]\nbackends = ['b:25']", "route[1].domains", "domains = [\"example.org\"]"),
     ("route:[[route]]\ndomains = ['b']", "route[1].backends", "backends = [\"10.0.0.5:25\"]"),
-    ("route:[[route]]\ndomains = ['b']\nbackends = ['smtps://b:465']", "route[1].backends[0]", "host:port"),
+    ("route:[[route]]\ndomains = ['b']\nbackends = ['smtp://b:25']", "route[1].backends[0]", "host:port"),
     ("route:[[route]]\ndomains = ['b']\nbackends = ['b:25', 'b:25']", "route[1].backends", "write it once"),
+    // TLS.
+    ("route:tls = 'yes'", "route[0].tls", "\"opportunistic\", \"required\""),
+    ("route:tls = 'pin'", "route[0].tls_pins", "sha256//"),
+    ("route:tls = 'pin'\ntls_pins = ['abc']", "route[0].tls_pins[0]", "openssl"),
+    (
+        "route:tls = 'verify'\ntls_ca = '/nowhere/at/all'\ntls_name = 'a.b'",
+        "route[0].tls_ca",
+        "PEM file of the CA",
+    ),
+    ("route:tls = 'verify'\ntls_ca = '/dev/null'\ntls_name = 'a.b'", "route[0].tls_ca", "PEM file of the CA"),
+    ("route:tls_name = 'a b'", "route[0].tls_name", "\"mx.example.org\""),
+    (
+        "route:[[route]]\ndomains = ['b']\nbackends = ['smtps://b:465']\ntls = 'off'",
+        "route[1].tls",
+        "tls = \"required\"",
+    ),
+    (
+        "route:[[route]]\ndomains = ['b']\nbackends = ['10.0.0.5:25']\ntls = 'required'",
+        "route[1].tls",
+        "the same tls, tls_pins, tls_ca and tls_name",
+    ),
+    (
+        "route:[[route]]\ndomains = ['b']\nbackends = ['b:25']\nverify.backends = ['10.0.0.5:25']\ntls = 'off'",
+        "route[1].tls",
+        "the same tls",
+    ),
+    ("[tls]\nmin_version = '1.1'", "tls.min_version", "\"1.2\", \"1.3\""),
+    ("[tls]\ncertificates = ['/etc/x.pem']", "tls.certificates[0]", "[[tls.certificates]]"),
+    (
+        "[tls]\ncertificates = [{ chain = '/nowhere/at/all', key = '/dev/null' }]",
+        "tls.certificates[0].chain",
+        "PEM file",
+    ),
+    (
+        "[tls]\ncertificates = [{ chain = '/dev/null', key = '/dev/null' }]",
+        "tls.certificates[0].chain",
+        "PEM file",
+    ),
+    ("[tls]\ncertificates = [{ chain = '/dev/null' }]", "tls.certificates[0].key", "key = "),
+    ("[[listener]]\ntls = 'tls'", "listener[0].tls", "\"off\", \"starttls\", \"required\", \"implicit\""),
+    ("[[listener]]\ntls = 'implicit'", "listener[0].tls", "certificates = [{ chain = "),
+    ("[timeouts]\ntls_handshake = 0", "timeouts.tls_handshake", "\"60s\""),
     // Verification.
     ("route:verify.mode = 'on'", "route[0].verify.mode", "\"enforce\", \"shadow\", \"off\""),
     ("route:verify.source = 'file'", "route[0].verify.file", "file = "),
@@ -159,7 +206,7 @@ fn all_faults_come_in_one_answer() {
     let text = "
         hostname = 'a b'
         [[listener]]\nname = 'x y'\naddress = ['25', '[::]:25']\nnam = 1
-        [[route]]\ndomains = ['example.org', 'b..c']\nbackends = ['smtps://a:465', 'b:25']\nmax_connections = 1
+        [[route]]\ndomains = ['example.org', 'b..c']\nbackends = ['smtp://a:25', 'b:25']\nmax_connections = 1
         [route.verify]\ntimeout = 25\nmode = 'on'\nsource = 'file'
         [[route]]\ndomains = ['example.org']\nname = 5
         [cache]\npositive_ttl = 5\nmax_entrys = 1
@@ -256,6 +303,11 @@ const WARNINGS: &[(&str, &[&str])] = &[
     ),
     ("[admin]\naddress = ''\ntoken = 'x'", &["admin.token"]),
     ("[[listener]]\nxclient = true\ntrusted = ['10.0.0.0/8', '::/0']", &["listener[0].trusted"]),
+    (
+        "route:tls_pins = ['sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=']\ntls_ca = '/x'",
+        &["route[0].tls_pins", "route[0].tls_ca"],
+    ),
+    ("route:tls = 'off'\ntls_name = 'mail.example.org'", &["route[0].tls_name"]),
     // A default that another key overtakes is nobody's mistake.
     ("[limits]\nmax_connections = 10", &[]),
     ("[admin]\naddress = ''", &[]),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::proto::address::{Domain, LocalCase, Mailbox};
+use crate::proto::tls::TlsVersion;
 
 /// The least that must be written.
 const ROUTE: &str = "[[route]]\ndomains = [\"example.org\"]\nbackends = [\"10.0.0.5:25\"]\n";
@@ -94,9 +95,11 @@ fn only_a_route_must_be_written() {
     assert_eq!(loaded.warnings, Vec::new());
     assert_eq!(config.hostname, "mx.example.org");
     assert_eq!(&*config.listeners[0].name, "mx");
+    assert_eq!(config.listeners[0].tls, ListenerTls::Off);
     assert_eq!(config.listeners[0].addresses, ["[::]:25".parse::<SocketAddr>().unwrap()]);
     let route = config.routes.first();
     assert_eq!((&*route.name, route.max_connections), ("example.org", 45));
+    assert!(matches!(route.tls.policy, TlsPolicy::Opportunistic));
     assert_eq!(route.verify.source, RecipientSource::Callout { backends: route.backends.clone() });
     assert_eq!(route.verify.sender, None);
     assert_eq!(route.verify.fallback_sender, Mailbox::parse("postmaster@mx.example.org").ok());
@@ -112,18 +115,24 @@ fn only_a_route_must_be_written() {
 fn every_key_reaches_the_configuration_in_use() {
     let files = Files::new("every-key-used");
     let token = files.write("token", "s3cret\n");
+    let made = rcgen::generate_simple_self_signed(["mx.example.org".to_owned()]).unwrap();
+    let chain = files.write("tls.crt", &made.cert.pem());
+    let key = files.write("tls.key", &made.signing_key.serialize_pem());
     let text = format!(
         "hostname = 'MX.Bücher.example'
         [[listener]]\nname = 'in'\naddress = ['127.0.0.1:0', '[::1]:2525']
         proxy_protocol = 'late'\nxclient = true\ntrusted = ['10.0.0.0/8']\ntransparent = true
-        [[route]]\nname = 'store'\ndomains = ['*']\nbackends = ['mail:2525', '[::1]:25']
+        [[listener]]\nname = 'smtps'\naddress = ['127.0.0.1:465']\ntls = 'implicit'
+        [tls]\nmin_version = '1.3'\ncertificates = [{{ chain = {chain:?}, key = {key:?} }}]
+        [[route]]\nname = 'store'\ndomains = ['*']\nbackends = ['mail:2525', 'smtps://[::1]:465']
+        tls = 'verify'\ntls_ca = {chain:?}\ntls_name = 'mail.example.org'
         hide_ehlo = ['dsn']\nmax_connections = 2\nclient_address = 'proxy-v2'\nreceived = 'always'
         [route.verify]\nmode = 'shadow'\nallow = ['Ann@example.org']\ndeny = ['@spam.example']
         backends = ['10.0.0.6:26']\nsender = 'probe@example.org'\nfallback_sender = 'other@example.org'
         case_sensitive = false\non_unknown = 'tempfail'\ntimeout = '5s'\nrecheck = '0s'
         [cache]\nmax_entries = 7\ntempfail_ttl = 0\nserve_stale = '0d'
         [limits]\nmax_message_size = '25MiB'\nmax_errors = 0\nbypass = ['10.0.0.0/8']
-        [timeouts]\nsession = '1h'\ndata_min_rate = '0'\ndrain_delay = '500ms'\nproxy_header = '1s'
+        [timeouts]\ntls_handshake = '7s'\nsession = '1h'\ndata_min_rate = '0'\ndrain_delay = '500ms'\nproxy_header = '1s'
         [admin]\ntoken_file = '{}'\n[log]\nformat = 'json'\nlevel = 'backstop=debug,info'",
         token.display()
     );
@@ -136,6 +145,18 @@ fn every_key_reaches_the_configuration_in_use() {
     assert!(listener.trusted.contains("10.1.2.3".parse().unwrap()));
     let route = config.routes.find(&Domain::parse("any.example").unwrap()).unwrap();
     assert_eq!(route.backends[0].to_string(), "mail:2525");
+    assert_eq!(route.backends[1].tls, EndpointTls::Implicit);
+    assert!(matches!(&route.tls.policy, TlsPolicy::Verify(roots) if roots.len() == 1));
+    assert_eq!(route.tls.name.as_deref(), Some("mail.example.org"));
+    let listeners: Vec<_> = config.listeners.iter().map(|listener| listener.tls).collect();
+    assert_eq!(
+        listeners,
+        [ListenerTls::StartTls, ListenerTls::Implicit],
+        "offered where there is a certificate"
+    );
+    assert_eq!((config.tls.certificates.len(), config.tls.min_version), (1, TlsVersion::Tls13));
+    assert_eq!(config.tls.certificates[0].key.cert.len(), 1);
+    assert_eq!(config.timeouts.tls_handshake, Duration::from_secs(7));
     assert_eq!(route.hide_ehlo, ["DSN"]);
     assert_eq!((route.client_address, route.trace), (ClientAddress::ProxyV2, Trace::Received));
     let verify = &route.verify;

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::config::{Certificate, CertificateFault, CertificateFiles, Contents};
@@ -26,6 +27,8 @@ pub struct Keyring {
     /// As many, in the same order.
     keys: RwLock<Vec<Arc<CertifiedKey>>>,
     metrics: Metrics,
+    /// Somebody wants the files read now.
+    asked: Notify,
 }
 
 /// What was last seen of one pair.
@@ -48,19 +51,22 @@ impl Keyring {
             files: certificates.iter().map(|certificate| certificate.files.clone()).collect(),
             keys: RwLock::new(certificates.iter().map(|certificate| Arc::clone(&certificate.key)).collect()),
             metrics,
+            asked: Notify::new(),
         }
     }
 
-    /// Looks after the files for ever, and at once whenever `asked` says so.
-    pub async fn watch(&self, asked: &tokio::sync::Notify) {
-        if self.files.is_empty() {
-            return std::future::pending().await;
-        }
+    /// Has [`Self::watch`] look now, and say what is wrong even if it said so before.
+    pub fn reread(&self) {
+        self.asked.notify_one();
+    }
+
+    /// Looks after the files, for ever.
+    pub async fn watch(&self) {
         let mut seen: Vec<Seen> = self.files.iter().map(|_| Seen::default()).collect();
         loop {
             let insist = tokio::select! {
                 () = sleep(REREAD_EVERY) => Insist::No,
-                () = asked.notified() => Insist::Yes,
+                () = self.asked.notified() => Insist::Yes,
             };
             for (at, seen) in seen.iter_mut().enumerate() {
                 self.look(at, seen, insist).await;
@@ -151,7 +157,7 @@ impl ResolvesServerCert for Keyring {
             name.iter().flat_map(|name| keys.iter().filter(move |key| is_for(key, name))).collect();
         let among = if named.is_empty() { keys.iter().collect() } else { named };
         let fit = among.iter().find(|key| key.key.choose_scheme(client.signature_schemes()).is_some());
-        fit.or(among.first()).map(|key| Arc::clone(key))
+        fit.or_else(|| among.first()).map(|key| Arc::clone(key))
     }
 }
 

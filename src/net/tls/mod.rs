@@ -117,3 +117,6 @@ fn kind(connection: &CommonState) -> Handshake {
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use crate::net::stream::{Pending, Stream};
 
 /// A connection to a client or a backend, encrypted.
 #[derive(Debug)]
-pub struct TlsStream(tokio_rustls::TlsStream<Records>);
+pub struct TlsStream(pub(super) tokio_rustls::TlsStream<Records>);
 
 impl TlsStream {
     pub(super) fn new(stream: impl Into<tokio_rustls::TlsStream<Records>>) -> Self {
@@ -39,8 +39,11 @@ impl TlsStream {
     }
 }
 
+/// Reads of a look at most: a peer that sends records without data faster than we read them is up to no good.
+const READS: usize = 64;
+
 fn pending<S: SideData>(records: &mut Records, connection: &mut ConnectionCommon<S>) -> Pending {
-    loop {
+    for _ in 0..READS {
         match connection.process_new_packets() {
             Ok(state) if state.plaintext_bytes_to_read() > 0 => return Pending::Octets,
             Ok(state) if state.peer_has_closed() => return Pending::End,
@@ -49,18 +52,21 @@ fn pending<S: SideData>(records: &mut Records, connection: &mut ConnectionCommon
         }
         match connection.read_tls(&mut Now(records)) {
             Ok(1..) => {}
-            Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => break,
+            // Half a record cannot be read, and may be the beginning of what nobody asked for.
+            Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
+                let begun = records.framing.may_be_amid_data();
+                return if begun { Pending::Octets } else { Pending::Nothing };
+            }
             Ok(0) | Err(_) => return Pending::End,
         }
     }
-    // Half a record cannot be read, and may be the beginning of what nobody asked for.
-    if records.framing.may_be_amid_data() { Pending::Octets } else { Pending::Nothing }
+    Pending::Octets
 }
 
 /// The records of a connection on their way to who decrypts them, counted.
 #[derive(Debug)]
 pub(super) struct Records {
-    stream: Stream,
+    pub(super) stream: Stream,
     framing: Framing,
 }
 

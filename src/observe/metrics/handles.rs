@@ -11,7 +11,7 @@ use super::children::Children;
 use super::families::Families;
 use super::{
     BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult, RecipientSource,
-    SessionState,
+    SessionState, TlsResult, TlsSide,
 };
 
 /// Numbers of a listener.
@@ -19,6 +19,7 @@ use super::{
 pub struct ListenerMetrics {
     connections: Arc<Children<ConnectionResult, IntCounter>>,
     sessions: Arc<Children<SessionState, IntGauge>>,
+    tls: Arc<Children<TlsResult, IntCounter>>,
 }
 
 impl ListenerMetrics {
@@ -30,12 +31,18 @@ impl ListenerMetrics {
             sessions: Arc::new(Children::new(|state: SessionState| {
                 families.sessions.with_label_values(&[name, state.as_str()])
             })),
+            tls: tls(families, TlsSide::Client),
         }
     }
 
     /// A client connected.
     pub fn connection(&self, result: ConnectionResult) {
         self.connections.get(result).inc();
+    }
+
+    /// A TLS handshake with a client ended so. Counted for all listeners together.
+    pub fn tls_handshake(&self, result: TlsResult) {
+        self.tls.get(result).inc();
     }
 
     /// Sessions in this state now.
@@ -138,6 +145,7 @@ pub struct BackendMetrics {
     up: IntGauge,
     limit: IntGauge,
     connections: Arc<Children<BackendUse, IntGauge>>,
+    tls: Arc<Children<TlsResult, IntCounter>>,
 }
 
 impl BackendMetrics {
@@ -148,7 +156,13 @@ impl BackendMetrics {
             connections: Arc::new(Children::new(|purpose: BackendUse| {
                 families.backend_connections.with_label_values(&[route, backend, purpose.as_str()])
             })),
+            tls: tls(families, TlsSide::Backend),
         }
+    }
+
+    /// A TLS handshake with the backend ended so. Counted for all backends together.
+    pub fn tls_handshake(&self, result: TlsResult) {
+        self.tls.get(result).inc();
     }
 
     /// The backend took our connection.
@@ -183,4 +197,10 @@ impl Drop for BackendConnection {
     fn drop(&mut self) {
         self.0.dec();
     }
+}
+
+fn tls(families: &Families, side: TlsSide) -> Arc<Children<TlsResult, IntCounter>> {
+    let counter =
+        |result: TlsResult| families.tls_handshakes.with_label_values(&[side.as_str(), result.as_str()]);
+    Arc::new(Children::new(counter))
 }

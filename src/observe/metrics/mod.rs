@@ -51,7 +51,6 @@ struct Inner {
     probe_duration: Histogram,
     session_duration: Histogram,
     transaction_added: Histogram,
-    tls_handshakes: Children<TlsSide, Children<TlsResult, IntCounter>>,
     started: SystemTime,
 }
 
@@ -73,11 +72,6 @@ impl Metrics {
             probe_duration: families.probe_duration.clone(),
             session_duration: families.session_duration.clone(),
             transaction_added: families.transaction_added.clone(),
-            tls_handshakes: Children::new(|side: TlsSide| {
-                Children::new(|result: TlsResult| {
-                    families.tls_handshakes.with_label_values(&[side.as_str(), result.as_str()])
-                })
-            }),
             started: SystemTime::now(),
             families,
         }))
@@ -119,11 +113,6 @@ impl Metrics {
     /// A transaction ended in which the client waited so long for us and not for its backend.
     pub fn added(&self, took: Duration) {
         self.0.transaction_added.observe(took.as_secs_f64());
-    }
-
-    /// A TLS handshake ended so.
-    pub fn tls_handshake(&self, side: TlsSide, result: TlsResult) {
-        self.0.tls_handshakes.get(side).get(result).inc();
     }
 
     /// The certificate of this name (a configured file) ceases to hold then.

@@ -113,7 +113,7 @@ impl Prober {
             let deadline = turn(deadline, backends.len() - at);
             // One that speaks unasked from the start would be left before anything was asked, and opened again.
             if let Ok(mut lease) = backend.lease(Use::Probe, &Introduction::Ourselves, deadline).await
-                && is_fit(&mut lease, 0, backend.habits().endured())
+                && lease.connection().quiet().is_ok()
             {
                 return Some(lease);
             }
@@ -122,12 +122,12 @@ impl Prober {
     }
 
     /// Works on one session until it is spent, lost, or idle for too long.
-    async fn serve_with(self: &Arc<Self>, mut lease: Lease) {
-        let backend = Arc::clone(lease.backend());
+    async fn serve_with(self: &Arc<Self>, lease: Lease) {
+        let mut session = Session { lease, resets: 0 };
+        let backend = Arc::clone(session.lease.backend());
         let habits = backend.habits();
-        let mut asked = 0;
-        while is_fit(&mut lease, asked, habits.endured()) {
-            let room = habits.endured().saturating_sub(lease.connection().refusals()) as usize;
+        while session.is_fit(habits) {
+            let room = habits.endured().saturating_sub(session.lease.connection().refusals()) as usize;
             let at_once = backend.budget().at_once(habits.batch());
             let round = self.next_round(room.min(at_once));
             if round.len() == 0 {
@@ -136,29 +136,28 @@ impl Prober {
                 }
                 continue;
             }
-            asked += round.len();
-            match self.ask_overseen(&mut lease, habits, round).await {
+            match self.ask_overseen(&mut session, habits, round).await {
                 Health::Well => {}
                 // It waits for message data now: nothing may be said on it, not even QUIT.
                 Health::Spent => return,
                 Health::Lost(why) => {
                     tracing::debug!(backend = %backend.endpoint(), why, "probe session lost");
-                    habits.cut_off_after(lease.connection().refusals());
+                    habits.cut_off_after(session.lease.connection().refusals());
                     return;
                 }
             }
         }
-        if lease.connection().refusals() >= habits.endured() {
+        if session.lease.connection().refusals() >= habits.endured() {
             habits.endured_all();
         }
-        lease.quit();
+        session.lease.quit();
     }
 
     /// Asks, and calls for another session when what waits meanwhile waits for too long.
-    async fn ask_overseen(self: &Arc<Self>, lease: &mut Lease, habits: &Habits, round: Round) -> Health {
+    async fn ask_overseen(self: &Arc<Self>, session: &mut Session, habits: &Habits, round: Round) -> Health {
         let urgent = round.is_urgent();
         self.work().at_leisure += usize::from(!urgent);
-        let mut asking = std::pin::pin!(self.ask_round(lease, habits, round));
+        let mut asking = std::pin::pin!(self.ask_round(session, habits, round));
         let health = loop {
             match timeout(OVERDUE, &mut asking).await {
                 Ok(health) => break health,
@@ -189,17 +188,18 @@ impl Prober {
         matches!(timeout(patience, woken).await, Ok(Ok(())))
     }
 
-    async fn ask_round(self: &Arc<Self>, lease: &mut Lease, habits: &Habits, round: Round) -> Health {
+    async fn ask_round(self: &Arc<Self>, session: &mut Session, habits: &Habits, round: Round) -> Health {
         match round {
-            Round::Recipients(questions) => self.ask_batch(lease, habits, questions).await,
-            Round::Data(question) => self.ask_at_data(lease, question).await,
+            Round::Recipients(questions) => self.ask_batch(session, habits, questions).await,
+            Round::Data(question) => self.ask_at_data(session, question).await,
             Round::Nothing => Health::Well,
         }
     }
 
-    async fn ask_at_data(self: &Arc<Self>, lease: &mut Lease, question: Question) -> Health {
+    async fn ask_at_data(self: &Arc<Self>, session: &mut Session, question: Question) -> Health {
         let (as_whom, sender) = self.sender(question.voice);
-        let (finding, health) = probe::ask_at_data(lease, sender, &question.mailbox).await;
+        session.resets += 1;
+        let (finding, health) = probe::ask_at_data(&mut session.lease, sender, &question.mailbox).await;
         let mut again = Vec::new();
         self.hear_aside(&question, finding.as_ref().map(|(finding, _)| finding));
         let (finding, said) = finding.unwrap_or_else(|| (Finding::Again, Conversation::default()));
@@ -211,7 +211,7 @@ impl Prober {
 
     async fn ask_batch(
         self: &Arc<Self>,
-        lease: &mut Lease,
+        session: &mut Session,
         habits: &Habits,
         questions: Vec<Question>,
     ) -> Health {
@@ -221,7 +221,8 @@ impl Prober {
             .map(|q| Asked { mailbox: &q.mailbox, alone: matches!(q.purpose, Purpose::Random(_)) })
             .collect();
         let began = Instant::now();
-        let batch = probe::ask(lease, sender, &asked, habits.recipients() as usize).await;
+        let batch = probe::ask(&mut session.lease, sender, &asked, habits.recipients() as usize).await;
+        session.resets += batch.resets;
         habits.answered(batch.findings.len(), began.elapsed());
         match batch.limit {
             Some(limit) => habits.limited_to(limit),
@@ -235,7 +236,7 @@ impl Prober {
         let witnesses = scope.filter(|s| !s.is_braked()).map(|scope| scope.witnesses()).unwrap_or_default();
         match (&batch.health, witnesses.as_slice()) {
             (Health::Well, [one, other]) if habits.try_several() => {
-                self.try_several(lease, habits, sender, [one, other]).await
+                self.try_several(session, habits, sender, [one, other]).await
             }
             _ => batch.health,
         }
@@ -274,13 +275,14 @@ impl Prober {
     /// are asked about in one. What it says of them is about the transaction, and not held against them.
     async fn try_several(
         &self,
-        lease: &mut Lease,
+        session: &mut Session,
         habits: &Habits,
         sender: Option<&Mailbox>,
         witnesses: [&Mailbox; 2],
     ) -> Health {
         let asked = witnesses.map(|mailbox| Asked { mailbox, alone: false });
-        let trial = probe::ask(lease, sender, &asked, asked.len()).await;
+        let trial = probe::ask(&mut session.lease, sender, &asked, asked.len()).await;
+        session.resets += trial.resets;
         if trial.findings.len() == asked.len() && trial.findings.iter().all(|(f, _)| *f == Finding::Good) {
             habits.takes_several();
         }
@@ -307,11 +309,20 @@ impl Prober {
     }
 }
 
-/// Whether another batch may be asked on this session.
-fn is_fit(lease: &mut Lease, asked: usize, endured: u32) -> bool {
-    let connection = lease.connection();
-    connection.age() < MAX_AGE
-        && connection.refusals() < endured
-        && asked + MAX_BATCH <= RESETS_ENDURED
-        && connection.quiet().is_ok()
+/// A session with the store.
+struct Session {
+    lease: Lease,
+    /// RSETs sent on it.
+    resets: usize,
+}
+
+impl Session {
+    /// Whether another batch may be asked on it.
+    fn is_fit(&mut self, habits: &Habits) -> bool {
+        let connection = self.lease.connection();
+        connection.age() < MAX_AGE
+            && connection.refusals() < habits.endured()
+            && self.resets + MAX_BATCH <= RESETS_ENDURED
+            && connection.quiet().is_ok()
+    }
 }

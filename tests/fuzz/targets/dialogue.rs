@@ -8,7 +8,7 @@
 
 use backstop::proto::command::Command;
 use backstop::proto::dialogue::{
-    BodyEnd, Dialogue, Framing, Health, Input, Outcome, Recipient, Remainder, Rules, Step, Stop, Tls,
+    BodyEnd, Dialogue, Framing, Health, Input, Outcome, Recipient, Remainder, Rules, Step, Stop, Tls, Xclient,
 };
 use backstop::proto::ehlo::{Extensions, Keyword};
 use backstop::proto::reply::{Class, Reply};
@@ -43,6 +43,9 @@ const LINES: &[&[u8]] = &[
     b"NOOP\0",
     b"GET / HTTP/1.1",
     b"QUIT",
+    b"XCLIENT ADDR=198.51.100.7 HELO=x",
+    b"XCLIENT HELO=x+0D+0A",
+    b"PROXY UNKNOWN",
 ];
 /// What backends say.
 const REPLIES: &[(u16, &str)] = &[
@@ -81,6 +84,7 @@ fn rules(rules: u8, limits: u8) -> Rules {
         hostname: "mx.example.org".into(),
         offer,
         tls: [Tls::Off, Tls::Offered, Tls::Required, Tls::Active][usize::from(rules >> 2 & 3)],
+        xclient: if rules & 16 == 0 { Xclient::Refused } else { Xclient::Taken },
         max_size: (rules & 2 == 0).then_some(1000),
         max_recipients: usize::from(limits & 7) + 1,
         max_errors: (limits & 8 == 0).then_some(u32::from(limits >> 4)),
@@ -244,6 +248,12 @@ impl<'i> Session<'i> {
                     self.dialogue.step(Input::Discarded)
                 }
                 Step::StartTls(reply) => return self.start_tls(&reply),
+                Step::Client(_) => {
+                    assert!(self.dialogue.hello().is_none() && self.dialogue.transaction().is_none());
+                    let greeted = self.dialogue.step(Input::ClientKnown);
+                    assert!(matches!(&greeted, Step::Say(reply) if reply.code() == 220), "{greeted:?}");
+                    greeted
+                }
                 Step::HangUp(_) => return Life::Over,
                 Step::Continue => panic!("a command without an answer"),
             };

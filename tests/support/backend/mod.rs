@@ -10,6 +10,7 @@ mod content;
 mod record;
 mod script;
 mod session;
+mod wire;
 
 use std::io;
 use std::net::SocketAddr;

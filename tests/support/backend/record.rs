@@ -9,6 +9,8 @@ pub struct Record {
     pub open: usize,
     /// The most that were open at the same time.
     pub most_open: usize,
+    /// Handshakes done.
+    pub secured: usize,
     /// Every command line without its line end, in the order of arrival, with the number (from 0) of its session.
     pub commands: Vec<(usize, String)>,
     /// Messages it said 2xx for (or was scripted to store), in order.

@@ -8,8 +8,10 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 
 /// The whole behaviour of a backend.
@@ -24,6 +26,24 @@ pub struct Script {
     mailboxes: Option<BTreeSet<String>>,
     rules: Vec<Rule>,
     acted: usize,
+    pub(super) tls: Tls,
+}
+
+/// TLS with the backend.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Tls {
+    #[default]
+    Off,
+    /// With STARTTLS.
+    OnRequest(Arc<ServerConfig>),
+    FromStart(Arc<ServerConfig>),
+}
+
+/// Whether a session is encrypted by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Within {
+    Plaintext,
+    Tls,
 }
 
 /// Whether messages are kept or only counted (for those larger than a test should hold).
@@ -39,6 +59,9 @@ pub enum Phase {
     Greeting,
     Ehlo,
     Helo,
+    StartTls,
+    /// In a handshake, when the client has begun it. An action leaves nothing of it: let it end the session.
+    Handshake,
     Mail,
     Rcpt,
     Data,
@@ -265,6 +288,7 @@ impl Script {
             mailboxes: None,
             rules: Vec::new(),
             acted: 0,
+            tls: Tls::Off,
         }
     }
 
@@ -277,6 +301,16 @@ impl Script {
     /// With exactly these EHLO keywords.
     pub fn offering_only(self, keywords: &[&str]) -> Self {
         Self { keywords: keywords.iter().map(|&keyword| keyword.to_owned()).collect(), ..self }
+    }
+
+    /// Offering STARTTLS, outside TLS.
+    pub fn with_starttls(self, config: Arc<ServerConfig>) -> Self {
+        Self { tls: Tls::OnRequest(config), ..self }
+    }
+
+    /// With TLS from the first octet on.
+    pub fn with_implicit_tls(self, config: Arc<ServerConfig>) -> Self {
+        Self { tls: Tls::FromStart(config), ..self }
     }
 
     /// Counting message octets instead of keeping them.
@@ -321,8 +355,12 @@ impl Script {
         self.acted
     }
 
-    pub(super) fn ehlo(&self) -> String {
-        let mut lines: Vec<_> = std::iter::once(&self.host).chain(&self.keywords).collect();
+    /// The reply to EHLO, for a client `within` TLS or not.
+    pub(super) fn ehlo(&self, within: Within) -> String {
+        let starttls = "STARTTLS".to_owned();
+        let offered = matches!(self.tls, Tls::OnRequest(_)) && within == Within::Plaintext;
+        let starttls = offered.then_some(&starttls);
+        let mut lines: Vec<_> = std::iter::once(&self.host).chain(&self.keywords).chain(starttls).collect();
         let last = lines.pop().expect("at least the host");
         lines.iter().map(|line| format!("250-{line}\r\n")).collect::<String>() + "250 " + last
     }

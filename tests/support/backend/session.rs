@@ -6,14 +6,17 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
+use std::sync::Arc;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::time::sleep;
+use tokio_rustls::rustls::ServerConfig;
 
 use super::Shared;
 use super::content::Content;
 use super::record::Message;
-use super::script::{Action, Event, Phase, Script, Step};
+use super::script::{Action, Event, Phase, Script, Step, Tls, Within};
+use super::wire::Wire;
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +30,8 @@ pub(super) enum Ended {
 }
 
 pub(super) struct Session<'a, S> {
-    stream: BufReader<S>,
+    stream: BufReader<Wire<S>>,
+    within: Within,
     shared: &'a Shared,
     number: usize,
     /// Every phase as often as it was reached.
@@ -53,8 +57,16 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             record.most_open = record.most_open.max(record.open);
             record.connections - 1
         });
-        let stream = BufReader::with_capacity(BUFFER, stream);
-        Self { stream, shared, number, turns: Vec::new(), transaction: None, sender: None }
+        let stream = BufReader::with_capacity(BUFFER, Wire::Plain(stream));
+        Self {
+            stream,
+            within: Within::Plaintext,
+            shared,
+            number,
+            turns: Vec::new(),
+            transaction: None,
+            sender: None,
+        }
     }
 
     /// Serves the connection to its end.
@@ -66,6 +78,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     }
 
     async fn converse(&mut self) -> Result<Infallible, Ended> {
+        if let Tls::FromStart(config) = self.script(|script| script.tls.clone()) {
+            self.secure(config).await?;
+        }
         let greeting = self.script(|script| format!("220 {} ESMTP", script.host));
         self.answer(Phase::Greeting, &greeting).await?;
         loop {
@@ -75,6 +90,33 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         }
     }
 
+    /// Shakes hands. What the client said before, and not inside TLS, is dropped.
+    async fn secure(&mut self, config: Arc<ServerConfig>) -> Result<(), Ended> {
+        let action = self.decide(Phase::Handshake, None, 0, "");
+        if !action.is_empty() {
+            self.stream.fill_buf().await.map_err(lost)?;
+            self.perform(action).await?;
+        }
+        let gone = BufReader::new(Wire::Gone);
+        let wire = std::mem::replace(&mut self.stream, gone).into_inner();
+        let secured = wire.secure(config).await.map_err(lost)?;
+        self.stream = BufReader::with_capacity(BUFFER, secured);
+        self.within = Within::Tls;
+        self.shared.note(|record| record.secured += 1);
+        Ok(())
+    }
+
+    async fn start_tls(&mut self) -> Result<(), Ended> {
+        let config = match self.script(|script| script.tls.clone()) {
+            Tls::OnRequest(config) if self.within == Within::Plaintext => config,
+            _ => return self.answer(Phase::StartTls, "503 5.5.1 Not now").await,
+        };
+        let action = self.decide(Phase::StartTls, None, 0, "220 2.0.0 Go ahead");
+        let go = action.says() == Some(b'2');
+        self.perform(action).await?;
+        if go { self.secure(config).await } else { Ok(()) }
+    }
+
     async fn command(&mut self, line: &str) -> Result<(), Ended> {
         let verb = line.split([' ', '\t']).next().unwrap_or_default().to_ascii_uppercase();
         if ["EHLO", "HELO", "RSET"].contains(&verb.as_str()) {
@@ -82,13 +124,15 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         }
         match verb.as_str() {
             "EHLO" => {
-                let reply = self.script(Script::ehlo);
+                let within = self.within;
+                let reply = self.script(|script| script.ehlo(within));
                 self.answer(Phase::Ehlo, &reply).await
             }
             "HELO" => {
                 let reply = self.script(|script| format!("250 {}", script.host));
                 self.answer(Phase::Helo, &reply).await
             }
+            "STARTTLS" => self.start_tls().await,
             "MAIL" => self.mail(address(line)).await,
             "RCPT" => self.rcpt(address(line)).await,
             "DATA" => self.data().await,
