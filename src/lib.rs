@@ -6,7 +6,7 @@
 //! * [`server`]: assemble, listen, drain.
 //! * [`admin`]: metrics, health, the API. [`session`]: one client connection, from accept to close.
 //! * [`guard`]: what a client may still do. [`verify`]: may this recipient be accepted?
-//! * [`backend`]: being a client of the real server.
+//! * [`backend`]: being a client of the real server. [`store`]: what outlives this process.
 //! * [`net`]: sockets without SMTP.
 //! * [`config`]: settings as written, checked, used. [`observe`]: what happened, told once.
 //! * [`proto`]: SMTP as a language; pure.
@@ -26,4 +26,5 @@ pub mod observe;
 pub mod proto;
 pub mod server;
 pub mod session;
+pub mod store;
 pub mod verify;

@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use support::aiosmtpd::{Aiosmtpd, Stored};
-use support::backend::{Action, Backend, Phase, Script, at};
+use support::backend::{Action, Backend, Exchange, Phase, Script, at};
 use support::client::Client;
 use support::exim::Exim;
 use support::message;
@@ -250,4 +250,49 @@ async fn the_scripted_backend_stops_and_listens_again() {
     assert_eq!((backend.record().open, backend.record().most_open), (1, 1));
     client.quit().await;
     backend.until("both sessions to end", |record| record.open == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scripted_exchange_judges_when_the_real_one_does_and_loses_patience_as_soon() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let exchange = |which: Exchange| Backend::new(which.knowing(["anna@example.org"]));
+    let filtered = exchange(Exchange::V2010);
+    let mut client = Client::over(filtered.connect(4096));
+    client.reply().await.is("220 ex.corp.test Microsoft ESMTP MAIL Service");
+    client.envelope("", "anna@example.org").await.is("250 2.1.5 Recipient OK");
+    for _ in 0..5 {
+        let asked = tokio::time::Instant::now();
+        client.command("RCPT TO:<nobody@example.org>").await.is("550 5.1.1 User unknown");
+        assert_eq!(asked.elapsed(), Duration::from_secs(5));
+    }
+    client.reply().await.is("421 4.7.0 Too many errors");
+    client.is_closed().await;
+    for (pause, turns) in [(5 * MINUTE, 0), (3 * MINUTE, 3)] {
+        let mut client = Client::over(filtered.connect(4096));
+        client.reply().await.is("220");
+        for _ in 0..turns {
+            tokio::time::sleep(pause).await;
+            client.command("NOOP").await.is("250");
+        }
+        tokio::time::sleep(pause).await;
+        client.reply().await.is("421 4.4.1");
+    }
+    let mut crowd = Vec::new();
+    for _ in 0..20 {
+        let mut client = Client::over(filtered.connect(4096));
+        client.reply().await.is("220");
+        crowd.push(client);
+    }
+    Client::over(filtered.connect(4096)).reply().await.is("421 4.3.2");
+
+    let blind = exchange(Exchange::Frontend);
+    let mut client = Client::over(blind.connect(4096));
+    client.reply().await.is("220");
+    client.envelope("bob@example.net", "anna@example.org").await.is("250");
+    client.command("RCPT TO:<nobody@example.org>").await.is("250");
+    client.command("RCPT TO:<nobody@elsewhere.test>").await.is("550 5.7.54");
+    client.data("x\r\n").await.is("550 5.1.10 RESOLVER.ADR.RecipientNotFound");
+    client.envelope("bob@example.net", "anna@example.org").await.is("250");
+    client.data("x\r\n").await.is("250 2.6.0");
+    assert_eq!(blind.record().messages.len(), 1);
 }

@@ -9,6 +9,7 @@ use hyper::StatusCode;
 use super::Panel;
 use super::answer::{self, Answer};
 use crate::observe::{Alarm, AlarmKind};
+use crate::store::Account;
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,7 @@ pub(super) fn ready(panel: &Panel, detail: Detail) -> Answer {
     let mut text = check("listening", listening, "not all listeners accept yet");
     text += &check("draining", !draining, "the end is announced");
     text += &backends(panel);
+    text += &store(panel);
     text += &alarms(panel);
     let (status, result) = if is_ready {
         (StatusCode::OK, "readyz check passed\n")
@@ -60,6 +62,15 @@ fn backends(panel: &Panel) -> String {
         .collect();
     lines.sort_unstable();
     lines.concat()
+}
+
+/// One line for the store, for information.
+fn store(panel: &Panel) -> String {
+    match panel.verifier.store() {
+        None => String::new(),
+        Some(Account { fault: None, .. }) => "[+]store ok\n".to_owned(),
+        Some(Account { fault: Some(fault), .. }) => format!("[-]store failed, not counted: {fault}\n"),
+    }
 }
 
 /// One line for each alarm of a route, for information.

@@ -9,7 +9,8 @@ use crate::backend::Backend;
 use crate::config::{Endpoint, RecipientSource, Route};
 use crate::observe::Alarm;
 use crate::observe::metrics::SessionState;
-use crate::verify::{Progress, ScopeReport};
+use crate::store;
+use crate::verify::{Mark, Progress, ScopeReport};
 
 /// `GET /api/v1/status`.
 #[derive(Debug, Serialize)]
@@ -46,6 +47,17 @@ struct Cache {
     deferred: usize,
     evictions: u64,
     max_entries: usize,
+    /// Null where verdicts are kept in memory alone.
+    store: Option<Store>,
+}
+
+#[derive(Debug, Serialize)]
+struct Store {
+    /// Why it cannot be written; null while it can.
+    fault: Option<String>,
+    records: u64,
+    /// What was not stored since too much was learnt at once.
+    dropped: u64,
 }
 
 /// Clients that asked for recipients and are remembered, and room for how many.
@@ -69,6 +81,14 @@ struct RouteStatus<'p> {
     /// Domains and what is known of them, those with most good entries first.
     domains_known: Vec<DomainStatus>,
     alarms: Vec<AlarmStatus>,
+    /// Domains whose recipients are to come alone: the server refuses whole messages for one of them.
+    one_recipient: Vec<MarkStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct MarkStatus {
+    domain: String,
+    remaining_seconds: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -178,6 +198,11 @@ impl<'p> Status<'p> {
                 deferred: sizes.deferred,
                 evictions: sizes.evictions,
                 max_entries: panel.config.cache.max_entries,
+                store: panel.verifier.store().map(|store::Account { fault, records, dropped }| Store {
+                    fault,
+                    records,
+                    dropped,
+                }),
             },
             clients: Clients { known, max_clients },
             routes: panel.config.routes.iter().map(|route| RouteStatus::of(panel, route)).collect(),
@@ -210,6 +235,7 @@ impl<'p> RouteStatus<'p> {
                 RecipientSource::Callout { backends } => statuses(backends),
                 RecipientSource::File(_) => Vec::new(),
             },
+            one_recipient: panel.verifier.marks(route).into_iter().map(MarkStatus::of).collect(),
             probes: panel.verifier.progress(route).map(Probes::of),
             domains_known: panel
                 .verifier
@@ -262,6 +288,12 @@ impl AlarmStatus {
             about: alarm.about,
             detail: alarm.detail,
         }
+    }
+}
+
+impl MarkStatus {
+    fn of(mark: Mark) -> Self {
+        Self { remaining_seconds: mark.remaining.as_secs(), domain: mark.domain }
     }
 }
 

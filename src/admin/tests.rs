@@ -12,7 +12,7 @@ use crate::config::{Environment, Flags, Listed, Mode, RecipientList, Route, Rout
 use crate::guard::{Event, Held, Tally};
 use crate::net::client_key::ClientKey;
 use crate::net::dial::Dialer;
-use crate::proto::address::LocalCase;
+use crate::proto::address::{LocalCase, Mailbox};
 use crate::server::assemble;
 
 const LOOPBACK: &str = "127.0.0.1";
@@ -161,6 +161,22 @@ async fn metrics_are_in_the_format_of_prometheus() {
     assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4");
     let text = body(answer).await;
     assert!(text.contains("backstop_cache_entries{") && text.contains("backstop_build_info{"), "{text}");
+}
+
+#[tokio::test]
+async fn the_status_tells_which_domains_take_one_recipient_at_a_time() {
+    let panel = panel(nobody());
+    let (verifier, route) = (Arc::clone(&panel.verifier), Arc::clone(panel.config.routes.first()));
+    let counter = Counter(panel);
+    let recipients = ["ann@example.org", "bob@example.org"].map(|text| Mailbox::parse(text).unwrap());
+    verifier.keep_apart(&route, recipients.iter());
+    let marks = counter.get("/api/v1/status").await["routes"][0]["one_recipient"].clone();
+    assert_eq!(marks.as_array().map(Vec::len), Some(1), "{marks}");
+    assert_eq!(marks[0]["domain"], "example.org");
+    assert!((21_590..=21_600).contains(&marks[0]["remaining_seconds"].as_u64().unwrap()), "{marks}");
+    // Whoever forgets a domain forgets this too.
+    counter.ask("DELETE", "/api/v1/recipients?domain=example.org").await;
+    assert_eq!(counter.get("/api/v1/status").await["routes"][0]["one_recipient"], json!([]));
 }
 
 #[tokio::test]

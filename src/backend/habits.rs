@@ -59,12 +59,14 @@ pub struct Learnt {
     pub pace: Duration,
 }
 
-impl Default for Habits {
-    fn default() -> Self {
+impl Habits {
+    /// Nothing is known yet; it is taken to endure so many refusals in one session.
+    #[must_use]
+    pub fn starting_with(refusals: u32) -> Self {
         Self {
             patience: Mutex::new(Patience {
-                endured: REFUSALS_ENDURED,
-                proved: REFUSALS_ENDURED,
+                endured: refusals.clamp(1, REFUSALS_ENDURED),
+                proved: refusals.clamp(1, REFUSALS_ENDURED),
                 step: 1,
                 limit_met: None,
             }),
@@ -73,9 +75,7 @@ impl Default for Habits {
             pace: AtomicU64::new(0),
         }
     }
-}
 
-impl Habits {
     /// What is known now.
     #[must_use]
     pub fn learnt(&self) -> Learnt {
@@ -196,7 +196,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_it_endures_is_learnt_by_halves_and_forgotten_by_ones() {
-        let habits = Habits::default();
+        let habits = Habits::starting_with(REFUSALS_ENDURED);
         habits.cut_off_after(0);
         assert_eq!(habits.endured(), REFUSALS_ENDURED, "it ended for another reason");
         habits.cut_off_after(3);
@@ -211,7 +211,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_backend_that_endures_all_is_dared_more_and_one_that_slows_down_is_spared() {
-        let habits = Habits::default();
+        let habits = Habits::starting_with(REFUSALS_ENDURED);
         habits.answered(10, Duration::from_millis(10));
         habits.endured_all();
         assert_eq!(habits.endured(), 11);
@@ -231,7 +231,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_recipient_a_transaction_until_it_has_shown_more() {
-        let habits = Habits::default();
+        let habits = Habits::starting_with(REFUSALS_ENDURED);
         assert_eq!(habits.recipients(), 1);
         assert!(habits.try_several());
         assert!(!habits.try_several(), "not with every batch");
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_slow_store_is_asked_little_at_a_time() {
-        let habits = Habits::default();
+        let habits = Habits::starting_with(REFUSALS_ENDURED);
         habits.answered(10, Duration::from_millis(10));
         assert_eq!(habits.batch(), MAX_BATCH);
         for _ in 0..5 {

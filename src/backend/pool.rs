@@ -163,6 +163,18 @@ impl Backend {
         self.lease_one(purpose, introduction, Reuse::Nothing, deadline).await
     }
 
+    /// A new session beside the budget and the breaker, for who examines the backend and will not keep it.
+    /// What it hears of too many connections is not held against the budget: that is what is being found out.
+    ///
+    /// # Errors
+    /// The [`Fault`] that kept it from being opened.
+    pub async fn open_aside(&self) -> Result<Connection, Fault> {
+        let aside = Budget::new(0).opening().await;
+        let patience = self.approach.patience;
+        self.connect(&aside, &Introduction::Ourselves, Instant::now() + patience.connect + patience.command)
+            .await
+    }
+
     /// Where the backend has too many connections of ours the budget is smaller by now, and one that ends
     /// makes room for this one: the client need not know.
     async fn lease_one(
@@ -418,6 +430,8 @@ pub struct Quota {
     pub eject: Duration,
     /// The PROXY header it expects on every connection.
     pub header: Option<Version>,
+    /// Refusals it is taken to endure in one session until it shows how many.
+    pub refusals: u32,
     /// How it is spoken to; the same whoever names it.
     pub tls: BackendTls,
     /// How long it may take for its part of a TLS handshake.
@@ -443,6 +457,7 @@ impl Backends {
             let (least, metrics) = named.entry(endpoint).or_insert_with(|| (quota.clone(), Vec::new()));
             least.connections = least.connections.min(quota.connections);
             least.eject = least.eject.min(quota.eject);
+            least.refusals = least.refusals.min(quota.refusals);
             metrics.push(series);
         }
         let backend = |endpoint: Endpoint, quota: Quota, metrics| Backend {
@@ -455,7 +470,7 @@ impl Backends {
             },
             budget: Budget::new(quota.connections),
             health: Health::new(quota.eject),
-            habits: Habits::default(),
+            habits: Habits::starting_with(quota.refusals),
             announced: Mutex::default(),
             kept: Mutex::default(),
             last_fault: Mutex::default(),

@@ -7,6 +7,7 @@ mod admin_client;
 mod cache;
 mod check;
 mod demo;
+mod doctor;
 mod run;
 mod terminal;
 mod verify;
@@ -73,6 +74,13 @@ enum Command {
     #[command(after_help = "Exit status: 0 all deliverable, 67 some unknown, 75 some undetermined.\n\
         Example:\n  backstop verify --verbose ann@example.org")]
     Verify(verify::Arguments),
+    /// Examine each backend and say what would go wrong with mail, and what to do about it.
+    #[command(
+        after_help = "No message is ever sent. Exit status: 0 nothing wrong, 1 findings, 78 configuration.\n\
+        Examples:\n  backstop doctor --known ann@example.org\n  \
+        backstop doctor --domain example.org --backend 10.0.0.5:25"
+    )]
+    Doctor(doctor::Arguments),
     /// Look into, and clear, what a running proxy remembers.
     Cache(cache::Arguments),
     /// Show it at work: an embedded mail store, the proxy before it, one delivery, one refusal.
@@ -162,6 +170,7 @@ pub fn main() -> ExitCode {
             Command::Run(arguments) => run::run(&arguments).await,
             Command::Check(file) => check::check(&file),
             Command::Verify(arguments) => verify::verify(arguments).await,
+            Command::Doctor(arguments) => doctor::doctor(&arguments).await,
             Command::Cache(arguments) => cache::cache(arguments).await,
             Command::Demo(arguments) => demo::demo(&arguments).await,
             Command::Config { what: ConfigHelp::Default } => {

@@ -54,6 +54,16 @@ choice! {
 }
 
 choice! {
+    /// What kind of server a route leads to.
+    Profile {
+        /// Any.
+        Standard = "standard",
+        /// Microsoft Exchange: few connections, few errors, no case in local parts.
+        Exchange = "exchange",
+    }
+}
+
+choice! {
     /// Who knows the recipients.
     SourceKind {
         /// The mail store, asked in the session.

@@ -36,8 +36,8 @@ use figment::value::Dict;
 
 pub use certificate::{Certificate, CertificateFault, CertificateFiles, Contents, Part};
 pub use choice::{
-    BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, ProxyProtocol, Received,
-    RouteTls, RoutedRecipients, SourceKind, StageKind,
+    BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, ProxyProtocol,
+    Received, RouteTls, RoutedRecipients, SourceKind, StageKind,
 };
 pub use endpoint::{Endpoint, EndpointTls};
 pub use finding::{Fault, Faults, Finding, Origin, Warning};
@@ -48,8 +48,8 @@ pub use routes::{DomainPattern, Routes};
 pub use secret::Secret;
 pub use source::{Environment, Flags, Source};
 pub use used::{
-    Admin, BackendTls, Cache, Config, Harvest, Limits, Listener, Log, RecipientSource, Route, Timeouts, Tls,
-    TlsPolicy, Trace, Verify,
+    Admin, BackendTls, Cache, Config, Harvest, Limits, Listener, Log, RecipientSource, Route, Store,
+    Timeouts, Tls, TlsPolicy, Trace, Verify,
 };
 pub use validity::Validity;
 pub use value::{Period, Rate, Size};

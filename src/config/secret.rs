@@ -31,7 +31,7 @@ impl Leaf for Secret {
             return Ok(Self(text.into()));
         }
         let remedy = "write printable ASCII without spaces, such as what `openssl rand -hex 24` prints";
-        Err(Misread::new("cannot be sent in an HTTP header", remedy))
+        Err(Misread::new("has octets that are not printable ASCII, or none", remedy))
     }
 
     fn text(&self) -> String {

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use figment::value::Value;
 
 use super::choice::{
-    BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, ProxyProtocol, Received,
-    RouteTls, RoutedRecipients, SourceKind, StageKind,
+    BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, ProxyProtocol,
+    Received, RouteTls, RoutedRecipients, SourceKind, StageKind,
 };
 use super::endpoint::Endpoint;
 use super::networks::Network;
@@ -149,6 +149,8 @@ section! {
         client_address: ClientAddress = ClientAddress::None;
         /// Whether a `Received:` line is put before each message.
         received: Received = Received::Auto;
+        /// What kind of server it is: other defaults for some keys of the route.
+        profile: Profile = Profile::Standard;
         /// Whether backends are spoken to in TLS, and who they must prove to be. The same for probes.
         tls: RouteTls = RouteTls::Opportunistic;
         /// With tls `pin`: the SHA-256 of each key a backend may have.
@@ -219,6 +221,12 @@ section! {
         blind_ttl: Period = Period::hours(6);
         /// How long past `positive_ttl` a recipient stays good while the store cannot be asked.
         serve_stale: Period = Period::hours(24);
+        /// The directory of the embedded store, so that a restart is warm. Empty: memory only.
+        path: Option<PathBuf> = None;
+        /// Key of the address hashes. Default: made by chance, and kept in `path`.
+        secret: Option<Secret> = None;
+        /// A file that holds the secret instead.
+        secret_file: Option<PathBuf> = None;
     }
 }
 

@@ -12,8 +12,8 @@ use rustls::RootCertStore;
 
 use super::certificate::Certificate;
 use super::choice::{
-    BareNewline, ClientAddress, ListenerTls, LogFormat, Mode, OnUnknown, ProxyProtocol, RoutedRecipients,
-    StageKind,
+    BareNewline, ClientAddress, ListenerTls, LogFormat, Mode, OnUnknown, Profile, ProxyProtocol,
+    RoutedRecipients, StageKind,
 };
 use super::endpoint::Endpoint;
 use super::networks::Networks;
@@ -37,6 +37,8 @@ pub struct Config {
     pub tls: Tls,
     /// What is remembered about recipients.
     pub cache: Cache,
+    /// Where it outlives this process.
+    pub store: Store,
     /// What a client may ask of us.
     pub limits: Limits,
     /// What happens to clients that guess recipients.
@@ -90,6 +92,8 @@ pub struct Route {
     pub client_address: ClientAddress,
     /// Whether a `Received:` line is put before each message.
     pub trace: Trace,
+    /// What kind of server it is; the presets are in the other keys already.
+    pub profile: Profile,
     /// How they, and those who are asked, are spoken to; no other route has one of them with another.
     pub tls: BackendTls,
     /// EHLO keywords never offered to clients, in capitals.
@@ -160,6 +164,8 @@ pub struct Verify {
     pub timeout: Duration,
     /// A refusal older than this is asked again for a client with a clean record.
     pub recheck: Duration,
+    /// Refusals the store is taken to endure in one session until it shows how many; at least 1.
+    pub refusals_endured: u32,
 }
 
 /// Who knows the recipients.
@@ -193,6 +199,15 @@ pub struct Cache {
     pub blind_ttl: Duration,
     /// How long past `positive_ttl` a recipient stays good while the store cannot be asked.
     pub serve_stale: Duration,
+}
+
+/// Where verdicts outlive this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// The directory of the embedded store; none keeps verdicts in memory only.
+    pub path: Option<PathBuf>,
+    /// What addresses are hashed with; none makes a secret by chance.
+    pub secret: Option<Secret>,
 }
 
 /// What a client may ask of us.

@@ -86,6 +86,11 @@ pub const ROUTED_RECIPIENT: Reply = Reply::fixed(553, "5.1.3 Routed recipient ad
 pub const UNDETERMINED: Reply = Reply::fixed(451, "4.4.3 Recipient verification is temporarily unavailable");
 /// 452: this recipient belongs to another backend than the ones before it.
 pub const OTHER_ROUTE: Reply = Reply::fixed(452, "4.5.3 Send this recipient in another transaction");
+/// 451: the backend refused the whole message for one of its recipients.
+pub const REFUSED_FOR_ONE: Reply =
+    Reply::fixed(451, "4.5.3 One of the recipients was refused, send to each in another transaction");
+/// 452: recipients of this domain are to come alone.
+pub const ONE_RECIPIENT: Reply = Reply::fixed(452, "4.5.3 One recipient per transaction for this domain");
 /// 452: above the limit of recipients.
 pub const TOO_MANY_RECIPIENTS: Reply = Reply::fixed(452, "4.5.3 Too many recipients");
 /// 552: larger than allowed.
@@ -172,6 +177,8 @@ mod tests {
             ROUTED_RECIPIENT,
             UNDETERMINED,
             OTHER_ROUTE,
+            REFUSED_FOR_ONE,
+            ONE_RECIPIENT,
             TOO_MANY_RECIPIENTS,
             TOO_LARGE,
             BARE_NEWLINE,

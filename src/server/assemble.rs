@@ -3,24 +3,61 @@
 use std::sync::Arc;
 
 use crate::backend::{Backends, Identity, Patience, Quota};
-use crate::config::{ClientAddress, Config, RecipientSource};
+use crate::config::{ClientAddress, Config, RecipientSource, Secret};
 use crate::net::dial::Dialer;
 use crate::observe::Alarms;
 use crate::observe::metrics::Metrics;
 use crate::proto::proxy_header::Version;
 use crate::session::Context;
-use crate::verify::{ListFault, Verifier};
+use crate::store::{HashKey, Opened};
+use crate::verify::{ListFault, Verifier, bounds};
 
-/// Makes the shared parts; nothing runs yet, and nothing is connected.
+/// Makes the shared parts; nothing runs yet, and nothing is connected. Verdicts are remembered in memory.
 ///
 /// # Errors
 /// [`ListFault`] when a recipient file cannot be read.
 pub fn assemble(config: Config, dialer: &Dialer) -> Result<Context, ListFault> {
+    assemble_with(config, dialer, in_memory)
+}
+
+/// The same with the store, where one is configured: what it knows is known, and it keeps what is learnt.
+///
+/// # Errors
+/// Those of [`assemble`]. A store that cannot be used is none: it is warned about, and done without.
+pub fn assemble_with_store(config: Config, dialer: &Dialer) -> Result<Context, ListFault> {
+    assemble_with(config, dialer, stored)
+}
+
+fn in_memory(verifier: Verifier, config: &Config) -> Verifier {
+    match &config.store.secret {
+        Some(secret) => verifier.with_key(HashKey::of(secret.reveal())),
+        None => verifier,
+    }
+}
+
+fn stored(verifier: Verifier, config: &Config) -> Verifier {
+    let Some(path) = &config.store.path else { return in_memory(verifier, config) };
+    let (good, bad) = bounds(&config.cache);
+    let secret = config.store.secret.as_ref().map(Secret::reveal);
+    match Opened::open(path, secret, good, bad) {
+        Ok(store) => verifier.with_store(store),
+        Err(fault) => {
+            tracing::warn!(%fault, "verdicts are remembered in memory alone, and a restart will be cold");
+            in_memory(verifier, config)
+        }
+    }
+}
+
+fn assemble_with(
+    config: Config,
+    dialer: &Dialer,
+    remembering: fn(Verifier, &Config) -> Verifier,
+) -> Result<Context, ListFault> {
     let metrics = Metrics::new();
     let backends = Arc::new(backends(&config, dialer, &metrics));
     let alarms = Alarms::default();
-    let verifier = Arc::new(Verifier::new(&config, &backends, &metrics, &alarms)?);
-    Ok(Context::new(Arc::new(config), verifier, backends, metrics, alarms))
+    let verifier = remembering(Verifier::new(&config, &backends, &metrics, &alarms)?, &config);
+    Ok(Context::new(Arc::new(config), Arc::new(verifier), backends, metrics, alarms))
 }
 
 /// One backend for each endpoint that any route names, for delivery or for asking.
@@ -41,6 +78,7 @@ fn backends(config: &Config, dialer: &Dialer, metrics: &Metrics) -> Backends {
                 connections: route.max_connections,
                 eject: route.eject,
                 header,
+                refusals: route.verify.refusals_endured,
                 tls: route.tls.clone(),
                 tls_handshake: config.timeouts.tls_handshake,
             };

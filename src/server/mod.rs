@@ -20,7 +20,7 @@ use crate::net::listen::Reach;
 use crate::session::Context;
 use crate::verify::{ListFault, TIDY_EVERY};
 
-pub use assemble::assemble;
+pub use assemble::{assemble, assemble_with_store};
 
 /// Why the proxy does not start.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +65,7 @@ impl Server {
     /// [`StartFault`]; nothing is listened on then.
     pub fn bind(config: Config) -> Result<Self, StartFault> {
         let dialer = Dialer::network();
-        let context = Arc::new(assemble(config, &dialer)?);
+        let context = Arc::new(assemble_with_store(config, &dialer)?);
         let mut bound = Vec::new();
         let mut doors = Vec::new();
         for listener in &context.config.listeners {
@@ -154,6 +154,7 @@ impl Server {
         }
         self.context.verifier.leave();
         self.context.backends.leave(FAREWELL).await;
+        self.context.verifier.put_away(FAREWELL).await;
         self.ended.cancel();
         if drained.is_ok() { Drained::Completely } else { Drained::Late }
     }
@@ -192,7 +193,7 @@ pub enum Drained {
     Late,
 }
 
-/// What the last words to clients, and to backends, may take.
+/// What the last words to clients, to backends, and to the store may take.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 fn bind(

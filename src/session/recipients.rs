@@ -12,17 +12,17 @@ use super::Session;
 use super::attachment::{Answer, Attachment, Envelope, Given};
 use crate::backend::{Blame, Introduction, Use};
 use crate::config::{Mode, Route, RoutedRecipients};
-use crate::guard::Standing;
+use crate::guard::{Event, Standing, Tally};
 use crate::net::dial::turn;
 use crate::observe::Escaped;
 use crate::observe::metrics::{RecipientResult, RecipientSource};
 use crate::observe::record::Refusal;
-use crate::proto::dialogue::{Outcome, Recipient, Sender};
+use crate::proto::dialogue::{Outcome, Recipient, Sender, Transaction};
 use crate::proto::ehlo::Keyword;
 use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
 use crate::proto::verdict::{Meaning, Stage, meaning};
-use crate::verify::{Asker, Contradicted, Decision, Judgement, Urgency};
+use crate::verify::{Asker, Contradicted, Decision, Judgement, Kept, Urgency};
 
 /// How long a backend may take for an envelope: clients wait 5 minutes (RFC 5321 §4.5.3.2.3).
 const ENVELOPE: Duration = Duration::from_secs(240);
@@ -84,6 +84,7 @@ impl Session {
         let judged = recipients.into_iter().map(|recipient| self.judge(recipient, asker));
         let mut candidates = futures_util::future::join_all(judged).await;
         self.keep_to_one_route(&mut candidates);
+        self.keep_apart(&mut candidates);
         self.forward(&mut candidates).await;
         candidates
             .into_iter()
@@ -162,6 +163,67 @@ impl Session {
                 let reply = replies::OTHER_ROUTE;
                 self.refused(Some(own), &candidate.recipient, &reply, RecipientResult::Limited, *source);
                 candidate.fate = Fate::Settled(Outcome::Refused(reply));
+            }
+        }
+    }
+
+    /// Where the backend refuses a whole message for one recipient, each is to come in its own transaction.
+    fn keep_apart(&self, candidates: &mut [Candidate]) {
+        let alone = |route: &Arc<Route>, recipient: &Recipient| {
+            !self.bypass
+                && route.verify.mode == Mode::Enforce
+                && self.context.verifier.kept(route, &recipient.mailbox) == Kept::Apart
+        };
+        let accepted = self.dialogue.transaction().map_or(&[][..], Transaction::accepted);
+        let mut taken = accepted.len();
+        let mut full = self.route.as_ref().is_some_and(|route| accepted.iter().any(|r| alone(route, r)));
+        for candidate in candidates {
+            let (Fate::Forward(source), Some(route)) = (&candidate.fate, &candidate.route) else { continue };
+            let apart = alone(route, &candidate.recipient);
+            if full || (apart && taken > 0) {
+                let reply = replies::ONE_RECIPIENT;
+                self.refused(Some(route), &candidate.recipient, &reply, RecipientResult::Limited, *source);
+                candidate.fate = Fate::Settled(Outcome::Refused(reply));
+                continue;
+            }
+            taken += 1;
+            full = apart;
+        }
+    }
+
+    /// What the client is told where the backend, asked about nobody any more, refuses the whole message.
+    ///
+    /// A 5.1.x there is about a recipient it had taken. Of one recipient it is true; of several it is true of
+    /// one, and to pass it on would refuse the others too. So they are to be tried again one by one.
+    pub(super) fn about_the_message(&self, reply: Reply) -> Reply {
+        let (Some(route), Some(transaction)) = (&self.route, self.dialogue.transaction()) else {
+            return reply;
+        };
+        let enforced = route.verify.mode == Mode::Enforce && !self.bypass;
+        if !enforced || meaning(Stage::Data, &reply) != Meaning::Bad {
+            return reply;
+        }
+        match transaction.accepted() {
+            // Once, or named more than once.
+            [only, again @ ..] if again.iter().all(|other| other.mailbox == only.mailbox) => {
+                if self.context.verifier.contradicted(route, &only.mailbox) == Contradicted::StoreIll {
+                    return replies::UNDETERMINED;
+                }
+                let told = Event::Answered(Tally { unknown: 1, known: 0 }, self.held);
+                self.context.harvest.learn(self.key, told);
+                self.log_refusal(&route.name, only, &reply, RecipientSource::Live);
+                reply
+            }
+            several => {
+                let mailboxes = several.iter().map(|recipient| &recipient.mailbox);
+                self.context.verifier.keep_apart(route, mailboxes);
+                tracing::info!(
+                    session = %self.record.session,
+                    route = %route.name,
+                    reply = %Escaped(&reply.to_string()),
+                    "a message to several was refused for one of them: they are to come alone"
+                );
+                replies::REFUSED_FOR_ONE
             }
         }
     }
@@ -363,14 +425,12 @@ impl Session {
         if result == RecipientResult::Unknown && !shadow {
             self.conduct.named_unknown();
         }
-        Refusal {
-            session: &self.record.session,
-            route: route.map_or("", |route| &route.name),
-            recipient: recipient.mailbox.written(),
-            reply,
-            source,
-        }
-        .log();
+        self.log_refusal(route.map_or("", |route| &route.name), recipient, reply, source);
+    }
+
+    fn log_refusal(&self, route: &str, recipient: &Recipient, reply: &Reply, source: RecipientSource) {
+        let session = &self.record.session;
+        Refusal { session, route, recipient: recipient.mailbox.written(), reply, source }.log();
     }
 }
 

@@ -12,12 +12,17 @@
 //! ones. An entry is a hash and a few octets; lifetimes are judged when it is looked up, each with up to a
 //! tenth taken off by its key, so that what was learnt together does not expire together.
 
+mod recall;
+
+use std::collections::HashMap;
+use std::hash::Hasher as _;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use quick_cache::sync::Cache as Share;
 use quick_cache::{Lifecycle, UnitWeighter};
+use siphasher::sip::SipHasher13;
 use tokio::time::Instant;
 
 use super::key::{AsIs, Key};
@@ -25,9 +30,16 @@ use super::texts::{Text, Texts};
 use crate::config;
 use crate::proto::reply::Reply;
 use crate::proto::verdict::Cause;
+use crate::store::{Fact, Journal, Shelf as ShelfName};
 
-/// Tenths of a second since the cache was made: 13 years in four octets.
+pub use recall::bounds;
+
+/// Tenths of a second, [`BEGAN`] when the cache was made: 13 years in four octets, 3 of them in the past for
+/// what was learnt before.
 type Tick = u32;
+
+/// The tick at which the cache was made.
+const BEGAN: Tick = 1 << 30;
 
 /// What is known of a recipient now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,14 +132,17 @@ struct Deferred {
 
 /// Counts good entries by whoever opened the tally: how many has a domain?
 #[derive(Debug, Clone)]
-pub(super) struct Tally {
+pub struct Tally {
     number: u32,
+    /// What it is called in the store, where numbers mean nothing.
+    mark: u32,
     count: Arc<AtomicU32>,
 }
 
 impl Tally {
     /// Good entries in the cache.
-    pub(super) fn count(&self) -> u32 {
+    #[must_use]
+    pub fn count(&self) -> u32 {
         self.count.load(Ordering::Relaxed)
     }
 }
@@ -178,6 +193,22 @@ impl<V: Evicted> Lifecycle<Key, V> for Evictions {
 
 type Shelf<V> = Share<Key, V, UnitWeighter, AsIs, Evictions>;
 
+/// Entries of each kind there is room for.
+struct Shares {
+    good: usize,
+    bad: usize,
+    deferred: usize,
+}
+
+impl Shares {
+    fn of(lifetimes: &config::Cache) -> Self {
+        let all = lifetimes.max_entries.max(8);
+        // Temporary entries live for seconds; a sixteenth holds thousands of recipients per second.
+        let (deferred, bad) = (all / 16, all / 3);
+        Self { good: all - bad - deferred, bad, deferred }
+    }
+}
+
 /// The cache. All methods are quick and may be called from anywhere.
 #[derive(Debug)]
 pub struct Cache {
@@ -188,6 +219,10 @@ pub struct Cache {
     deferred: Shelf<Deferred>,
     texts: Texts,
     evictions: Evictions,
+    /// Tallies by mark: what comes from the store is counted where it was.
+    marked: Mutex<HashMap<u32, Tally>>,
+    /// Who keeps what is learnt, if anybody does.
+    journal: OnceLock<Journal>,
 }
 
 impl Cache {
@@ -195,26 +230,39 @@ impl Cache {
     #[must_use]
     pub fn new(lifetimes: config::Cache) -> Self {
         let evictions = Evictions::default();
-        let all = lifetimes.max_entries.max(8);
-        // Temporary entries live for seconds; a sixteenth holds thousands of recipients per second.
-        let (deferred, bad) = (all / 16, all / 3);
+        let Shares { good, bad, deferred } = Shares::of(&lifetimes);
         Self {
             since: Instant::now(),
-            good: shelf(all - bad - deferred, &evictions),
+            good: shelf(good, &evictions),
             bad: shelf(bad, &evictions),
             deferred: shelf(deferred, &evictions),
             texts: Texts::default(),
             evictions,
+            marked: Mutex::default(),
+            journal: OnceLock::new(),
             lifetimes,
         }
     }
 
-    /// A tally of good entries, at 0.
-    pub(super) fn tally(&self) -> Tally {
+    /// The tally of good entries of `name` in `route`; it begins with those that came from the store.
+    #[must_use]
+    pub fn tally_of(&self, route: &str, name: &str) -> Tally {
+        let mut hasher = SipHasher13::new();
+        [route, "\0", name].iter().for_each(|part| hasher.write(part.as_bytes()));
+        let [a, b, c, d, ..] = hasher.finish().to_le_bytes();
+        self.marked(u32::from_le_bytes([a, b, c, d]))
+    }
+
+    fn marked(&self, mark: u32) -> Tally {
+        let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
+        marked.entry(mark).or_insert_with(|| self.tally(mark)).clone()
+    }
+
+    fn tally(&self, mark: u32) -> Tally {
         let count = Arc::new(AtomicU32::new(0));
         let mut tallies = self.evictions.tallies.write().unwrap_or_else(PoisonError::into_inner);
         tallies.push(Arc::clone(&count));
-        Tally { number: u32::try_from(tallies.len() - 1).unwrap_or(u32::MAX), count }
+        Tally { number: u32::try_from(tallies.len() - 1).unwrap_or(u32::MAX), mark, count }
     }
 
     /// What is known under `key`. `address` is put into the words of a refusal.
@@ -264,20 +312,27 @@ impl Cache {
     }
 
     /// The recipient exists.
-    pub(super) fn learn_good(&self, key: Key, tally: &Tally) {
+    pub fn learn_good(&self, key: Key, tally: &Tally) {
         if self.lifetimes.positive_ttl.is_zero() {
             return;
         }
         self.remove_good(key);
         tally.count.fetch_add(1, Ordering::Relaxed);
         self.good.insert(key, Good { learnt: self.now(), of: tally.number });
-        self.bad.remove(&key);
+        self.tell(|journal| {
+            journal.learnt(ShelfName::Good, key.to_bits(), Fact::Good { mark: tally.mark });
+        });
+        if self.bad.remove(&key).is_some() {
+            self.tell(|journal| journal.gone(ShelfName::Bad, key.to_bits()));
+        }
         self.deferred.remove(&key);
     }
 
     /// The recipient does not exist.
     pub fn learn_bad(&self, key: Key, reply: &Reply, address: &str) {
-        self.remove_good(key);
+        if self.remove_good(key) {
+            self.tell(|journal| journal.gone(ShelfName::Good, key.to_bits()));
+        }
         self.deferred.remove(&key);
         if self.lifetimes.negative_ttl.is_zero() {
             return;
@@ -288,8 +343,13 @@ impl Cache {
             .get(&key)
             .filter(|before| since(self.now(), before.learnt) < self.lifetime_of(*before).saturating_mul(2));
         let confirmed = confirmed.map_or(0, |before| before.confirmed.saturating_add(1));
-        let text = self.texts.keep(reply, address);
+        let (text, news) = self.texts.keep(reply, address);
         self.bad.insert(key, Bad { learnt: self.now(), text, confirmed });
+        self.tell(|journal| {
+            news.into_iter().for_each(|news| journal.text(news.number, news.template));
+            let fact = Fact::Bad { text: text.number(), confirmed };
+            journal.learnt(ShelfName::Bad, key.to_bits(), fact);
+        });
     }
 
     /// The store answered, but not about the recipient. Good and bad entries stay.
@@ -301,7 +361,10 @@ impl Cache {
 
     /// The delivery port refused the recipient itself. Gives whether that contradicts a good entry.
     pub fn contradict(&self, key: Key) -> Contradicted {
-        if self.remove_good(key) { Contradicted::Good } else { Contradicted::Nothing }
+        let known = self.remove_good(key);
+        // The store may know it also where there was no room for it here.
+        self.tell(|journal| journal.gone(ShelfName::Good, key.to_bits()));
+        if known { Contradicted::Good } else { Contradicted::Nothing }
     }
 
     /// Whether a good entry is there, of whatever age.
@@ -315,9 +378,13 @@ impl Cache {
         self.remove_good(key);
         self.bad.remove(&key);
         self.deferred.remove(&key);
+        self.tell(|journal| {
+            journal.gone(ShelfName::Good, key.to_bits());
+            journal.gone(ShelfName::Bad, key.to_bits());
+        });
     }
 
-    /// Nothing is known of anything.
+    /// Nothing is known of anything. What is stored is the affair of whoever counts the epochs.
     pub fn clear(&self) {
         self.good.clear();
         self.bad.clear();
@@ -373,7 +440,15 @@ impl Cache {
     }
 
     fn now(&self) -> Tick {
-        Tick::try_from(self.since.elapsed().as_millis() / 100).unwrap_or(Tick::MAX)
+        let elapsed = Tick::try_from(self.since.elapsed().as_millis() / 100).unwrap_or(Tick::MAX);
+        BEGAN.saturating_add(elapsed)
+    }
+
+    /// Tells who keeps it what was learnt.
+    fn tell(&self, news: impl FnOnce(&Journal)) {
+        if let Some(journal) = self.journal.get() {
+            news(journal);
+        }
     }
 }
 

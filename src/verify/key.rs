@@ -7,6 +7,8 @@ use std::hash::{BuildHasher, Hash, Hasher};
 
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
+use crate::store::HashKey;
+
 /// A recipient of one verification group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key(u128);
@@ -18,14 +20,16 @@ pub struct Keyring {
 }
 
 impl Keyring {
+    /// The keyring of a secret.
+    #[must_use]
+    pub const fn of(key: HashKey) -> Self {
+        Self { secret: key.octets() }
+    }
+
     /// A keyring of this process alone.
     #[must_use]
     pub fn random() -> Self {
-        let mut secret = [0; 16];
-        // Without randomness the hash is still a hash; only somebody who may choose addresses and see
-        // timings could make use of it.
-        let _ = getrandom::fill(&mut secret);
-        Self { secret }
+        Self::of(HashKey::random())
     }
 
     /// The key of `parts`, which are told apart also where they touch.
@@ -51,6 +55,16 @@ impl Key {
     #[must_use]
     pub(super) const fn otherwise(self) -> Self {
         Self(!self.0)
+    }
+
+    /// As it is stored.
+    pub(super) const fn to_bits(self) -> u128 {
+        self.0
+    }
+
+    /// From the store.
+    pub(super) const fn from_bits(bits: u128) -> Self {
+        Self(bits)
     }
 
     /// A number from 0 to 255 that is spread evenly over keys: for jitter without a source of chance.

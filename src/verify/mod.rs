@@ -4,10 +4,12 @@
 //! its prober. What is known of a domain as a whole is its *scope*: whether the store is truthful about it, and
 //! whether its refusals deserve belief.
 
+mod apart;
 mod brake;
 mod cache;
 mod callout;
 mod conversation;
+pub mod examine;
 mod judge;
 mod key;
 mod list;
@@ -28,20 +30,23 @@ use std::time::Duration;
 use dashmap::DashMap;
 use tokio::time::Instant;
 
+use self::apart::Apart;
 use crate::backend::Backends;
 use crate::config::{self, Config, Route, Routes};
 use crate::observe::Alarms;
-use crate::observe::metrics::{CacheKind, Metrics, RecipientSource, RouteMetrics};
+use crate::observe::metrics::{CacheKind, Metrics, RecipientSource, RouteMetrics, StoreHealth};
 use crate::proto::address::{Domain, Mailbox};
 use crate::proto::replies;
 use crate::proto::verdict::{Cause, StoreAnswered, Verdict};
+use crate::store::{self, HashKey, Opened, Recalled, Stamp};
 use callout::Callout;
 use conversation::Conversations;
 use prober::{Shared, Subject};
 use relay_test::RelayTest;
 use scope::{AskAt, Scope};
 
-pub use cache::{Cache, Contradicted, Entry, Freshness, Guard, Known, Sizes};
+pub use apart::{Kept, Mark};
+pub use cache::{Cache, Contradicted, Entry, Freshness, Guard, Known, Sizes, Tally, bounds};
 pub use conversation::Conversation;
 pub use judge::{Decision, Judgement, decide};
 pub use key::{Key, Keyring};
@@ -97,8 +102,12 @@ pub struct Verifier {
     routes: Routes,
     shared: Shared,
     groups: HashMap<Arc<str>, (Group, RouteMetrics)>,
-    generations: DashMap<Domain, u32>,
+    apart: Apart,
+    blind_ttl: Duration,
+    /// How often a domain was forgotten, by its hash.
+    generations: DashMap<u128, u32>,
     epoch: AtomicU32,
+    store: Option<store::Store>,
 }
 
 impl Verifier {
@@ -139,9 +148,46 @@ impl Verifier {
             routes: config.routes.clone(),
             shared,
             groups,
+            apart: Apart::default(),
+            blind_ttl: config.cache.blind_ttl,
             generations: DashMap::new(),
             epoch: AtomicU32::new(0),
+            store: None,
         })
+    }
+
+    /// The same, hashing addresses with `key`.
+    #[must_use]
+    pub fn with_key(self, key: HashKey) -> Self {
+        Self { keyring: Keyring::of(key), ..self }
+    }
+
+    /// The same, with everything `store` knows, and keeping there what is learnt.
+    #[must_use]
+    pub fn with_store(self, mut store: Opened) -> Self {
+        let cache = &self.shared.cache;
+        let Recalled { epoch, generations, .. } = cache.recall(&mut store, Stamp::now());
+        self.epoch.store(epoch, Ordering::Relaxed);
+        for (domain, generation) in generations {
+            self.generations.insert(domain, generation);
+        }
+        let key = store.key();
+        let store = store.start();
+        cache.keep_in(store.journal());
+        Self { keyring: Keyring::of(key), store: Some(store), ..self }
+    }
+
+    /// Writes what was learnt and is not stored yet; not longer than `patience`.
+    pub async fn put_away(&self, patience: Duration) {
+        if let Some(store) = &self.store {
+            store.close(patience).await;
+        }
+    }
+
+    /// How the store is doing; none where there is none.
+    #[must_use]
+    pub fn store(&self) -> Option<store::Account> {
+        self.store.as_ref().map(store::Store::account)
     }
 
     /// What to do about `mailbox`: its verdict, and what that leads to.
@@ -265,7 +311,8 @@ impl Verifier {
         let (Group::Callout(callout), _) = self.groups.get(&route.name)? else { return None };
         let scope = callout.scopes.of(mailbox, &self.routes, &self.shared.cache);
         let forgotten =
-            mailbox.domain().and_then(|domain| self.generations.get(domain).map(|g| *g)).unwrap_or(0);
+            mailbox.domain().and_then(|domain| self.generations.get(&self.hash(domain)).map(|g| *g));
+        let forgotten = forgotten.unwrap_or(0);
         let epoch = self.epoch.load(Ordering::Relaxed);
         let canonical = mailbox.canonical(route.verify.local_case);
         let parts: [&[u8]; 4] =
@@ -350,16 +397,31 @@ impl Verifier {
     /// Forgets all recipients of a domain: their keys are made anew from now on.
     pub fn forget_domain(&self, domain: &Domain) {
         if self.generations.len() >= MAX_GENERATIONS {
-            self.generations.clear();
             self.forget_all();
         }
-        *self.generations.entry(domain.clone()).or_insert(0) += 1;
+        self.apart.forget(domain.as_str());
+        let hash = self.hash(domain);
+        let mut generation = self.generations.entry(hash).or_insert(0);
+        *generation += 1;
+        if let Some(store) = &self.store {
+            store.journal().forgot_domain(hash, *generation);
+        }
+    }
+
+    fn hash(&self, domain: &Domain) -> u128 {
+        self.keyring.key(&[b"domain", domain.as_str().as_bytes()]).to_bits()
     }
 
     /// Forgets everything. Answers that are under way belong to the past too.
     pub fn forget_all(&self) {
-        self.epoch.fetch_add(1, Ordering::Relaxed);
+        let epoch = self.epoch.fetch_add(1, Ordering::Relaxed) + 1;
+        // In a new epoch all keys are new; what was forgotten before need not be known.
+        self.generations.clear();
+        self.apart.clear();
         self.shared.cache.clear();
+        if let Some(store) = &self.store {
+            store.journal().forgot_all(epoch);
+        }
     }
 
     /// Lets idle probe sessions end.
@@ -380,6 +442,9 @@ impl Verifier {
         metrics.cache(CacheKind::Bad, sizes.bad);
         metrics.cache(CacheKind::Deferred, sizes.deferred);
         metrics.cache_evictions(sizes.evictions);
+        if let Some(store::Account { fault, dropped, .. }) = self.store() {
+            metrics.store(if fault.is_none() { StoreHealth::Written } else { StoreHealth::Failing }, dropped);
+        }
     }
 
     /// Keeps recipient files in step with what is on disk; ends when dropped.

@@ -29,7 +29,7 @@ pub(super) struct Scopes {
 
 impl Scopes {
     pub(super) fn new(common: Common, route: &Route, cache: &Cache) -> Self {
-        let new = |name: &str| Scope::new(&common, name, cache.tally());
+        let new = |name: &str| Scope::new(&common, name, cache.tally_of(&common.route, name));
         let by_domain = DashMap::new();
         let mut shared = HashMap::new();
         for pattern in &route.domains {
@@ -54,7 +54,10 @@ impl Scopes {
         let scope = match self.shared.get(&pattern) {
             Some(shared) if full || pattern != DomainPattern::Any => Arc::clone(shared),
             _ if full => Arc::clone(&self.bare),
-            _ => Scope::new(&self.common, domain.as_str(), cache.tally()),
+            _ => {
+                let tally = cache.tally_of(&self.common.route, domain.as_str());
+                Scope::new(&self.common, domain.as_str(), tally)
+            }
         };
         if full {
             return scope;

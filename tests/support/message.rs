@@ -38,3 +38,19 @@ fn prepare(what: &'static str, recipient: &str, body: &[u8]) -> Difficult {
     }
     Difficult { what, octets: [head.as_bytes(), body].concat(), stored }
 }
+
+/// A message as the backend got it, behind the one line that Backstop put before it.
+///
+/// # Panics
+/// When no such line stands there.
+pub fn behind_our_line(received: &[u8]) -> &[u8] {
+    const END: &[u8] = b" +0000\r\n";
+    let at = memchr::memmem::find(received, END).expect("the end of a Received line") + END.len();
+    let (line, rest) = received.split_at(at);
+    let line = String::from_utf8_lossy(line);
+    assert!(line.starts_with("Received: from ") && line.contains("\r\n\tby mx.example.org with "), "{line}");
+    // Folded: whatever is not its first part begins with a tab.
+    let parts = line.matches("\r\n").count();
+    assert_eq!(line.matches("\r\n\t").count() + 1, parts, "one line: {line}");
+    rest
+}

@@ -103,6 +103,10 @@ transcripts! {
     a_message_in_chunks
     a_message_of_the_largest_size_passes
     a_message_passes_unchanged
+    a_message_refused_early_for_one_recipient_is_sent_to_each_alone
+    a_message_refused_for_its_only_recipient_is_refused
+    a_message_refused_for_one_recipient_is_passed_on_in_a_shadow
+    a_message_refused_for_one_recipient_is_sent_to_each_alone
     a_message_that_becomes_too_large_is_refused
     a_message_that_drips_is_not_waited_for
     a_non_ascii_recipient_is_asked_about_with_smtputf8
@@ -178,6 +182,12 @@ transcripts! {
     data_may_be_what_counts
     every_command_has_its_answer
     everything_said_before_the_end_is_answered
+    exchange_2010_is_left_before_it_has_had_enough_errors
+    exchange_2010_refuses_a_recipient_after_its_tarpit
+    exchange_2010_that_has_had_enough_errors_is_asked_again
+    exchange_2013_at_25_alone_refuses_whole_messages
+    exchange_2013_is_asked_at_2525_and_delivered_to_at_25
+    exchange_online_refuses_at_its_edge
     guesses_sent_together_get_no_further_than_the_limit
     in_shadow_mode_nobody_is_held_to_guess
     lists_decide_without_asking

@@ -6,15 +6,18 @@
 mod harvest;
 mod ineffective;
 mod listeners;
+mod profile;
 mod routes;
 mod tls;
+
+use std::path::{Path, PathBuf};
 
 use super::choice::ListenerTls;
 use super::finding::Findings;
 use super::leaf::Leaf;
 use super::secret::Secret;
 use super::settings::{self, Settings};
-use super::used::{Admin, Cache, Config, Limits, Log, Timeouts};
+use super::used::{Admin, Cache, Config, Limits, Log, Store, Timeouts};
 use super::value::Period;
 use crate::proto::address::{Domain, Mailbox};
 
@@ -24,7 +27,7 @@ const COMMAND_LINE: std::ops::RangeInclusive<usize> = 512..=65_536;
 /// Checks settings as written, and fills in what they left out. None only with a fault.
 pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Findings) -> Option<Config> {
     ineffective::warn(settings, findings);
-    complete(settings, host_name);
+    complete(settings, host_name, findings);
     let hostname = hostname(settings, host_name, findings);
     let listeners = listeners::check(&settings.listener, findings);
     tls::listeners(settings, findings);
@@ -32,6 +35,10 @@ pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Fin
     let config = Config {
         tls: tls::certificates(&settings.tls, findings),
         cache: cache(&settings.cache, findings),
+        store: Store {
+            path: settings.cache.path.clone(),
+            secret: secret("cache.secret", (&settings.cache.secret, &settings.cache.secret_file), findings),
+        },
         limits: limits(&settings.limits, findings),
         harvest: harvest::check(settings, findings),
         timeouts: timeouts(&settings.timeouts, findings),
@@ -45,7 +52,7 @@ pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Fin
 }
 
 /// Fills in the defaults that depend on other keys.
-fn complete(settings: &mut Settings, host_name: &str) {
+fn complete(settings: &mut Settings, host_name: &str, findings: &Findings) {
     let Settings { hostname, listener, route, tls, .. } = settings;
     for listener in listener {
         let given = if tls.certificates.is_empty() { ListenerTls::Off } else { ListenerTls::StartTls };
@@ -54,7 +61,9 @@ fn complete(settings: &mut Settings, host_name: &str) {
     *hostname = hostname.take().or_else(|| Domain::parse(host_name).ok());
     let postmaster =
         hostname.as_ref().and_then(|hostname| Mailbox::parse(&format!("postmaster@{hostname}")).ok());
-    for route in route {
+    for (at, route) in route.iter_mut().enumerate() {
+        let written = |key: &str| findings.written.contains_key(&format!("route[{at}].{key}"));
+        profile::preset(route, written);
         routes::complete(route, postmaster.as_ref());
     }
 }
@@ -158,27 +167,36 @@ fn timeouts(timeouts: &settings::Timeouts, findings: &mut Findings) -> Timeouts 
 }
 
 fn admin(admin: &settings::Admin, findings: &mut Findings) -> Option<Admin> {
-    let token = match (&admin.token, &admin.token_file) {
-        (Some(_), Some(_)) => {
-            findings.fault("admin.token_file", "admin.token is given too", "write one of the two");
-            None
-        }
-        (None, Some(path)) => token_of(path, findings),
-        (token, None) => token.clone(),
-    };
+    let token = secret("admin.token", (&admin.token, &admin.token_file), findings);
     admin.address.map(|address| Admin { address, token })
 }
 
-/// The token in a file, without the line's end.
-fn token_of(path: &std::path::Path, findings: &mut Findings) -> Option<Secret> {
-    let key = "admin.token_file";
+/// The secret under `key`, or in the file that `key` with `_file` names.
+fn secret(
+    key: &str,
+    (given, file): (&Option<Secret>, &Option<PathBuf>),
+    findings: &mut Findings,
+) -> Option<Secret> {
+    let file_key = format!("{key}_file");
+    match (given, file) {
+        (Some(_), Some(_)) => {
+            findings.fault(&file_key, format!("{key} is given too"), "write one of the two");
+            None
+        }
+        (None, Some(path)) => secret_in(path, &file_key, findings),
+        (given, None) => given.clone(),
+    }
+}
+
+/// The secret in a file, without the line's end.
+fn secret_in(path: &Path, key: &str, findings: &mut Findings) -> Option<Secret> {
     match std::fs::read_to_string(path) {
         Ok(text) => {
-            let token = Secret::parse(text.trim());
-            token.map_err(|misread| findings.fault(key, "its token cannot be used", misread.remedy)).ok()
+            let secret = Secret::parse(text.trim());
+            secret.map_err(|misread| findings.fault(key, "what it holds cannot be used", misread.remedy)).ok()
         }
         Err(error) => {
-            let remedy = "write the path of a file that holds the token and that Backstop may read";
+            let remedy = "write the path of a file that holds it and that Backstop may read";
             findings.fault(key, format!("cannot be read: {error}"), remedy);
             None
         }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::profile::refusals_endured;
 use super::tls;
 use crate::config::choice::{ClientAddress, Received, SourceKind};
 use crate::config::endpoint::Endpoint;
@@ -53,11 +54,12 @@ pub(super) fn check(settings: &Settings, listeners: &[Listener], findings: &mut 
             backends: route.backends.clone(),
             client_address: route.client_address,
             trace: trace(route),
+            profile: route.profile,
             tls: trust.check(&key, route, findings),
             hide_ehlo: route.hide_ehlo.iter().map(|keyword| keyword.as_str().to_owned()).collect(),
             max_connections: route.max_connections,
             eject: route.eject.get(),
-            verify: verify(&format!("{key}.verify"), &route.verify, listeners, findings),
+            verify: verify(&format!("{key}.verify"), route, listeners, findings),
         }));
     }
     let routes = Routes::new(routes)?;
@@ -157,7 +159,8 @@ fn no_loop(key: &str, backend: &Endpoint, listeners: &[Listener], findings: &mut
     }
 }
 
-fn verify(key: &str, verify: &settings::Verify, listeners: &[Listener], findings: &mut Findings) -> Verify {
+fn verify(key: &str, route: &settings::Route, listeners: &[Listener], findings: &mut Findings) -> Verify {
+    let verify = &route.verify;
     let case = if verify.case_sensitive { LocalCase::Sensitive } else { LocalCase::Insensitive };
     findings.not_zero(&format!("{key}.timeout"), verify.timeout);
     contradictions(key, verify, case, findings);
@@ -175,6 +178,7 @@ fn verify(key: &str, verify: &settings::Verify, listeners: &[Listener], findings
         on_unknown: verify.on_unknown,
         timeout: verify.timeout.get(),
         recheck: verify.recheck.get(),
+        refusals_endured: refusals_endured(route.profile),
     }
 }
 

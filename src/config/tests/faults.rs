@@ -173,6 +173,10 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("[admin]\ntoken = 'a'\ntoken_file = '/x'", "admin.token_file", "one of the two"),
     ("[admin]\ntoken_file = '/nowhere/at/all'", "admin.token_file", "path of a file"),
     ("[admin]\ntoken_file = '/dev/null'", "admin.token_file", "openssl rand"),
+    // The store.
+    ("[cache]\nsecret = 'a'\nsecret_file = '/x'", "cache.secret_file", "one of the two"),
+    ("[cache]\nsecret_file = '/nowhere/at/all'", "cache.secret_file", "path of a file"),
+    ("[cache]\nsecret = 'a b'", "cache.secret", "openssl rand"),
 ];
 
 #[test]
@@ -334,6 +338,8 @@ fn secrets_are_never_printed() {
     assert!(loaded.effective().contains("token = \"(set)\""));
     for written in [
         "[admin]\ntoken = 'hunter2 hunter2'",
+        "[cache]\nsecret = 'hunter2 hunter2'",
+        "[cache]\nsecret = 'hunter2'\nsecret_file = '/x'",
         "[admin]\ntokn = 'hunter2'",
         "[admin]\ntoken = ['hunter2']",
         "[[admin]]\ntoken = 'hunter2'",

@@ -6,6 +6,7 @@ mod sources;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -109,6 +110,7 @@ fn only_a_route_must_be_written() {
     assert_eq!(config.timeouts.data_min_rate, Some(500));
     assert_eq!(config.cache.serve_stale, Duration::from_secs(86_400));
     assert!(config.admin.unwrap().token.is_none());
+    assert_eq!(config.store, Store { path: None, secret: None });
 }
 
 #[test]
@@ -126,11 +128,17 @@ fn every_key_reaches_the_configuration_in_use() {
         [tls]\nmin_version = '1.3'\ncertificates = [{{ chain = {chain:?}, key = {key:?} }}]
         [[route]]\nname = 'store'\ndomains = ['*']\nbackends = ['mail:2525', 'smtps://[::1]:465']
         tls = 'verify'\ntls_ca = {chain:?}\ntls_name = 'mail.example.org'
-        hide_ehlo = ['dsn']\nmax_connections = 2\nclient_address = 'proxy-v2'\nreceived = 'always'
+        hide_ehlo = ['dsn']\nmax_connections = 2\nprofile = 'exchange'\nclient_address = 'proxy-v2'\nreceived = 'always'
         [route.verify]\nmode = 'shadow'\nallow = ['Ann@example.org']\ndeny = ['@spam.example']
         backends = ['10.0.0.6:26']\nsender = 'probe@example.org'\nfallback_sender = 'other@example.org'
         case_sensitive = false\non_unknown = 'tempfail'\ntimeout = '5s'\nrecheck = '0s'
-        [cache]\nmax_entries = 7\ntempfail_ttl = 0\nserve_stale = '0d'
+        [cache]
+max_entries = 7
+tempfail_ttl = 0
+blind_ttl = '1h'
+serve_stale = '0d'
+path = '/var/lib/backstop'
+secret = 'salt'
         [limits]\nmax_message_size = '25MiB'\nmax_errors = 0\nbypass = ['10.0.0.0/8']
         [timeouts]\ntls_handshake = '7s'\nsession = '1h'\ndata_min_rate = '0'\ndrain_delay = '500ms'\nproxy_header = '1s'
         [admin]\ntoken_file = '{}'\n[log]\nformat = 'json'\nlevel = 'backstop=debug,info'",
@@ -143,6 +151,8 @@ fn every_key_reaches_the_configuration_in_use() {
     assert_eq!(listener.proxy_protocol, ProxyProtocol::Late);
     assert!(listener.xclient && listener.transparent);
     assert!(listener.trusted.contains("10.1.2.3".parse().unwrap()));
+    assert_eq!(config.store.path, Some("/var/lib/backstop".into()));
+    assert_eq!(config.store.secret.as_ref().map(Secret::reveal), Some("salt"));
     let route = config.routes.find(&Domain::parse("any.example").unwrap()).unwrap();
     assert_eq!(route.backends[0].to_string(), "mail:2525");
     assert_eq!(route.backends[1].tls, EndpointTls::Implicit);
@@ -159,6 +169,7 @@ fn every_key_reaches_the_configuration_in_use() {
     assert_eq!(config.timeouts.tls_handshake, Duration::from_secs(7));
     assert_eq!(route.hide_ehlo, ["DSN"]);
     assert_eq!((route.client_address, route.trace), (ClientAddress::ProxyV2, Trace::Received));
+    assert_eq!((route.profile, route.max_connections), (Profile::Exchange, 2));
     let verify = &route.verify;
     assert_eq!((verify.mode, verify.on_unknown), (Mode::Shadow, OnUnknown::Tempfail));
     assert_eq!(verify.local_case, LocalCase::Insensitive);
@@ -169,6 +180,7 @@ fn every_key_reaches_the_configuration_in_use() {
     assert_eq!(verify.recheck, Duration::ZERO);
     assert!(matches!(&verify.source, RecipientSource::Callout { backends } if backends[0].port == 26));
     assert_eq!((config.cache.max_entries, config.cache.tempfail_ttl), (7, Duration::ZERO));
+    assert_eq!(config.cache.blind_ttl, Duration::from_secs(3600));
     assert_eq!((config.limits.max_message_size, config.limits.max_errors), (Some(26_214_400), None));
     assert!(config.limits.bypass.contains("::ffff:10.9.9.9".parse().unwrap()));
     assert_eq!(config.timeouts.session, Some(Duration::from_secs(3600)));
@@ -176,6 +188,27 @@ fn every_key_reaches_the_configuration_in_use() {
     assert_eq!(config.timeouts.proxy_header, Duration::from_secs(1));
     assert_eq!(config.admin.unwrap().token.unwrap().reveal(), "s3cret");
     assert_eq!((config.log.format, config.log.level.as_str()), (LogFormat::Json, "backstop=debug,info"));
+}
+
+#[test]
+fn a_profile_presets_what_was_not_written() {
+    let preset = |name: &str, keys: &str| {
+        let text = with_route(&format!("route:{keys}"));
+        let route = Arc::clone(load_text(name, &text, &[]).unwrap().config.routes.first());
+        (route.max_connections, route.verify.local_case, route.verify.refusals_endured)
+    };
+    let (sensitive, insensitive) = (LocalCase::Sensitive, LocalCase::Insensitive);
+    for (name, keys, expected) in [
+        ("none", "", (45, sensitive, 10)),
+        ("standard", "profile = 'standard'", (45, sensitive, 10)),
+        ("exchange", "profile = 'exchange'", (18, insensitive, 5)),
+        ("beaten", "profile = 'exchange'\nmax_connections = 45", (45, insensitive, 5)),
+        ("beaten-too", "profile = 'exchange'\n[route.verify]\ncase_sensitive = true", (18, sensitive, 5)),
+    ] {
+        assert_eq!(preset(&format!("profile-{name}"), keys), expected, "{keys}");
+    }
+    let shown = load_text("profile-shown", &with_route("route:profile = 'exchange'"), &[]).unwrap();
+    assert!(shown.effective().contains("max_connections = 18"), "{}", shown.effective());
 }
 
 #[test]

@@ -36,6 +36,15 @@ pub use labels::{
 /// What [`Metrics::render`] returns, as a `Content-Type`; Prometheus 3 insists on one.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
+/// Whether the store could be written when last tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreHealth {
+    /// It could.
+    Written,
+    /// It could not.
+    Failing,
+}
+
 /// All metrics of one server; clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -48,6 +57,8 @@ struct Inner {
     cache_evictions: IntCounter,
     /// The last total told of `cache_evictions`.
     evictions_known: AtomicU64,
+    /// The same of what the store dropped.
+    drops_known: AtomicU64,
     probe_duration: Histogram,
     session_duration: Histogram,
     transaction_added: Histogram,
@@ -69,6 +80,7 @@ impl Metrics {
             }),
             cache_evictions: families.cache_evictions.clone(),
             evictions_known: AtomicU64::new(0),
+            drops_known: AtomicU64::new(0),
             probe_duration: families.probe_duration.clone(),
             session_duration: families.session_duration.clone(),
             transaction_added: families.transaction_added.clone(),
@@ -149,6 +161,15 @@ impl Metrics {
         // Two scrapes at once must not both add the difference.
         let known = self.0.evictions_known.fetch_max(total, Ordering::Relaxed);
         self.0.cache_evictions.inc_by(total.saturating_sub(known));
+    }
+
+    /// Whether the store could be written, and what it dropped since the start; told before a rendering, too.
+    pub fn store(&self, health: StoreHealth, dropped: u64) {
+        let up = i64::from(health == StoreHealth::Written);
+        self.0.families.store_up.with_label_values(&[] as &[&str]).set(up);
+        let known = self.0.drops_known.fetch_max(dropped, Ordering::Relaxed);
+        let counter = self.0.families.store_dropped.with_label_values(&[] as &[&str]);
+        counter.inc_by(dropped.saturating_sub(known));
     }
 
     /// Everything, as [`CONTENT_TYPE`].

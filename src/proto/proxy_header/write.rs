@@ -93,7 +93,7 @@ fn pair(client: SocketAddr, destination: Option<SocketAddr>) -> (SocketAddr, Soc
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let destination = destination.map_or(SocketAddr::new(nowhere, 0), canonical);
+    let destination = destination.map_or_else(|| SocketAddr::new(nowhere, 0), canonical);
     let wide = |socket: SocketAddr| match socket.ip() {
         IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), socket.port()),
         IpAddr::V6(_) => socket,

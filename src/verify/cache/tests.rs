@@ -10,8 +10,8 @@ use crate::verify::key::Keyring;
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn cache() -> Cache {
-    Cache::new(config::Cache {
+pub(super) fn lifetimes() -> config::Cache {
+    config::Cache {
         max_entries: 1000,
         positive_ttl: 24 * HOUR,
         positive_refresh: 12 * HOUR,
@@ -20,7 +20,15 @@ fn cache() -> Cache {
         tempfail_ttl: Duration::from_secs(5),
         blind_ttl: 6 * HOUR,
         serve_stale: 24 * HOUR,
-    })
+    }
+}
+
+fn cache() -> Cache {
+    Cache::new(lifetimes())
+}
+
+pub(super) fn tally(cache: &Cache) -> Tally {
+    cache.tally_of("store", "example.org")
 }
 
 fn key(name: &str) -> Key {
@@ -39,7 +47,7 @@ fn greylisted() -> Cause {
 async fn good_entries_age_refresh_and_serve_stale() {
     let (cache, key) = (cache(), key("ann"));
     assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Nothing);
-    cache.learn_good(key, &cache.tally());
+    cache.learn_good(key, &tally(&cache));
     assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Good(Freshness::Fresh));
     advance(12 * HOUR).await;
     assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Good(Freshness::Aging));
@@ -52,7 +60,7 @@ async fn good_entries_age_refresh_and_serve_stale() {
 #[tokio::test(start_paused = true)]
 async fn a_failed_probe_keeps_a_good_verdict() {
     let (cache, key) = (cache(), key("ann"));
-    cache.learn_good(key, &cache.tally());
+    cache.learn_good(key, &tally(&cache));
     cache.learn_deferred(key, &greylisted());
     assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Good(Freshness::Fresh));
 }
@@ -73,7 +81,7 @@ async fn bad_entries_live_longer_each_time_they_are_confirmed() {
 async fn a_new_mailbox_begins_without_a_past() {
     let (cache, key) = (cache(), key("ann"));
     cache.learn_bad(key, &refusal(), "ann@a.b");
-    cache.learn_good(key, &cache.tally());
+    cache.learn_good(key, &tally(&cache));
     assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Good(Freshness::Fresh));
     cache.learn_bad(key, &refusal(), "ann@a.b");
     advance(5 * MINUTE).await;
@@ -92,7 +100,7 @@ async fn temporary_answers_damp_a_stampede_only() {
 #[tokio::test(start_paused = true)]
 async fn a_live_refusal_removes_a_good_entry() {
     let (cache, key) = (cache(), key("ann"));
-    cache.learn_good(key, &cache.tally());
+    cache.learn_good(key, &tally(&cache));
     assert_eq!(cache.contradict(key), Contradicted::Good);
     assert_eq!(cache.known(key, "ann@a.b", Guard::Second), Known::Nothing);
     assert_eq!(cache.contradict(key), Contradicted::Nothing);
@@ -104,7 +112,7 @@ async fn bad_entries_cannot_push_out_good_ones() {
     let ring = Keyring::random();
     let good: Vec<_> = (0..200_u32).map(|n| ring.key(&[b"good", &n.to_le_bytes()])).collect();
     for key in &good {
-        cache.learn_good(*key, &cache.tally());
+        cache.learn_good(*key, &tally(&cache));
     }
     for n in 0..100_000_u32 {
         cache.learn_bad(ring.key(&[b"bad", &n.to_le_bytes()]), &refusal(), "ann@a.b");
@@ -117,7 +125,7 @@ async fn bad_entries_cannot_push_out_good_ones() {
 #[tokio::test(start_paused = true)]
 async fn forgetting_forgets() {
     let (cache, one, two) = (cache(), key("ann"), key("bob"));
-    cache.learn_good(one, &cache.tally());
+    cache.learn_good(one, &tally(&cache));
     cache.learn_bad(two, &refusal(), "ann@a.b");
     cache.forget(one);
     assert_eq!(cache.known(one, "", Guard::Second), Known::Nothing);
@@ -128,7 +136,7 @@ async fn forgetting_forgets() {
 #[tokio::test(start_paused = true)]
 async fn a_good_entry_that_is_the_only_guard_lives_for_minutes_and_is_never_stale() {
     let (cache, key) = (cache(), key("ann"));
-    cache.learn_good(key, &cache.tally());
+    cache.learn_good(key, &tally(&cache));
     advance(8 * MINUTE).await;
     assert_eq!(cache.known(key, "ann@a.b", Guard::Sole), Known::Good(Freshness::Aging));
     advance(7 * MINUTE).await;
@@ -140,7 +148,7 @@ async fn a_good_entry_that_is_the_only_guard_lives_for_minutes_and_is_never_stal
 async fn good_entries_are_counted_by_tally_whatever_becomes_of_them() {
     let cache = cache();
     let ring = Keyring::random();
-    let (few, many) = (cache.tally(), cache.tally());
+    let (few, many) = (cache.tally_of("store", "few"), cache.tally_of("store", "many"));
     let keys: Vec<_> = (0..3_u8).map(|n| ring.key(&[&[n]])).collect();
     for key in keys.iter().chain(&keys) {
         cache.learn_good(*key, &few);

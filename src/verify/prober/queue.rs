@@ -227,7 +227,7 @@ mod tests {
             blind_ttl: Duration::from_secs(1),
             alarms: Alarms::default(),
         };
-        Scope::new(&common, "example.org", cache.tally())
+        Scope::new(&common, "example.org", cache.tally_of("route", "example.org"))
     }
 
     fn asker(client: u8, urgency: Urgency) -> Asker {

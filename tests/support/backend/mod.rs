@@ -7,6 +7,8 @@
 //! It is no example of a server: it trusts its clients, and holds messages in memory unless told to only count.
 
 mod content;
+mod exchange;
+mod manners;
 mod record;
 mod script;
 mod session;
@@ -25,6 +27,8 @@ use tokio_util::task::TaskTracker;
 
 use super::PATIENCE;
 
+pub use exchange::Exchange;
+pub use manners::{Judges, Limits, Words};
 pub use record::Record;
 pub use script::{Action, Phase, Script, at};
 use session::{Ended, Session};

@@ -14,6 +14,8 @@ use std::time::Duration;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 
+use super::manners::{Judges, Limits, Words};
+
 /// The whole behaviour of a backend.
 #[derive(Clone, Debug)]
 pub struct Script {
@@ -23,9 +25,17 @@ pub struct Script {
     pub keywords: Vec<String>,
     /// What becomes of message octets.
     pub keep: Keep,
+    /// When it judges a recipient.
+    pub judges: Judges,
+    /// What it says when no rule does.
+    pub words: Words,
+    /// What it puts up with.
+    pub limits: Limits,
     mailboxes: Option<BTreeSet<String>>,
     rules: Vec<Rule>,
     acted: usize,
+    /// None serves every domain.
+    domains: Option<BTreeSet<String>>,
     pub(super) tls: Tls,
 }
 
@@ -99,6 +109,7 @@ pub(super) struct Event<'a> {
 pub struct When {
     phase: Phase,
     address: Option<String>,
+    domain: Option<String>,
     sender: Option<String>,
     session: Option<usize>,
     nth: Option<usize>,
@@ -108,13 +119,18 @@ pub struct When {
 
 /// The condition that a phase is reached.
 pub fn at(phase: Phase) -> When {
-    When { phase, address: None, sender: None, session: None, nth: None, turn: None, beyond: 0 }
+    When { phase, address: None, domain: None, sender: None, session: None, nth: None, turn: None, beyond: 0 }
 }
 
 impl When {
     /// For this address in MAIL or RCPT, in any case.
     pub fn to(self, address: &str) -> Self {
         Self { address: Some(address.to_owned()), ..self }
+    }
+
+    /// For addresses in this domain in MAIL or RCPT, in any case.
+    pub fn in_domain(self, domain: &str) -> Self {
+        Self { domain: Some(domain.to_owned()), ..self }
     }
 
     /// In a session whose latest MAIL named this sender: a probe names none ("").
@@ -144,7 +160,9 @@ impl When {
 
     fn holds(&self, event: &Event<'_>) -> bool {
         let address = event.address.unwrap_or_default();
+        let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
         self.phase == event.phase
+            && self.domain.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(domain))
             && self.address.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(address))
             && self.sender.as_deref().is_none_or(|wanted| event.sender == Some(wanted))
             && self.session.is_none_or(|wanted| wanted == event.session)
@@ -285,11 +303,41 @@ impl Script {
             host: "store.test".to_owned(),
             keywords: keywords.map(str::to_owned).to_vec(),
             keep: Keep::Octets,
+            judges: Judges::AtRcpt,
+            words: Words::PLAIN,
+            limits: Limits::default(),
             mailboxes: None,
+            domains: None,
             rules: Vec::new(),
             acted: 0,
             tls: Tls::Off,
         }
+    }
+
+    /// Refusing recipients in other domains than those of its mailboxes: it relays for nobody.
+    pub fn serving_only_their_domains(self) -> Self {
+        let domains = self.mailboxes.iter().flatten().filter_map(|mailbox| mailbox.rsplit_once('@'));
+        Self { domains: Some(domains.map(|(_, domain)| domain.to_owned()).collect()), ..self }
+    }
+
+    /// Refusing recipients in other domains than these.
+    pub fn serving_only(self, domains: &[&str]) -> Self {
+        Self { domains: Some(domains.iter().map(|domain| domain.to_ascii_lowercase()).collect()), ..self }
+    }
+
+    /// Judging recipients at another time.
+    pub fn judging(self, judges: Judges) -> Self {
+        Self { judges, ..self }
+    }
+
+    /// Putting up with less.
+    pub fn limited(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Calling itself so.
+    pub fn named(self, host: &str) -> Self {
+        Self { host: host.to_owned(), ..self }
     }
 
     /// With one more EHLO keyword.
@@ -357,12 +405,31 @@ impl Script {
 
     /// The reply to EHLO, for a client `within` TLS or not.
     pub(super) fn ehlo(&self, within: Within) -> String {
+        let hello = format!("{}{}", self.host, self.words.hello);
         let starttls = "STARTTLS".to_owned();
         let offered = matches!(self.tls, Tls::OnRequest(_)) && within == Within::Plaintext;
         let starttls = offered.then_some(&starttls);
-        let mut lines: Vec<_> = std::iter::once(&self.host).chain(&self.keywords).chain(starttls).collect();
+        let mut lines: Vec<_> = std::iter::once(&hello).chain(&self.keywords).chain(starttls).collect();
         let last = lines.pop().expect("at least the host");
         lines.iter().map(|line| format!("250-{line}\r\n")).collect::<String>() + "250 " + last
+    }
+
+    /// What it says to a RCPT.
+    pub(super) fn answer_to(&self, recipient: &str) -> String {
+        let domain = recipient.rsplit_once('@').map(|(_, domain)| domain.to_ascii_lowercase());
+        let foreign = self.domains.as_ref().zip(domain).is_some_and(|(own, domain)| !own.contains(&domain));
+        let words = match (foreign, self.judges) {
+            (true, _) => self.words.foreign,
+            (false, Judges::AtRcpt) if !self.knows(recipient) => self.words.unknown,
+            (false, _) => self.words.recipient,
+        };
+        words.replace("{}", recipient)
+    }
+
+    /// Why it refuses DATA or a message, where it does so for one of these recipients.
+    pub(super) fn refusal_of(&self, recipients: &[String], when: Judges) -> Option<String> {
+        let unknown = recipients.iter().find(|recipient| !self.knows(recipient))?;
+        (self.judges == when).then(|| self.words.unknown.replace("{}", unknown))
     }
 
     pub(super) fn knows(&self, address: &str) -> bool {

@@ -9,11 +9,12 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::rustls::ServerConfig;
 
 use super::Shared;
 use super::content::Content;
+use super::manners::{Judges, Limits, Words};
 use super::record::Message;
 use super::script::{Action, Event, Phase, Script, Step, Tls, Within};
 use super::wire::Wire;
@@ -39,6 +40,8 @@ pub(super) struct Session<'a, S> {
     transaction: Option<Transaction>,
     /// Of the latest MAIL.
     sender: Option<String>,
+    /// Refusals so far.
+    errors: usize,
 }
 
 struct Transaction {
@@ -66,6 +69,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             turns: Vec::new(),
             transaction: None,
             sender: None,
+            errors: 0,
         }
     }
 
@@ -81,13 +85,36 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         if let Tls::FromStart(config) = self.script(|script| script.tls.clone()) {
             self.secure(config).await?;
         }
-        let greeting = self.script(|script| format!("220 {} ESMTP", script.host));
+        let Limits { connections, idle, lifetime, .. } = self.script(|script| script.limits);
+        if connections.is_some_and(|most| self.shared.record().open > most) {
+            let words = self.script(|script| script.words.too_many_connections);
+            self.perform(Action::reply(words)).await?;
+            return Err(Ended::Closed);
+        }
+        let greeting = self.script(|script| format!("220 {} {}", script.host, script.words.greeting));
         self.answer(Phase::Greeting, &greeting).await?;
+        let end = lifetime.map(|lifetime| Instant::now() + lifetime);
         loop {
-            let line = self.line().await?;
+            let deadline = idle.map(|idle| Instant::now() + idle).into_iter().chain(end).min();
+            let line = match deadline {
+                None => self.line().await?,
+                Some(deadline) => match timeout_at(deadline, self.line()).await {
+                    Ok(line) => line?,
+                    Err(_) => return self.hang_up(|words| words.too_long).await,
+                },
+            };
             self.shared.note(|record| record.commands.push((self.number, line.clone())));
             self.command(&line).await?;
+            if self.script(|script| script.limits.errors).is_some_and(|most| self.errors >= most) {
+                return self.hang_up(|words| words.too_many_errors).await;
+            }
         }
+    }
+
+    async fn hang_up(&mut self, words: impl FnOnce(&Words) -> &'static str) -> Result<Infallible, Ended> {
+        let words = self.script(|script| words(&script.words));
+        self.perform(Action::reply(words)).await?;
+        Err(Ended::Closed)
     }
 
     /// Shakes hands. What the client said before, and not inside TLS, is dropped.
@@ -129,7 +156,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                 self.answer(Phase::Ehlo, &reply).await
             }
             "HELO" => {
-                let reply = self.script(|script| format!("250 {}", script.host));
+                let reply = self.script(|script| format!("250 {}{}", script.host, script.words.hello));
                 self.answer(Phase::Helo, &reply).await
             }
             "STARTTLS" => self.start_tls().await,
@@ -137,10 +164,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             "RCPT" => self.rcpt(address(line)).await,
             "DATA" => self.data().await,
             "BDAT" => self.bdat(line).await,
-            "RSET" => self.answer(Phase::Rset, "250 2.0.0 Ok").await,
+            "RSET" => {
+                let reply = self.script(|script| script.words.reset);
+                self.answer(Phase::Rset, reply).await
+            }
             "NOOP" => self.answer(Phase::Noop, "250 2.0.0 Ok").await,
             "QUIT" => {
-                self.answer(Phase::Quit, "221 2.0.0 Bye").await?;
+                let reply = self.script(|script| script.words.bye);
+                self.answer(Phase::Quit, reply).await?;
                 Err(Ended::Closed)
             }
             _ => self.answer(Phase::Other, "502 5.5.1 Not implemented").await,
@@ -150,7 +181,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     async fn mail(&mut self, sender: &str) -> Result<(), Ended> {
         self.sender = Some(sender.to_owned());
         let ordinary = match self.transaction {
-            None => "250 2.1.0 Ok",
+            None => self.script(|script| script.words.sender),
             Some(_) => "503 5.5.1 Nested MAIL command",
         };
         let action = self.decide(Phase::Mail, Some(sender), 0, ordinary);
@@ -163,14 +194,15 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     }
 
     async fn rcpt(&mut self, recipient: &str) -> Result<(), Ended> {
-        let ordinary = if self.transaction.is_none() {
-            "503 5.5.1 Need MAIL command".to_owned()
-        } else if self.script(|script| script.knows(recipient)) {
-            "250 2.1.5 Ok".to_owned()
-        } else {
-            format!("550 5.1.1 <{recipient}>: Recipient address rejected: User unknown")
+        let ordinary = match self.transaction {
+            None => "503 5.5.1 Need MAIL command".to_owned(),
+            Some(_) => self.script(|script| script.answer_to(recipient)),
         };
         let action = self.decide(Phase::Rcpt, Some(recipient), 0, &ordinary);
+        if action.says() == Some(b'5') {
+            self.errors += 1;
+            sleep(self.script(|script| script.limits.tarpit)).await;
+        }
         if action.says() == Some(b'2')
             && let Some(transaction) = &mut self.transaction
         {
@@ -180,9 +212,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
     }
 
     async fn data(&mut self) -> Result<(), Ended> {
-        let ready = self.transaction.as_ref().is_some_and(|transaction| !transaction.recipients.is_empty());
-        let ordinary = if ready { "354 Go ahead" } else { "554 5.5.1 No valid recipients" };
-        let action = self.decide(Phase::Data, None, 0, ordinary);
+        let recipients = self.recipients();
+        let ordinary = match self.script(|script| script.refusal_of(recipients, Judges::AtData)) {
+            _ if recipients.is_empty() => "554 5.5.1 No valid recipients".to_owned(),
+            Some(refusal) => refusal,
+            None => self.script(|script| script.words.go_ahead.to_owned()),
+        };
+        let action = self.decide(Phase::Data, None, 0, &ordinary);
         let said = action.says();
         self.perform(action).await?;
         match self.transaction.take() {
@@ -217,12 +253,24 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         }
         // An early reply was the reply; only a rule makes the backend speak again.
         let answered = early.flatten().is_some();
-        let ordinary = if answered { "" } else { "250 2.0.0 Ok: queued" };
-        let action = self.decide(Phase::EndOfData, None, transaction.content.octets(), ordinary);
+        let ordinary = if answered { String::new() } else { self.word_on(&transaction.recipients) };
+        let action = self.decide(Phase::EndOfData, None, transaction.content.octets(), &ordinary);
         if action.says() == Some(b'2') {
             self.store(transaction);
         }
         self.perform(action).await
+    }
+
+    /// What it says to a whole message.
+    fn word_on(&self, recipients: &[String]) -> String {
+        self.script(|script| {
+            let refusal = script.refusal_of(recipients, Judges::AfterTheMessage);
+            refusal.unwrap_or_else(|| script.words.queued.to_owned())
+        })
+    }
+
+    fn recipients(&self) -> &[String] {
+        self.transaction.as_ref().map_or(&[], |transaction| &transaction.recipients)
     }
 
     async fn bdat(&mut self, line: &str) -> Result<(), Ended> {
@@ -242,8 +290,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
             }
             _ => false,
         };
-        let ordinary = if ready { "250 2.0.0 Ok" } else { "503 5.5.1 No valid recipients" };
-        let action = self.decide(Phase::Bdat, None, 0, ordinary);
+        let ordinary = match (ready, last) {
+            (false, _) => "503 5.5.1 No valid recipients".to_owned(),
+            (true, false) => "250 2.0.0 Ok".to_owned(),
+            (true, true) => self.word_on(self.recipients()),
+        };
+        let action = self.decide(Phase::Bdat, None, 0, &ordinary);
         if last
             && ready
             && action.says() == Some(b'2')
