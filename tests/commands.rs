@@ -64,6 +64,27 @@ async fn the_printed_default_file_is_a_configuration() {
 }
 
 #[tokio::test]
+async fn the_program_describes_itself() {
+    let directory = Directory::new("describes");
+    let schema = backstop(directory.path(), &["config", "schema"]).await;
+    let schema: serde_json::Value = serde_json::from_slice(&schema.stdout).expect("JSON");
+    assert_eq!(schema["properties"]["log"]["properties"]["level"]["default"], "info");
+    let man = backstop(directory.path(), &["man"]).await;
+    assert!(
+        out(&man).contains("\n.TH backstop 8") && out(&man).contains(".SS \"backstop run\""),
+        "{}",
+        out(&man)
+    );
+    for (shell, mark) in
+        [("bash", "complete -F _backstop"), ("zsh", "#compdef backstop"), ("fish", "complete -c backstop")]
+    {
+        let script = backstop(directory.path(), &["completions", shell]).await;
+        assert!(code(&script) == 0 && out(&script).contains(mark), "{shell}: {}", out(&script));
+    }
+    assert_eq!(code(&backstop(directory.path(), &["completions", "no-shell"]).await), 2);
+}
+
+#[tokio::test]
 async fn verify_tells_known_unknown_and_undetermined_apart() {
     let postfix = Postfix::start(&["anna@example.org"]).await;
     let down = free_address();

@@ -428,10 +428,10 @@ pub struct Quota {
     pub connections: usize,
     /// How long it rests after several faults in a row; zero: not at all.
     pub eject: Duration,
-    /// The PROXY header it expects on every connection.
-    pub header: Option<Version>,
     /// Refusals it is taken to endure in one session until it shows how many.
     pub refusals: u32,
+    /// The PROXY header it expects on every connection.
+    pub header: Option<Version>,
     /// How it is spoken to; the same whoever names it.
     pub tls: BackendTls,
     /// How long it may take for its part of a TLS handshake.

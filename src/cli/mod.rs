@@ -8,7 +8,9 @@ mod cache;
 mod check;
 mod demo;
 mod doctor;
+mod manual;
 mod run;
+mod supervisor;
 mod terminal;
 mod verify;
 
@@ -92,12 +94,20 @@ enum Command {
     },
     /// Ask the admin endpoint whether the proxy is ready; for containers.
     Healthcheck(admin_client::AdminEndpoint),
+    /// Print completions for a shell.
+    #[command(after_help = "Example:\n  backstop completions bash > /etc/bash_completion.d/backstop")]
+    Completions(manual::Completions),
+    /// Print the manual page.
+    #[command(after_help = "Example:\n  backstop man | man -l -")]
+    Man,
 }
 
 #[derive(Debug, Subcommand)]
 enum ConfigHelp {
     /// Print the default file, with a comment for every key.
     Default,
+    /// Print the JSON schema of the file, for editors and pipelines.
+    Schema,
 }
 
 /// Which configuration.
@@ -177,6 +187,12 @@ pub fn main() -> ExitCode {
                 terminal::print(crate::config::DEFAULT_FILE);
                 Exit::Done
             }
+            Command::Config { what: ConfigHelp::Schema } => {
+                terminal::print(crate::config::schema());
+                Exit::Done
+            }
+            Command::Completions(arguments) => manual::completions(&arguments),
+            Command::Man => manual::man(),
             Command::Healthcheck(arguments) => admin_client::healthcheck(&arguments).await,
         }
     });

@@ -2,9 +2,11 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::supervisor;
 use super::terminal::say;
 use super::{ConfigFile, ConfigFlags, Exit, load};
 use crate::config::LogFormat;
+use crate::net::inherited::Inherited;
 use crate::observe::log::{self, Format};
 use crate::server::{Certificates, Drained, Server, StartFault};
 
@@ -37,7 +39,7 @@ pub(super) async fn run(arguments: &Arguments) -> Exit {
         say("cannot listen for signals");
         return Exit::Failed;
     };
-    let mut server = match Server::bind(loaded.config) {
+    let mut server = match Server::bind_over(loaded.config, Inherited::of_process()) {
         Ok(server) => server,
         Err(fault @ StartFault::Bind(..)) => {
             say(fault);
@@ -56,6 +58,7 @@ pub(super) async fn run(arguments: &Arguments) -> Exit {
         _ = terminate.recv() => return Exit::Done,
         _ = interrupt.recv() => return Exit::Done,
     }
+    supervisor::ready();
     let rereading = async {
         while hangup.recv().await.is_some() {
             match server.reread_certificates() {
@@ -73,6 +76,7 @@ pub(super) async fn run(arguments: &Arguments) -> Exit {
         _ = interrupt.recv() => {}
         () = rereading => {}
     }
+    supervisor::stopping();
     tracing::info!("draining: no new clients, open transactions may finish");
     tokio::select! {
         drained = server.drain() => {

@@ -4,10 +4,10 @@ use super::leaf::{Form, Leaf, Misread};
 
 /// Declares an enum, the words its variants are written as, and the remedy that lists them.
 macro_rules! choice {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $word:literal,)+ }) => {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])* $variant:ident = $word:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $name { $($(#[$doc])* $variant,)+ }
+        pub enum $name { $($(#[doc = $doc])* $variant,)+ }
 
         impl $name {
             /// The word it is written as.
@@ -20,6 +20,8 @@ macro_rules! choice {
         impl Leaf for $name {
             const FORM: Form = Form::Text;
             const EXAMPLE: &'static str = [$(concat!("\"", $word, "\"")),+][0];
+            const KIND: &'static str = "one of";
+            const WORDS: &'static [(&'static str, &'static str)] = &[$(($word, concat!($($doc),*))),+];
 
             fn parse(text: &str) -> Result<Self, Misread> {
                 match text {

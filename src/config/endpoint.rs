@@ -51,6 +51,7 @@ impl fmt::Display for Endpoint {
 impl Leaf for Endpoint {
     const FORM: Form = Form::Text;
     const EXAMPLE: &'static str = "\"10.0.0.5:25\"";
+    const KIND: &'static str = "host:port";
 
     fn parse(text: &str) -> Result<Self, Misread> {
         if let Some(rest) = text.strip_prefix(SMTPS) {

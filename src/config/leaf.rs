@@ -7,6 +7,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use serde_json::{Value, json};
+
 use crate::proto::address::{Domain, Mailbox};
 
 /// Why a text is not a value of its kind, and what would be.
@@ -41,6 +43,24 @@ pub(super) trait Leaf: Sized {
     const FORM: Form;
     /// A value of this kind as written in TOML, for remedies.
     const EXAMPLE: &'static str;
+    /// What the reference calls it.
+    const KIND: &'static str = "text";
+    /// The words it may be, each with its meaning, where it is one of a few.
+    const WORDS: &'static [(&'static str, &'static str)] = &[];
+    /// A regular expression (ECMA 262) that every text of this kind matches.
+    const PATTERN: Option<&'static str> = None;
+
+    /// The JSON schema of such a value.
+    fn schema() -> Value {
+        if !Self::WORDS.is_empty() {
+            return json!({ "enum": Self::WORDS.iter().map(|(word, _)| *word).collect::<Vec<_>>() });
+        }
+        let text = match Self::PATTERN {
+            Some(pattern) => json!({ "type": "string", "pattern": pattern }),
+            None => json!({ "type": "string" }),
+        };
+        if Self::FORM == Form::Quantity { json!({ "anyOf": [text, { "const": 0 }] }) } else { text }
+    }
 
     /// Reads the text of a value.
     fn parse(text: &str) -> Result<Self, Misread>;
@@ -53,6 +73,12 @@ pub(super) trait Leaf: Sized {
 impl<T: Leaf> Leaf for Option<T> {
     const FORM: Form = T::FORM;
     const EXAMPLE: &'static str = T::EXAMPLE;
+    const KIND: &'static str = T::KIND;
+    const WORDS: &'static [(&'static str, &'static str)] = T::WORDS;
+
+    fn schema() -> Value {
+        json!({ "anyOf": [T::schema(), { "const": "" }] })
+    }
 
     fn parse(text: &str) -> Result<Self, Misread> {
         if text.is_empty() { Ok(None) } else { T::parse(text).map(Some) }
@@ -66,6 +92,11 @@ impl<T: Leaf> Leaf for Option<T> {
 impl Leaf for usize {
     const FORM: Form = Form::Bare;
     const EXAMPLE: &'static str = "100";
+    const KIND: &'static str = "number";
+
+    fn schema() -> Value {
+        json!({ "type": "integer", "minimum": 0 })
+    }
 
     fn parse(text: &str) -> Result<Self, Misread> {
         text.parse().map_err(|_| Misread::new("not a whole number", "write a number such as 100"))
@@ -79,6 +110,11 @@ impl Leaf for usize {
 impl Leaf for bool {
     const FORM: Form = Form::Bare;
     const EXAMPLE: &'static str = "true";
+    const KIND: &'static str = "`true` or `false`";
+
+    fn schema() -> Value {
+        json!({ "type": "boolean" })
+    }
 
     fn parse(text: &str) -> Result<Self, Misread> {
         text.parse().map_err(|_| Misread::new("neither true nor false", "write true or false"))
@@ -92,6 +128,7 @@ impl Leaf for bool {
 impl Leaf for PathBuf {
     const FORM: Form = Form::Text;
     const EXAMPLE: &'static str = "\"/etc/backstop/recipients\"";
+    const KIND: &'static str = "path";
 
     fn parse(text: &str) -> Result<Self, Misread> {
         Ok(Self::from(text))
@@ -105,6 +142,8 @@ impl Leaf for PathBuf {
 impl Leaf for SocketAddr {
     const FORM: Form = Form::Text;
     const EXAMPLE: &'static str = "\"[::]:25\"";
+    const KIND: &'static str = "address:port";
+    const PATTERN: Option<&'static str> = Some(r"^(\[[0-9A-Fa-f:.]+\]|[0-9.]+):[0-9]{1,5}$");
 
     fn parse(text: &str) -> Result<Self, Misread> {
         text.parse().map_err(|_| {
@@ -121,6 +160,7 @@ impl Leaf for SocketAddr {
 impl Leaf for Domain {
     const FORM: Form = Form::Text;
     const EXAMPLE: &'static str = "\"mx.example.org\"";
+    const KIND: &'static str = "domain name";
 
     fn parse(text: &str) -> Result<Self, Misread> {
         Self::parse(text)
@@ -136,6 +176,7 @@ impl Leaf for Domain {
 impl Leaf for Mailbox {
     const FORM: Form = Form::Text;
     const EXAMPLE: &'static str = "\"postmaster@example.org\"";
+    const KIND: &'static str = "mail address";
 
     fn parse(text: &str) -> Result<Self, Misread> {
         let remedy = "write \"postmaster@example.org\", or \"\" for the default";

@@ -10,6 +10,7 @@
 mod certificate;
 mod check;
 mod choice;
+mod describe;
 mod endpoint;
 mod finding;
 mod leaf;
@@ -18,6 +19,7 @@ mod pin;
 mod read;
 mod recipients;
 mod routes;
+mod schema;
 mod secret;
 pub mod settings;
 mod source;
@@ -55,10 +57,17 @@ pub use validity::Validity;
 pub use value::{Period, Rate, Size};
 pub use word::{Filter, Keyword, Name};
 
+use describe::Description;
 use settings::Settings;
 
 /// The default file, with a comment for every key.
 pub const DEFAULT_FILE: &str = include_str!("../../deploy/backstop.toml");
+
+/// The JSON schema of the configuration file.
+#[must_use]
+pub fn schema() -> String {
+    format!("{:#}\n", schema::document(&Description::of::<Settings>()))
+}
 
 /// A configuration that can be used.
 #[derive(Debug, Clone)]

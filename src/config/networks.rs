@@ -40,6 +40,7 @@ impl Network {
 impl Leaf for Network {
     const FORM: Form = Form::Text;
     const EXAMPLE: &'static str = "\"10.0.0.0/8\"";
+    const KIND: &'static str = "network";
 
     fn parse(text: &str) -> Result<Self, Misread> {
         let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));

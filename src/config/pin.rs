@@ -43,6 +43,8 @@ impl fmt::Display for Pin {
 impl Leaf for Pin {
     const FORM: Form = Form::Text;
     const EXAMPLE: &'static str = "\"sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\"";
+    const KIND: &'static str = "pin of a key";
+    const PATTERN: Option<&'static str> = Some("^sha256//[A-Za-z0-9+/]{43}=$");
 
     fn parse(text: &str) -> Result<Self, Misread> {
         let remedy = "write \"sha256//\" and the 44 characters that `openssl x509 -noout -pubkey -in cert.pem | \

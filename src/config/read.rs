@@ -7,6 +7,7 @@
 use figment::Figment;
 use figment::value::{Dict, Value};
 
+use super::describe::{Description, Holds, Kind, json};
 use super::finding::{Finding, Findings, Origin, Written};
 use super::leaf::{Form, Leaf, Misread};
 use super::source;
@@ -25,6 +26,9 @@ pub(super) trait Setting: Sized {
 
     /// Writes it as TOML.
     fn write(&self, name: &str, out: &mut Writer<'_>);
+
+    /// What may stand there; this value where nothing does.
+    fn describe(&self) -> Holds;
 }
 
 /// A table of keys.
@@ -34,6 +38,9 @@ pub(super) trait Section: Default {
 
     /// Writes every key of the section.
     fn write_keys(&self, out: &mut Writer<'_>);
+
+    /// Describes every key of the section.
+    fn describe_keys(&self, out: &mut Description);
 }
 
 /// A section's keys that were not yet asked for.
@@ -127,6 +134,10 @@ impl<T: Leaf> Setting for T {
     fn write(&self, name: &str, out: &mut Writer<'_>) {
         out.line(name, &toml(self));
     }
+
+    fn describe(&self) -> Holds {
+        Holds::One(Kind::of::<T>(json(self)))
+    }
 }
 
 impl<T: Leaf> Setting for Vec<T> {
@@ -146,6 +157,10 @@ impl<T: Leaf> Setting for Vec<T> {
     fn write(&self, name: &str, out: &mut Writer<'_>) {
         let elements: Vec<String> = self.iter().map(toml).collect();
         out.line(name, &format!("[{}]", elements.join(", ")));
+    }
+
+    fn describe(&self) -> Holds {
+        Holds::List(Kind::of::<T>(self.iter().map(json).collect()))
     }
 }
 

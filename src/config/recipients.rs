@@ -34,6 +34,7 @@ impl Listed {
 impl Leaf for Listed {
     const FORM: Form = Form::Text;
     const EXAMPLE: &'static str = "\"ann@example.org\"";
+    const KIND: &'static str = "address or @domain";
 
     fn parse(text: &str) -> Result<Self, Misread> {
         let listed = match text.strip_prefix('@') {

@@ -35,6 +35,7 @@ impl fmt::Display for DomainPattern {
 impl Leaf for DomainPattern {
     const FORM: Form = Form::Text;
     const EXAMPLE: &'static str = "\"example.org\"";
+    const KIND: &'static str = "domain pattern";
 
     fn parse(text: &str) -> Result<Self, Misread> {
         if text == "*" {

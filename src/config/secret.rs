@@ -25,6 +25,7 @@ impl fmt::Debug for Secret {
 impl Leaf for Secret {
     const FORM: Form = Form::Secret;
     const EXAMPLE: &'static str = "\"a-long-random-text\"";
+    const KIND: &'static str = "secret";
 
     fn parse(text: &str) -> Result<Self, Misread> {
         if !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()) {

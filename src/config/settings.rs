@@ -13,6 +13,7 @@ use super::choice::{
     BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, ProxyProtocol,
     Received, RouteTls, RoutedRecipients, SourceKind, StageKind,
 };
+use super::describe::{Description, Holds};
 use super::endpoint::Endpoint;
 use super::networks::Network;
 use super::pin::Pin;
@@ -27,10 +28,10 @@ use crate::proto::address::{Domain, Mailbox};
 
 /// Declares a section: each key with its documentation, type and default.
 macro_rules! section {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $key:ident: $type:ty = $default:expr;)+ }) => {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])* $key:ident: $type:ty = $default:expr;)+ }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq)]
-        pub struct $name { $($(#[$doc])* pub $key: $type,)+ }
+        pub struct $name { $($(#[doc = $doc])* pub $key: $type,)+ }
 
         impl Default for $name {
             fn default() -> Self {
@@ -46,6 +47,10 @@ macro_rules! section {
             fn write_keys(&self, out: &mut Writer<'_>) {
                 $(self.$key.write(stringify!($key), out);)+
             }
+
+            fn describe_keys(&self, out: &mut Description) {
+                $(out.add(stringify!($key), concat!($($doc, "\n"),*), self.$key.describe());)+
+            }
         }
 
         impl Setting for $name {
@@ -56,6 +61,10 @@ macro_rules! section {
             fn write(&self, name: &str, out: &mut Writer<'_>) {
                 out.section(name, self);
             }
+
+            fn describe(&self) -> Holds {
+                Holds::Table(Description::of::<Self>())
+            }
         }
 
         impl Setting for Vec<$name> {
@@ -65,6 +74,10 @@ macro_rules! section {
 
             fn write(&self, name: &str, out: &mut Writer<'_>) {
                 out.sections(name, self);
+            }
+
+            fn describe(&self) -> Holds {
+                Holds::Tables(Description::of::<$name>())
             }
         }
     };
@@ -145,12 +158,12 @@ section! {
         domains: Vec<DomainPattern> = Vec::new();
         /// Who takes the mail, as `host:port`, `[ipv6]:port` or `smtps://host:465`.
         backends: Vec<Endpoint> = Vec::new();
+        /// What kind of server it is: other defaults for some keys of the route.
+        profile: Profile = Profile::Standard;
         /// How the backend learns the true client.
         client_address: ClientAddress = ClientAddress::None;
         /// Whether a `Received:` line is put before each message.
         received: Received = Received::Auto;
-        /// What kind of server it is: other defaults for some keys of the route.
-        profile: Profile = Profile::Standard;
         /// Whether backends are spoken to in TLS, and who they must prove to be. The same for probes.
         tls: RouteTls = RouteTls::Opportunistic;
         /// With tls `pin`: the SHA-256 of each key a backend may have.

@@ -88,12 +88,12 @@ pub struct Route {
     pub domains: Vec<DomainPattern>,
     /// Who takes the mail; at least one.
     pub backends: Vec<Endpoint>,
+    /// What kind of server it is; the presets are in the other keys already.
+    pub profile: Profile,
     /// How the backends learn the true client.
     pub client_address: ClientAddress,
     /// Whether a `Received:` line is put before each message.
     pub trace: Trace,
-    /// What kind of server it is; the presets are in the other keys already.
-    pub profile: Profile,
     /// How they, and those who are asked, are spoken to; no other route has one of them with another.
     pub tls: BackendTls,
     /// EHLO keywords never offered to clients, in capitals.

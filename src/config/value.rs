@@ -68,6 +68,8 @@ impl fmt::Display for Period {
 impl Leaf for Period {
     const FORM: Form = Form::Quantity;
     const EXAMPLE: &'static str = "\"10s\"";
+    const KIND: &'static str = "duration";
+    const PATTERN: Option<&'static str> = Some("^(0|[0-9]+(ms|s|m|h|d))$");
 
     fn parse(text: &str) -> Result<Self, Misread> {
         let period = parse(text, &PERIOD_UNITS).map(Duration::from_millis).map_err(|odd| match odd {
@@ -120,6 +122,8 @@ impl fmt::Display for Size {
 impl Leaf for Size {
     const FORM: Form = Form::Quantity;
     const EXAMPLE: &'static str = "\"25MiB\"";
+    const KIND: &'static str = "size";
+    const PATTERN: Option<&'static str> = Some("^(0|[0-9]+(B|KiB|MiB|GiB))$");
 
     fn parse(text: &str) -> Result<Self, Misread> {
         parse(text, &SIZE_UNITS).map(Self).map_err(|odd| match odd {
@@ -168,6 +172,8 @@ impl fmt::Display for Rate {
 impl Leaf for Rate {
     const FORM: Form = Form::Quantity;
     const EXAMPLE: &'static str = "\"500B/s\"";
+    const KIND: &'static str = "rate";
+    const PATTERN: Option<&'static str> = Some("^(0(/s)?|0B|[0-9]+(B|KiB|MiB|GiB)/s)$");
 
     fn parse(text: &str) -> Result<Self, Misread> {
         let size = text.strip_suffix("/s").unwrap_or(text);

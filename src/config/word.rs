@@ -25,6 +25,8 @@ impl Name {
 impl Leaf for Name {
     const FORM: Form = Form::Text;
     const EXAMPLE: &'static str = "\"exchange\"";
+    const KIND: &'static str = "name";
+    const PATTERN: Option<&'static str> = Some(r#"^[!-~]{1,64}$"#);
 
     fn parse(text: &str) -> Result<Self, Misread> {
         let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\');
@@ -55,6 +57,8 @@ impl Keyword {
 impl Leaf for Keyword {
     const FORM: Form = Form::Text;
     const EXAMPLE: &'static str = "\"DSN\"";
+    const KIND: &'static str = "EHLO keyword";
+    const PATTERN: Option<&'static str> = Some("^[A-Za-z0-9][A-Za-z0-9-]*$");
 
     fn parse(text: &str) -> Result<Self, Misread> {
         let well_formed = text.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -90,6 +94,7 @@ impl Filter {
 impl Leaf for Filter {
     const FORM: Form = Form::Text;
     const EXAMPLE: &'static str = "\"info\"";
+    const KIND: &'static str = "level or filter";
 
     fn parse(text: &str) -> Result<Self, Misread> {
         // tracing takes a lone word it does not know as the name of a module, so "inof" would silence the log.

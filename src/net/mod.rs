@@ -2,6 +2,7 @@
 
 pub mod client_key;
 pub mod dial;
+pub mod inherited;
 pub mod listen;
 pub mod stream;
 pub mod tls;

@@ -77,8 +77,8 @@ fn backends(config: &Config, dialer: &Dialer, metrics: &Metrics) -> Backends {
             let quota = Quota {
                 connections: route.max_connections,
                 eject: route.eject,
-                header,
                 refusals: route.verify.refusals_endured,
+                header,
                 tls: route.tls.clone(),
                 tls_handshake: config.timeouts.tls_handshake,
             };

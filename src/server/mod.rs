@@ -16,6 +16,7 @@ use crate::admin;
 use crate::backend::{Introduction, Use};
 use crate::config::{self, Config};
 use crate::net::dial::Dialer;
+use crate::net::inherited::Inherited;
 use crate::net::listen::Reach;
 use crate::session::Context;
 use crate::verify::{ListFault, TIDY_EVERY};
@@ -64,24 +65,33 @@ impl Server {
     /// # Errors
     /// [`StartFault`]; nothing is listened on then.
     pub fn bind(config: Config) -> Result<Self, StartFault> {
+        Self::bind_over(config, Inherited::default())
+    }
+
+    /// Binds as [`Self::bind`] does, but for sockets that were handed to us.
+    ///
+    /// # Errors
+    /// [`StartFault`]; nothing is listened on then.
+    pub fn bind_over(config: Config, inherited: Inherited) -> Result<Self, StartFault> {
         let dialer = Dialer::network();
         let context = Arc::new(assemble_with_store(config, &dialer)?);
-        let mut bound = Vec::new();
+        let mut sockets = Sockets { inherited, bound: Vec::new() };
         let mut doors = Vec::new();
         for listener in &context.config.listeners {
             for address in &listener.addresses {
                 let reach = if listener.transparent { Reach::Others } else { Reach::Own };
-                let socket = bind(*address, reach, &listener.name, &mut bound)?;
+                let socket = sockets.bind(*address, reach, &listener.name)?;
                 doors.push((listener.clone(), socket));
             }
         }
-        bound.iter().for_each(|bound| dialer.is_ours(bound.address));
+        sockets.bound.iter().for_each(|bound| dialer.is_ours(bound.address));
         let admin = match &context.config.admin {
-            Some(admin) => {
-                Some((bind(admin.address, Reach::Own, &"admin".into(), &mut bound)?, admin.clone()))
-            }
+            Some(admin) => Some((sockets.bind(admin.address, Reach::Own, &"admin".into())?, admin.clone())),
             None => None,
         };
+        for address in sockets.inherited.left() {
+            tracing::warn!(%address, "a socket was handed over that no listener has as its address");
+        }
         Ok(Self {
             context,
             doors,
@@ -89,7 +99,7 @@ impl Server {
             sessions: TaskTracker::new(),
             ended: CancellationToken::new(),
             serving: CancellationToken::new(),
-            bound,
+            bound: sockets.bound,
             started: tokio::time::Instant::now(),
         })
     }
@@ -196,17 +206,29 @@ pub enum Drained {
 /// What the last words to clients, to backends, and to the store may take.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-fn bind(
-    address: SocketAddr,
-    reach: Reach,
-    name: &Arc<str>,
-    bound: &mut Vec<Bound>,
-) -> Result<TcpListener, StartFault> {
-    let socket =
-        crate::net::listen::bind(address, reach).map_err(|fault| StartFault::Bind(address, fault))?;
-    let address = socket.local_addr().map_err(|fault| StartFault::Bind(address, fault))?;
-    bound.push(Bound { address, name: Arc::clone(name) });
-    Ok(socket)
+/// The sockets we listen on: those handed to us, else our own.
+struct Sockets {
+    inherited: Inherited,
+    bound: Vec<Bound>,
+}
+
+impl Sockets {
+    fn bind(
+        &mut self,
+        address: SocketAddr,
+        reach: Reach,
+        name: &Arc<str>,
+    ) -> Result<TcpListener, StartFault> {
+        let socket = match self.inherited.take(address) {
+            Ok(Some(socket)) => Ok(socket),
+            Ok(None) => crate::net::listen::bind(address, reach),
+            Err(fault) => Err(fault),
+        };
+        let socket = socket.map_err(|fault| StartFault::Bind(address, fault))?;
+        let address = socket.local_addr().map_err(|fault| StartFault::Bind(address, fault))?;
+        self.bound.push(Bound { address, name: Arc::clone(name) });
+        Ok(socket)
+    }
 }
 
 /// Greets every backend once, so that the first client is offered what they all can do. Bounded by

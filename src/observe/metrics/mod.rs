@@ -193,4 +193,6 @@ impl Default for Metrics {
 }
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;

@@ -1,0 +1,178 @@
+"""The Helm chart and the kustomizations: linted, rendered with each choice, held against Kubernetes' own schemas.
+
+usage: kubernetes.py KUBECTL [SCHEMA]
+
+SCHEMA is what `backstop config schema` prints: rendered configurations are held against it. No cluster is asked.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import helm_python
+import kubernetes_validate
+import yaml
+
+from configuration import faults_in
+
+DEPLOY = Path(__file__).resolve().parent.parent
+CHART = DEPLOY / "helm" / "backstop"
+KUBERNETES = ["1.28", "1.31", "1.34", "1.37"]
+
+# What the chart must refuse, and the word its message must have.
+REFUSED = [
+    ({"clientAddress": {"mode": "proxy"}}, "trusted"),
+    ({"clientAddress": {"mode": "elsewhere"}}, "clientAddress"),
+    ({"smtps": {"enabled": True}}, "certificate"),
+    ({"tls": {"required": True}}, "certificate"),
+    ({"tls": {"certManager": {"enabled": True}}}, "issuerRef"),
+    ({"sharedCache": {"mode": "external"}}, "urlSecret"),
+    ({"clientAddress": {"mode": "hostNetwork"}, "autoscaling": {"enabled": True}}, "hostNetwork"),
+    ({"config": "[log]\nformat = \"json\"\n"}, "[[route]]"),
+    ({"config": "[[listener]]\nname = \"mine\"\n[[route]]\n"}, "written by the chart"),
+    ({"replicas": 3}, "replicas"),
+    ({"service": {"port": 70000}}, "port"),
+    ({"image": {"digest": "latest"}}, "digest"),
+]
+
+# Kinds that are not Kubernetes' own: the keys of `spec` their definitions know, those that must be there first.
+FOREIGN = {
+    "ServiceMonitor": ({"selector", "endpoints"}, {"jobLabel", "namespaceSelector"}),
+    "PrometheusRule": ({"groups"}, set()),
+    "Certificate": ({"secretName", "issuerRef", "dnsNames"}, {"privateKey", "duration", "renewBefore"}),
+    "TCPRoute": ({"parentRefs", "rules"}, set()),
+}
+
+faults = []
+
+
+def fault(where, what):
+    faults.append(f"{where}: {what}")
+
+
+def check_object(where, item, schema):
+    kind = item.get("kind", "?")
+    where = f"{where}: {kind} {item.get('metadata', {}).get('name', '?')}"
+    if kind in FOREIGN:
+        needed, allowed = FOREIGN[kind]
+        keys = set(item["spec"])
+        if needed - keys or keys - needed - allowed:
+            fault(where, f"spec lacks {needed - keys}, does not know {keys - needed - allowed}")
+    else:
+        for version in KUBERNETES:
+            try:
+                kubernetes_validate.validate(item, version, strict=True)
+            except kubernetes_validate.ValidationError as error:
+                fault(where, f"Kubernetes {version}: {error}")
+    if kind == "PrometheusRule" and len(item["spec"]["groups"]) < 2:
+        fault(where, "has no alerts or no recording rules")
+    if "subPath" in json.dumps(item):
+        fault(where, "subPath: what is mounted so is never read again")
+    for key, text in item.get("data", {}).items() if kind == "ConfigMap" else []:
+        if key.endswith(".toml"):
+            for found in faults_in(text, schema):
+                fault(f"{where}: {key}", found)
+    template = item.get("spec", {}).get("template")
+    if template and kind in ("Deployment", "DaemonSet"):
+        check_pod(where, item, template)
+
+
+def check_pod(where, item, template):
+    """What the schemas do not hold: names that must meet."""
+    labels, pod = template["metadata"]["labels"], template["spec"]
+    if not item["spec"]["selector"]["matchLabels"].items() <= labels.items():
+        fault(where, "its selector does not choose its own pods")
+    if pod.get("automountServiceAccountToken") is not False or pod.get("enableServiceLinks") is not False:
+        fault(where, "a token or service links are put into the pod")
+    volumes = {volume["name"] for volume in pod.get("volumes", [])}
+    for container in pod["containers"]:
+        ports = {port["name"] for port in container.get("ports", [])}
+        for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+            probe = container.get(name, {})
+            asked = (probe.get("httpGet") or probe.get("tcpSocket") or {}).get("port")
+            if asked is not None and asked not in ports:
+                fault(where, f"{name} asks the port {asked}, which is not there")
+        for mount in container.get("volumeMounts", []):
+            if mount["name"] not in volumes:
+                fault(where, f"mounts {mount['name']}, which is no volume")
+        security = container.get("securityContext", {})
+        if security.get("capabilities", {}).get("drop") != ["ALL"] or not security.get("readOnlyRootFilesystem"):
+            fault(where, f"{container['name']} may do more than it needs")
+
+
+def check_set(where, items, schema):
+    """All objects of one rendering."""
+    pods = [
+        item["spec"]["template"]["metadata"]["labels"]
+        for item in items
+        if item["kind"] in ("Deployment", "DaemonSet")
+    ]
+    for item in items:
+        check_object(where, item, schema)
+        selector = item.get("spec", {}).get("selector", {})
+        if item["kind"] == "Service" and not any(selector.items() <= labels.items() for labels in pods):
+            fault(where, f"the Service {item['metadata']['name']} leads to no pod")
+    print(f"{where}: {', '.join(sorted(item['kind'] for item in items))}")
+
+
+def documents(text):
+    return [item for item in yaml.safe_load_all(text) if item]
+
+
+def check_chart(schema):
+    choices = {"defaults": {}}
+    for path in sorted((CHART / "ci").glob("*-values.yaml")):
+        choices[path.stem] = yaml.safe_load(path.read_text())
+    for name, values in choices.items():
+        where = f"chart with {name}"
+        linted = helm_python.lint(str(CHART), values, strict=True, namespace="mail")
+        for message in linted.get("messages", []):
+            if message.get("severity", 0) > 1 or "rror" in str(message.get("severity")):
+                fault(where, f"lint: {message}")
+        if linted.get("errors"):
+            fault(where, f"lint: {linted['errors']}")
+        with helm_python.Chart.load(str(CHART)) as chart:
+            chart.validate_schema(values)
+            rendered = chart.render(values, name="mx", namespace="mail")
+        notes = [text for path, text in rendered.items() if path.endswith("NOTES.txt")]
+        if notes and not notes[0].strip():
+            fault(where, "the notes are empty")
+        manifests = "\n---\n".join(text for path, text in rendered.items() if path.endswith(".yaml"))
+        check_set(where, documents(manifests), schema)
+    for values, word in REFUSED:
+        try:
+            with helm_python.Chart.load(str(CHART)) as chart:
+                chart.validate_schema(values)
+                chart.render(values, name="mx", namespace="mail")
+        except helm_python.HelmError as error:
+            if word not in str(error):
+                fault("chart", f"{values} is refused without the word {word}: {error}")
+        else:
+            fault("chart", f"{values} should be refused")
+    print(f"chart: {len(REFUSED)} wrong choices refused")
+
+
+def check_kustomizations(kubectl, schema):
+    for directory in [DEPLOY / "kustomize/base", *sorted((DEPLOY / "kustomize/overlays").iterdir())]:
+        where = f"kustomize {directory.name}"
+        built = subprocess.run([kubectl, "kustomize", directory], capture_output=True, text=True, check=False)
+        if built.returncode or built.stderr.strip():
+            fault(where, built.stderr.strip())
+        else:
+            check_set(where, documents(built.stdout), schema)
+    for path in sorted((DEPLOY / "kustomize/examples").glob("*.yaml")):
+        for item in documents(path.read_text()):
+            check_object(path.name, item, schema)
+
+
+def main():
+    schema = json.loads(Path(sys.argv[2]).read_text()) if len(sys.argv) > 2 else None
+    check_chart(schema)
+    check_kustomizations(sys.argv[1], schema)
+    for text in faults:
+        print(f"FAULT {text}", file=sys.stderr)
+    sys.exit(bool(faults))
+
+
+main()
