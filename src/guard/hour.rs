@@ -6,9 +6,9 @@
 /// Seconds of a span.
 const SPAN: u32 = 180;
 /// Spans in an hour.
-const HOUR: u32 = 3600 / SPAN;
+const HOUR: u8 = 20;
 /// Spans kept: the one that is going on, and an hour before it.
-const SPANS: usize = HOUR as usize + 1;
+const SPANS: u8 = HOUR + 1;
 
 /// Seconds since the table of clients began.
 pub(super) type Second = u32;
@@ -26,7 +26,7 @@ pub struct Tally {
 #[derive(Debug, Default)]
 pub(super) struct Hour {
     /// By number of the span, modulo their number.
-    spans: [Span; SPANS],
+    spans: [Span; SPANS as usize],
     /// When something was added last.
     seen: Second,
 }
@@ -78,7 +78,7 @@ impl Hour {
     /// Adds what was asked for now.
     pub(super) fn add(&mut self, now: Second, tally: Tally) {
         let (newest, current) = (self.seen / SPAN, now / SPAN);
-        for behind in 1..=current.saturating_sub(newest).min(SPANS as u32) {
+        for behind in 1..=current.saturating_sub(newest).min(SPANS.into()) {
             self.spans[place(newest.wrapping_add(behind))] = Span::default();
         }
         self.seen = self.seen.max(now);
@@ -90,10 +90,10 @@ impl Hour {
         let (newest, current) = (self.seen / SPAN, now / SPAN);
         let mut whole = Tally::default();
         // Spans behind the newest are what they were an hour and more ago.
-        for number in current.saturating_sub(HOUR - 1)..=current.min(newest) {
+        for number in current.saturating_sub(u32::from(HOUR) - 1)..=current.min(newest) {
             whole = whole.plus(self.span(newest, number));
         }
-        let Some(oldest) = current.checked_sub(HOUR) else { return whole };
+        let Some(oldest) = current.checked_sub(HOUR.into()) else { return whole };
         let within = SPAN - now % SPAN;
         let Tally { unknown, known } = self.span(newest, oldest);
         whole.plus(Tally { unknown: unknown * within / SPAN, known: known * within / SPAN })
@@ -101,7 +101,7 @@ impl Hour {
 
     /// What is known of a span, where it is still kept.
     fn span(&self, newest: u32, number: u32) -> Tally {
-        if number > newest || newest - number > HOUR {
+        if number > newest || newest - number > HOUR.into() {
             return Tally::default();
         }
         let Span { unknown, known } = self.spans[place(number)];
@@ -134,7 +134,7 @@ impl Span {
 }
 
 const fn place(span: u32) -> usize {
-    span as usize % SPANS
+    span as usize % SPANS as usize
 }
 
 #[cfg(test)]

@@ -248,7 +248,7 @@ mod tests {
             record.named_unknown(now);
         });
         ledger.change(client(1), now, |record| {
-            record.sentence(Sentence { until: now + 1000, reason: UNKNOWN })
+            record.sentence(Sentence { until: now + 1000, reason: UNKNOWN });
         });
         let newcomers = 1000..;
         let last = u32::try_from(WAYS).unwrap();
