@@ -49,7 +49,7 @@ fn harvest() -> Arc<Harvest> {
 fn client(number: u32) -> ClientKey {
     let v4 = Ipv4Addr::from_bits(0x0b00_0000 + number);
     let v6 = Ipv6Addr::from_bits((0x2001_0db8_u128 << 96) | (u128::from(number) << 64));
-    ClientKey::of(if number % 2 == 0 { IpAddr::V4(v4) } else { IpAddr::V6(v6) })
+    ClientKey::of(if number.is_multiple_of(2) { IpAddr::V4(v4) } else { IpAddr::V6(v6) })
 }
 
 /// Ten million clients, each of which asks once; first harmless ones, then as many that name an unknown recipient.

@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Refusals in one session after which it is left until the backend has shown that it endures more: Postfix slows
-/// down after 10.
-const REFUSALS_ENDURED: u32 = 10;
+/// Refusals in one session after which it is left until the backend has shown that it endures more: from the tenth on
+/// each further reply of Postfix, also to RSET and to QUIT, takes a second.
+const REFUSALS_ENDURED: u32 = 9;
 /// More are never dared.
 const MOST_REFUSALS: u32 = 1000;
 /// Questions asked in one write.
 pub const MAX_BATCH: usize = 16;
+/// The same until its pace is known: behind a tarpit of five seconds a refusal the last of them is answered after 20.
+const FIRST_BATCH: usize = 4;
 /// What the answers to one batch may take together: whoever waits behind it waits as long.
 const BATCH_TIME: Duration = Duration::from_secs(2);
 /// Answers that take so long, and [`SLOWER`] times as long as usual, while we ask for more than was proved, show that the backend has had enough.
@@ -32,7 +34,7 @@ pub struct Habits {
     /// Recipients it takes in one transaction of a probe; 1 until it has shown more.
     recipients: AtomicU32,
     tried: Mutex<Option<Instant>>,
-    /// Microseconds it takes for an answer, smoothed.
+    /// Microseconds it takes for an answer, smoothed, at least 1; 0 is not known.
     pace: AtomicU64,
 }
 
@@ -165,8 +167,12 @@ impl Habits {
         let (old, new) =
             (self.pace.load(Ordering::Relaxed), u64::try_from(each.as_micros()).unwrap_or(u64::MAX));
         // Slowness is believed at once, haste by and by.
-        let pace = if new > old { old / 2 + new / 2 } else { old - (old - new) / 4 };
-        self.pace.store(pace, Ordering::Relaxed);
+        let pace = match old {
+            0 => new,
+            _ if new > old => old / 2 + new / 2,
+            _ => old - (old - new) / 4,
+        };
+        self.pace.store(pace.max(1), Ordering::Relaxed);
     }
 
     fn patience(&self) -> MutexGuard<'_, Patience> {
@@ -176,7 +182,10 @@ impl Habits {
     /// Questions that may be asked in one write: fewer where each answer takes long, as with a tarpit.
     #[must_use]
     pub fn batch(&self) -> usize {
-        let pace = self.pace.load(Ordering::Relaxed).max(1);
+        let pace = self.pace.load(Ordering::Relaxed);
+        if pace == 0 {
+            return FIRST_BATCH;
+        }
         let most = u64::try_from(BATCH_TIME.as_micros()).unwrap_or(u64::MAX) / pace;
         usize::try_from(most).unwrap_or(MAX_BATCH).clamp(1, MAX_BATCH)
     }
@@ -200,7 +209,7 @@ mod tests {
         habits.cut_off_after(0);
         assert_eq!(habits.endured(), REFUSALS_ENDURED, "it ended for another reason");
         habits.cut_off_after(3);
-        assert_eq!(habits.endured(), 5);
+        assert_eq!(habits.endured(), 4);
         habits.cut_off_after(3);
         assert_eq!(habits.endured(), 3);
         for expected in [4, 5, 6] {
@@ -214,14 +223,14 @@ mod tests {
         let habits = Habits::starting_with(REFUSALS_ENDURED);
         habits.answered(10, Duration::from_millis(10));
         habits.endured_all();
-        assert_eq!(habits.endured(), 11);
-        habits.answered(11, Duration::from_millis(1010));
-        assert_eq!(habits.endured(), 10, "the eleventh refusal was slept upon");
+        assert_eq!(habits.endured(), 10);
+        habits.answered(10, Duration::from_millis(1010));
+        assert_eq!(habits.endured(), 9, "the tenth refusal was slept upon");
         assert_eq!(habits.batch(), MAX_BATCH, "which says nothing of its pace");
         habits.endured_all();
-        assert_eq!(habits.endured(), 10, "not dared again at once");
+        assert_eq!(habits.endured(), 9, "not dared again at once");
         tokio::time::advance(TRIAL_EVERY).await;
-        for expected in [11, 13, 17, 25] {
+        for expected in [10, 12, 16, 24] {
             habits.endured_all();
             assert_eq!(habits.endured(), expected);
         }
@@ -250,6 +259,9 @@ mod tests {
     #[test]
     fn a_slow_store_is_asked_little_at_a_time() {
         let habits = Habits::starting_with(REFUSALS_ENDURED);
+        assert_eq!(habits.batch(), FIRST_BATCH, "it may be a tarpit");
+        habits.answered(10, Duration::ZERO);
+        assert_eq!(habits.batch(), MAX_BATCH);
         habits.answered(10, Duration::from_millis(10));
         assert_eq!(habits.batch(), MAX_BATCH);
         for _ in 0..5 {

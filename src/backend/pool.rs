@@ -8,7 +8,7 @@
 //! A session that is kept holds no permit: who waits for one would never get it. It stands in a slot nobody
 //! needs, and leaves when a new connection needs that slot, or the backend finds that there are too many.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -438,10 +438,10 @@ pub struct Quota {
     pub tls_handshake: Duration,
 }
 
-/// All backends, by where they listen.
+/// All backends, by where they listen, and in that order.
 #[derive(Debug)]
 pub struct Backends {
-    by_endpoint: HashMap<Endpoint, Arc<Backend>>,
+    by_endpoint: BTreeMap<Endpoint, Arc<Backend>>,
 }
 
 impl Backends {
@@ -452,7 +452,7 @@ impl Backends {
         identity: &Identity,
         patience: Patience,
     ) -> Self {
-        let mut named: HashMap<Endpoint, (Quota, Vec<BackendMetrics>)> = HashMap::new();
+        let mut named: BTreeMap<Endpoint, (Quota, Vec<BackendMetrics>)> = BTreeMap::new();
         for (endpoint, quota, series) in endpoints {
             let (least, metrics) = named.entry(endpoint).or_insert_with(|| (quota.clone(), Vec::new()));
             least.connections = least.connections.min(quota.connections);

@@ -8,7 +8,7 @@ use super::leaf::{Form, Leaf, Misread};
 use crate::proto::address::Domain;
 
 /// A backend's host and port.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
     /// A host name in A-labels, or an IP address without brackets.
     pub host: String,
@@ -19,7 +19,7 @@ pub struct Endpoint {
 }
 
 /// When TLS begins, if it does (RFC 8314 §3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EndpointTls {
     /// After the greetings, with STARTTLS.
     Negotiated,

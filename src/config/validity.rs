@@ -88,7 +88,26 @@ fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_octets_are_too_odd(octets in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = (Validity::of(&octets), time(&octets));
+        }
+
+        #[test]
+        fn nor_is_a_certificate_that_was_damaged(place in any::<prop::sample::Index>(), octet in any::<u8>()) {
+            let made = rcgen::generate_simple_self_signed(["mx.example.org".to_owned()]).unwrap();
+            let mut der = made.cert.der().to_vec();
+            assert!(Validity::of(&der).is_some_and(|whole| whole.from < whole.until));
+            let place = place.index(der.len());
+            der[place] = octet;
+            let _ = Validity::of(&der);
+        }
+    }
 
     #[test]
     fn days_are_those_of_the_calendar() {

@@ -34,6 +34,7 @@ pub struct SessionRecord {
     client: SocketAddr,
     /// The other end of the socket, where that is a front.
     via: Option<SocketAddr>,
+    /// As it was said, like `from`: it is noted again with every command, and escaped once.
     helo: Option<String>,
     from: Option<String>,
     backend: Option<String>,
@@ -68,12 +69,12 @@ impl SessionRecord {
 
     /// The client called itself so in HELO or EHLO; the last one counts.
     pub fn helo(&mut self, name: &str) {
-        self.helo = Some(Escaped(name).to_string());
+        note(&mut self.helo, name);
     }
 
     /// A transaction began with this envelope sender, without brackets; the last one counts.
     pub fn from(&mut self, sender: &str) {
-        self.from = Some(format!("<{}>", Escaped(sender)));
+        note(&mut self.from, sender);
     }
 
     /// A backend was attached; the last one counts.
@@ -100,10 +101,10 @@ impl SessionRecord {
             listener = %self.listener,
             client = %self.client,
             via = self.via.map(tracing::field::display),
-            helo = self.helo,
+            helo = self.helo.as_deref().map(|name| Escaped(name).to_string()),
             tls = self.tls.as_ref().map(ToString::to_string),
             sni = self.sni(),
-            from = self.from,
+            from = self.from.as_deref().map(|sender| format!("<{}>", Escaped(sender))),
             recipients.accepted = recipients(RecipientResult::Accepted),
             recipients.unknown = recipients(RecipientResult::Unknown),
             recipients.undetermined = recipients(RecipientResult::Undetermined),
@@ -117,6 +118,13 @@ impl SessionRecord {
             end = end.as_str(),
             "session"
         );
+    }
+}
+
+/// Most often what is noted is what was noted before.
+fn note(noted: &mut Option<String>, said: &str) {
+    if noted.as_deref() != Some(said) {
+        *noted = Some(said.to_owned());
     }
 }
 

@@ -17,7 +17,15 @@ use crate::verify::{ListFault, Verifier, bounds};
 /// # Errors
 /// [`ListFault`] when a recipient file cannot be read.
 pub fn assemble(config: Config, dialer: &Dialer) -> Result<Context, ListFault> {
-    assemble_with(config, dialer, in_memory)
+    assemble_counting(config, dialer, Metrics::new())
+}
+
+/// The same, counting into `metrics`, which others may count into, too.
+///
+/// # Errors
+/// Those of [`assemble`].
+pub fn assemble_counting(config: Config, dialer: &Dialer, metrics: Metrics) -> Result<Context, ListFault> {
+    assemble_with(config, dialer, metrics, in_memory)
 }
 
 /// The same with the store, where one is configured: what it knows is known, and it keeps what is learnt.
@@ -25,7 +33,7 @@ pub fn assemble(config: Config, dialer: &Dialer) -> Result<Context, ListFault> {
 /// # Errors
 /// Those of [`assemble`]. A store that cannot be used is none: it is warned about, and done without.
 pub fn assemble_with_store(config: Config, dialer: &Dialer) -> Result<Context, ListFault> {
-    assemble_with(config, dialer, stored)
+    assemble_with(config, dialer, Metrics::new(), stored)
 }
 
 fn in_memory(verifier: Verifier, config: &Config) -> Verifier {
@@ -51,9 +59,9 @@ fn stored(verifier: Verifier, config: &Config) -> Verifier {
 fn assemble_with(
     config: Config,
     dialer: &Dialer,
+    metrics: Metrics,
     remembering: fn(Verifier, &Config) -> Verifier,
 ) -> Result<Context, ListFault> {
-    let metrics = Metrics::new();
     let backends = Arc::new(backends(&config, dialer, &metrics));
     let alarms = Alarms::default();
     let verifier = remembering(Verifier::new(&config, &backends, &metrics, &alarms)?, &config);

@@ -21,7 +21,7 @@ use crate::net::listen::Reach;
 use crate::session::Context;
 use crate::verify::{ListFault, TIDY_EVERY};
 
-pub use assemble::{assemble, assemble_with_store};
+pub use assemble::{assemble, assemble_counting, assemble_with_store};
 
 /// Why the proxy does not start.
 #[derive(Debug, thiserror::Error)]

@@ -259,9 +259,11 @@ impl Client {
             self.compact();
             let reading = read_some(&mut self.stream, &mut self.input);
             let read = tokio::select! {
-                read = before(deadline, reading, || patience.is_spent(began)) => read,
-                () = drain.idle_ends(), if committed == Committed::ToNothing && !begun => return Heard::Drain,
+                // The end first, or a client that always has something to say would outlive it.
+                biased;
                 () = drain.all_end() => return Heard::Drain,
+                () = drain.idle_ends(), if committed == Committed::ToNothing && !begun => return Heard::Drain,
+                read = before(deadline, reading, || patience.is_spent(began)) => read,
             };
             match read {
                 None => return Heard::Timeout,

@@ -117,8 +117,9 @@ impl Body {
             }
             let reading = self.pace.read(client, limits);
             tokio::select! {
-                read = reading => read?,
+                biased;
                 stop = interrupted(backend) => return Ok(BodyEnd::Stopped(stop)),
+                read = reading => read?,
             }
         }
     }
@@ -232,8 +233,9 @@ impl Pace {
                 && limits.holds.as_ref().is_some_and(|budget| budget.is_scarce())
         };
         let read = tokio::select! {
-            read = before(deadline, client.read_body(), holds_up) => read,
+            biased;
             () = limits.drain.all_end() => return Err(Loss::Drained),
+            read = before(deadline, client.read_body(), holds_up) => read,
         };
         let octets = read.ok_or(Loss::Timeout)?.map_err(|_| Loss::Gone)?;
         if octets == 0 {

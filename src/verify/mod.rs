@@ -323,6 +323,7 @@ impl Verifier {
     /// The delivery port refused `mailbox` itself: a good entry is gone at once. Gives what that says of the store.
     pub fn contradicted(&self, route: &Route, mailbox: &Mailbox) -> Contradicted {
         let Some((_, subject)) = self.question(route, mailbox) else { return Contradicted::Nothing };
+        subject.scope.forget(subject.entry());
         let held = self.shared.cache.held_good(subject.entry());
         if held {
             subject.scope.turned(mailbox);
@@ -390,6 +391,7 @@ impl Verifier {
     pub fn forget(&self, route: &Route, mailbox: &Mailbox) {
         if let Some((callout, subject)) = self.question(route, mailbox) {
             callout.prober.forget(subject.key);
+            subject.scope.forget(subject.entry());
             self.shared.cache.forget(subject.entry());
         }
     }

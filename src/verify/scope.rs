@@ -37,8 +37,12 @@ struct State {
     delivery: Test,
     brake: Brake,
     witnesses: VecDeque<Mailbox>,
+    /// Entries that would be good if the store proved truthful: their answers came before that of the random name.
+    provisional: Vec<Key>,
 }
 
+/// Good answers that wait for a test.
+const MAX_PROVISIONAL: usize = 64;
 /// Recipients kept for comparison.
 const WITNESSES: usize = 2;
 
@@ -121,6 +125,7 @@ impl Scope {
                 delivery: Test::new(),
                 brake: Brake::default(),
                 witnesses: VecDeque::new(),
+                provisional: Vec::new(),
             }),
         })
     }
@@ -267,6 +272,32 @@ impl Scope {
         let braking = state.brake.knows();
         drop(state);
         self.braked(braking);
+    }
+
+    /// The answer for `entry` was good, and whether that means anything is being tested.
+    pub(super) fn provisionally(&self, entry: Key) {
+        let mut state = self.state();
+        if state.provisional.len() < MAX_PROVISIONAL {
+            state.provisional.push(entry);
+        }
+    }
+
+    /// What was good provisionally and is so now that the store proved truthful. Where it proved blind nothing is.
+    pub(super) fn proved(&self) -> Vec<Key> {
+        let mut state = self.state();
+        match state.recipient.truth() {
+            Truth::Untested => Vec::new(),
+            Truth::Truthful => std::mem::take(&mut state.provisional),
+            Truth::Blind => {
+                state.provisional.clear();
+                Vec::new()
+            }
+        }
+    }
+
+    /// Nothing that was said of `entry` holds any more.
+    pub(super) fn forget(&self, entry: Key) {
+        self.state().provisional.retain(|other| *other != entry);
     }
 
     /// Recipients the store knew a moment ago, latest first.

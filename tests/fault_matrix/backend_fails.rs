@@ -133,9 +133,8 @@ const MATRIX: &[Row] = &[
     row(Probe, FirstRcpt,       Once,   [OK,  OK,        OK,        GO,     OK    ], BOTH,   [Good,    Good   ]),
     row(Probe, SecondRcpt,      Always, [OK,  OK,        UNASKED,   GO,     OK    ], ANNA,   [Good,    Nothing]),
     row(Probe, SecondRcpt,      Once,   [OK,  OK,        OK,        GO,     OK    ], BOTH,   [Good,    Good   ]),
-    // The first good answer came without that of the random name beside it, which shows that the store is truthful.
-    row(Probe, Rset,            Always, [OK,  OK,        OK,        GO,     OK    ], BOTH,   [Nothing, Good   ]),
-    row(Probe, Rset,            Once,   [OK,  OK,        OK,        GO,     OK    ], BOTH,   [Nothing, Good   ]),
+    row(Probe, Rset,            Always, [OK,  OK,        OK,        GO,     OK    ], BOTH,   [Good,    Good   ]),
+    row(Probe, Rset,            Once,   [OK,  OK,        OK,        GO,     OK    ], BOTH,   [Good,    Good   ]),
 
     row(Fresh, Connect,         Always, [OK,  UNREACHED, UNREACHED, UNSAID, UNSAID], NONE,   [Good,    Good   ]),
     row(Fresh, Greeting,        Always, [OK,  UNREACHED, UNREACHED, UNSAID, UNSAID], NONE,   [Good,    Good   ]),

@@ -4,11 +4,11 @@
 //! the first thing a paused clock jumps to.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
@@ -53,6 +53,22 @@ impl Client {
     /// Connects over TCP; the greeting is not read yet.
     pub async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("the server listens");
+        Self::connected(stream)
+    }
+
+    /// The same from an address of our own choice: everything in 127.0.0.0/8 is loopback's.
+    pub async fn connect_from(source: Ipv4Addr, address: SocketAddr) -> Self {
+        Self::try_connect_from(source, address).await.expect("the server listens")
+    }
+
+    /// The same where a server that takes no connection is no fault of the test.
+    pub async fn try_connect_from(source: Ipv4Addr, address: SocketAddr) -> std::io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::from((source, 0)))?;
+        socket.connect(address).await.map(Self::connected)
+    }
+
+    fn connected(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("an open socket");
         Self { patience: Some(PATIENCE), ..Self::over(stream) }
     }

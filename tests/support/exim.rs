@@ -48,6 +48,19 @@ impl Exim {
 
     /// The same with more options of the main section, a line each.
     pub async fn start_with(mailboxes: &[&str], options: &str) -> Option<Self> {
+        let configuration = |root: &Path, address| {
+            options.to_owned() + &general(root, address) + &with_mailboxes(root, mailboxes)
+        };
+        Self::start_as(configuration).await
+    }
+
+    /// Starts one that has no mailboxes and asks `store` about each recipient of the domain (a callout); none where
+    /// there is no Exim.
+    pub async fn start_before(store: SocketAddr, domain: &str) -> Option<Self> {
+        Self::start_as(|root, address| general(root, address) + &with_callout(store, domain)).await
+    }
+
+    async fn start_as(configuration: impl Fn(&Path, SocketAddr) -> String) -> Option<Self> {
         let fetched = Path::new(env!("CARGO_TARGET_TMPDIR")).join("exim");
         if !FILES.iter().all(|file| fetched.join(file).exists()) {
             // Past the test runner, which would keep it to itself when the test passes.
@@ -59,7 +72,7 @@ impl Exim {
             return None;
         }
         loop {
-            let mut exim = Self::laid_out(&fetched, mailboxes, options);
+            let mut exim = Self::laid_out(&fetched, &configuration);
             if exim.run().await == Up::Ready {
                 return Some(exim);
             }
@@ -96,7 +109,7 @@ impl Exim {
     }
 
     /// Makes its directory, all of it belonging to whom it runs as.
-    fn laid_out(fetched: &Path, mailboxes: &[&str], options: &str) -> Self {
+    fn laid_out(fetched: &Path, configuration: impl Fn(&Path, SocketAddr) -> String) -> Self {
         let directory = Directory::new("exim");
         let address = free_address();
         let root = directory.path();
@@ -108,7 +121,7 @@ impl Exim {
             let file = entry.expect("a readable directory").path();
             fs::copy(&file, root.join("bin").join(file.file_name().expect("a named file"))).expect("a copy");
         }
-        directory.write("exim.conf", options.to_owned() + &configuration(root, address, mailboxes));
+        directory.write("exim.conf", configuration(root, address));
         let owner = fs::metadata(root).expect("our own").uid();
         let user = if owner == 0 { NOBODY } else { owner };
         directory.write("passwd", format!("Debian-exim:x:{user}:{user}::/nonexistent:/bin/false\n"));
@@ -202,12 +215,8 @@ fn is_empty(directory: &Path) -> bool {
     fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none())
 }
 
-/// Only what receiving and delivering to local mailboxes takes. The limits that would end a busy session are off.
-fn configuration(root: &Path, address: SocketAddr, mailboxes: &[&str]) -> String {
-    let parts = || mailboxes.iter().filter_map(|mailbox| mailbox.rsplit_once('@'));
-    let list = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(" : ");
-    let users = list(parts().map(|(user, _)| user).collect());
-    let domains = list(parts().map(|(_, domain)| domain).collect());
+/// Only what receiving takes. The limits that would end a busy session are off.
+fn general(root: &Path, address: SocketAddr) -> String {
     let host = host_name(root);
     let (ip, port) = (address.ip(), address.port());
     let root = root.display();
@@ -229,7 +238,19 @@ smtp_accept_max_nonmail = 1000000
 smtp_accept_queue_per_connection = 0
 message_size_limit = 0
 log_selector = +smtp_connection
+"
+    )
+}
 
+/// Delivering to local mailboxes.
+fn with_mailboxes(root: &Path, mailboxes: &[&str]) -> String {
+    let parts = || mailboxes.iter().filter_map(|mailbox| mailbox.rsplit_once('@'));
+    let list = |names: BTreeSet<&str>| names.into_iter().collect::<Vec<_>>().join(" : ");
+    let users = list(parts().map(|(user, _)| user).collect());
+    let domains = list(parts().map(|(_, domain)| domain).collect());
+    let root = root.display();
+    format!(
+        "
 begin acl
 recipient:
   accept domains = {domains}
@@ -251,6 +272,35 @@ maildir:
   return_path_add
   envelope_to_add
   delivery_date_add
+"
+    )
+}
+
+/// Asking another server about each recipient while the client waits.
+fn with_callout(store: SocketAddr, domain: &str) -> String {
+    let (ip, port) = (store.ip(), store.port());
+    format!(
+        "smtp_connect_backlog = 500
+
+begin acl
+recipient:
+  accept domains = {domain}
+         verify = recipient/callout=30s
+  deny
+
+begin routers
+store:
+  driver = manualroute
+  domains = {domain}
+  route_list = * {ip}
+  self = send
+  transport = store
+
+begin transports
+store:
+  driver = smtp
+  port = {port}
+  hosts_avoid_tls = *
 "
     )
 }

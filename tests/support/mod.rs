@@ -7,6 +7,7 @@
 //! - `namespaces`: hosts of our own, where the machine lets us have them.
 //! - `backend`: a scripted SMTP server that does exactly the wrong thing on request, over TCP or in memory.
 //! - `client`: a raw SMTP client that sends what it is told, in the segments it is told.
+//! - `attack`: names nobody has, from many connections, and what they heard.
 //! - `sender`: swaks and Python's smtplib, the clients we did not write.
 //! - `backstop`: the built binary with a configuration, its log, its memory and its end.
 //! - `admin`: HTTP to its admin endpoint.
@@ -28,6 +29,7 @@ use tokio::time::{Instant, sleep};
 
 pub mod admin;
 pub mod aiosmtpd;
+pub mod attack;
 pub mod backend;
 pub mod backstop;
 pub mod certificate;

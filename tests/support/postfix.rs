@@ -60,6 +60,26 @@ impl Postfix {
         }
     }
 
+    /// Starts an instance without mailboxes that asks `store` about each recipient of the domain
+    /// (`reject_unverified_recipient`): as its documentation says, and with the shortest wait it has.
+    pub async fn start_before(store: SocketAddr, domain: &str) -> Self {
+        let transport = format!("relay:[{}]:{}", store.ip(), store.port());
+        let parameters = [
+            ("relay_domains", domain),
+            ("relay_transport", &transport),
+            ("smtpd_recipient_restrictions", "reject_unauth_destination, reject_unverified_recipient"),
+            ("unverified_recipient_reject_code", "550"),
+            ("address_verify_poll_delay", "1s"),
+            ("default_process_limit", "300"),
+            ("smtpd_soft_error_limit", "1000000"),
+            ("smtpd_hard_error_limit", "1000000"),
+            ("smtpd_junk_command_limit", "1000000"),
+            ("debug_peer_list", ""),
+            ("smtp_host_lookup", "native"),
+        ];
+        Self::start_with(&[], &parameters).await
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -326,7 +346,8 @@ fn main_cf(root: &Path, mailboxes: &[&str], more: &[(&str, &str)]) -> String {
     parameters.iter().map(|(name, value)| format!("{name} = {value}\n")).collect()
 }
 
-/// Only what receiving and delivering to virtual mailboxes takes; nothing in a chroot, nothing that sends mail out.
+/// Only what receiving and delivering to virtual mailboxes takes, and what a front takes that asks a store (which only
+/// [`Postfix::start_before`] has relay domains for); nothing in a chroot.
 fn master_cf(address: SocketAddr) -> String {
     format!(
         "{address} inet n - n - - smtpd\n\
@@ -343,6 +364,8 @@ fn master_cf(address: SocketAddr) -> String {
          virtual unix - n n - - virtual\n\
          anvil unix - - n - 1 anvil\n\
          tlsmgr unix - - n 1000? 1 tlsmgr\n\
-         postlog unix-dgram n - n - 1 postlogd\n"
+         postlog unix-dgram n - n - 1 postlogd\n\
+         verify unix - - n - 1 verify\n\
+         relay unix - - n - - smtp\n"
     )
 }

@@ -22,7 +22,7 @@ pub enum Remainder {
 }
 
 /// How carrying message data ended.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum BodyEnd {
     /// All of it went to the backend, which answered the end of the message (or the chunk).
     Answered(Reply),
@@ -33,7 +33,7 @@ pub enum BodyEnd {
 }
 
 /// Why carrying message data stopped before its end.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Stop {
     /// The backend answered before the end. Only a refusal is believed.
     EarlyReply(Reply),

@@ -74,7 +74,7 @@ pub struct Rules {
 }
 
 /// Something happened.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Input<'i> {
     /// A command line without its CRLF.
     Line(&'i [u8]),
@@ -144,7 +144,7 @@ pub enum Exchange {
 }
 
 /// What became of a recipient.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Outcome {
     /// Accepted, by the backend too, with this reply.
     Accepted(Recipient, Reply),

@@ -44,6 +44,9 @@ impl Prober {
                     _ => None,
                 };
                 question.scope.tested(what, sighting);
+                for entry in question.scope.proved() {
+                    self.shared.cache.learn_good(entry, question.scope.tally());
+                }
             }
             Purpose::Witness => match finding {
                 Some(Finding::Good) => question.scope.knows(&question.mailbox),
@@ -150,11 +153,15 @@ impl Prober {
         self.raise_alarms(question, &finding);
         let (verdict, result) = match finding {
             Finding::Good => {
-                if scope.belief(at) == Belief::Full {
-                    scope.knows(mailbox);
-                    if remember {
-                        cache.learn_good(entry, scope.tally());
+                match scope.belief(at) {
+                    Belief::Full => {
+                        scope.knows(mailbox);
+                        if remember {
+                            cache.learn_good(entry, scope.tally());
+                        }
                     }
+                    Belief::Once if remember && at == AskAt::Recipient => scope.provisionally(entry),
+                    Belief::Once | Belief::None => {}
                 }
                 (Verdict::Deliverable, ProbeResult::Deliverable)
             }
@@ -166,8 +173,11 @@ impl Prober {
             }
             Finding::Refused(reply) => (Verdict::Undeliverable(reply), ProbeResult::Undeliverable),
             Finding::Unknown(cause) => {
-                // Only what the store itself said damps a stampede; its absence is never put on an address.
-                if remember && cause.store_answered() == StoreAnswered::NotAboutTheRecipient {
+                // Only what the store itself said damps a stampede; its absence is never put on an address. 252 is
+                // no fault that a pause would help.
+                let damps = cause.store_answered() == StoreAnswered::NotAboutTheRecipient
+                    && cause != Cause::Unverified;
+                if remember && damps {
                     cache.learn_deferred(entry, &cause);
                 }
                 (Verdict::Unknown(cause), ProbeResult::Unknown)

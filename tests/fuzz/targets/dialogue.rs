@@ -1,6 +1,7 @@
 //! The whole dialogue, against any client and any backend: every command has one answer, in order; nothing is
-//! acknowledged that the backend did not; nothing is forwarded without an accepted recipient; nothing
-//! survives STARTTLS; every run ends.
+//! acknowledged that the backend did not; nothing is forwarded without an accepted recipient; every run ends.
+//! Nothing survives STARTTLS: behind it the dialogue goes step by step as one that begins there, but for
+//! the count of the client's errors and idle commands.
 //!
 //! Input: two octets of rules, then octets that each choose what happens next.
 
@@ -11,6 +12,7 @@ use backstop::proto::dialogue::{
     BodyEnd, Dialogue, Framing, Health, Input, Outcome, Recipient, Remainder, Rules, Step, Stop, Tls, Xclient,
 };
 use backstop::proto::ehlo::{Extensions, Keyword};
+use backstop::proto::replies;
 use backstop::proto::reply::{Class, Reply};
 use libfuzzer_sys::fuzz_target;
 
@@ -61,7 +63,9 @@ const REPLIES: &[(u16, &str)] = &[
 
 fuzz_target!(|input: &[u8]| {
     let [rules, limits, rest @ ..] = input else { return };
-    let mut session = Session { dialogue: Dialogue::new(self::rules(*rules, *limits)), choices: rest };
+    let rules = self::rules(*rules, *limits);
+    let mut session =
+        Session { dialogue: Dialogue::new(rules.clone()), rules, from_tls_on: None, choices: rest };
     assert_eq!(session.dialogue.greeting().code(), 220);
     while let Some(choice) = session.choice() {
         if session.happens(choice) == Life::Over {
@@ -108,6 +112,9 @@ enum Due {
 
 struct Session<'i> {
     dialogue: Dialogue,
+    rules: Rules,
+    /// Behind STARTTLS: a dialogue that began there.
+    from_tls_on: Option<Dialogue>,
     choices: &'i [u8],
 }
 
@@ -121,6 +128,16 @@ impl<'i> Session<'i> {
     /// The next choice among `all`; the first once choices have run out.
     fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
         all[usize::from(self.choice().unwrap_or(0)) % all.len()]
+    }
+
+    fn step(&mut self, input: Input<'_>) -> Step {
+        let Some(twin) = &mut self.from_tls_on else { return self.dialogue.step(input) };
+        let expected = twin.step(input.clone());
+        let step = self.dialogue.step(input);
+        let out_of_patience =
+            matches!(&step, Step::HangUp(Some(reply)) if *reply == replies::TOO_MANY_ERRORS);
+        assert!(step == expected || out_of_patience, "{step:?} behind STARTTLS, not {expected:?}");
+        step
     }
 
     fn reply(&mut self) -> Reply {
@@ -142,15 +159,15 @@ impl<'i> Session<'i> {
             }
             10 | 11 => {
                 let lines: Vec<&[u8]> = (0..2 + choice / 64).map(|_| self.one_of(&LINES[6..10])).collect();
-                let step = self.dialogue.step(Input::RecipientLines(&lines));
+                let step = self.step(Input::RecipientLines(&lines));
                 self.perform(step, lines.len())
             }
             12 => {
-                let step = self.dialogue.step(Input::OverlongLine);
+                let step = self.step(Input::OverlongLine);
                 self.perform(step, 1)
             }
             13 => {
-                let step = self.dialogue.step(Input::BackendGone);
+                let step = self.step(Input::BackendGone);
                 assert_eq!(step, Step::Continue);
                 Life::GoesOn
             }
@@ -160,7 +177,7 @@ impl<'i> Session<'i> {
     }
 
     fn line(&mut self, line: &[u8]) -> Life {
-        let step = self.dialogue.step(Input::Line(line));
+        let step = self.step(Input::Line(line));
         if let (Ok(Command::Bdat(chunk)), false) = (Command::parse(line), line.contains(&0)) {
             let octets_are_accounted_for = match &step {
                 Step::Body(None, Framing::Chunk(carried)) => *carried == chunk,
@@ -180,7 +197,7 @@ impl<'i> Session<'i> {
             2 => (Input::BareNewline, Some(500)),
             _ => (Input::ClientGone, None),
         };
-        let Step::HangUp(reply) = self.dialogue.step(input) else { panic!("the session goes on") };
+        let Step::HangUp(reply) = self.step(input) else { panic!("the session goes on") };
         assert_eq!(reply.map(|reply| reply.code()), code);
         Life::Over
     }
@@ -188,7 +205,7 @@ impl<'i> Session<'i> {
     /// What cannot come now.
     fn stray_input(&mut self, which: u8) -> Life {
         let reply = self.reply();
-        let step = self.dialogue.step(match which % 5 {
+        let step = self.step(match which % 5 {
             0 => Input::BackendReply(reply),
             1 => Input::BodyEnd(BodyEnd::Answered(reply)),
             2 => Input::Recipients(vec![Outcome::Lost]),
@@ -230,7 +247,7 @@ impl<'i> Session<'i> {
                     due = Due::Refusal;
                     let reply = self.reply();
                     let lost = self.choice() == Some(0);
-                    self.dialogue.step(if lost { Input::BackendGone } else { Input::BackendReply(reply) })
+                    self.step(if lost { Input::BackendGone } else { Input::BackendReply(reply) })
                 }
                 Step::Body(go_ahead, framing) => {
                     self.may_carry_a_message();
@@ -241,11 +258,11 @@ impl<'i> Session<'i> {
                     let end = self.body_end();
                     let stored = matches!(&end, BodyEnd::Answered(reply) if reply.class() == Class::Positive);
                     due = if stored { Due::Answer } else { Due::Refusal };
-                    self.dialogue.step(Input::BodyEnd(end))
+                    self.step(Input::BodyEnd(end))
                 }
                 Step::Discard(_) => {
                     due = Due::Refusal;
-                    self.dialogue.step(Input::Discarded)
+                    self.step(Input::Discarded)
                 }
                 Step::StartTls(reply) => return self.start_tls(&reply),
                 Step::Client(_) => {
@@ -278,7 +295,7 @@ impl<'i> Session<'i> {
                 _ => Outcome::Lost,
             })
             .collect();
-        let step = self.dialogue.step(Input::Recipients(outcomes));
+        let step = self.step(Input::Recipients(outcomes));
         if let Step::SayEach(replies) = &step {
             let taken = replies.iter().filter(|reply| reply.class() == Class::Positive).count();
             assert_eq!(self.accepted() - before, taken, "who was told 250 is in the transaction");
@@ -305,11 +322,12 @@ impl<'i> Session<'i> {
     fn start_tls(&mut self, reply: &Reply) -> Life {
         assert_eq!(reply.code(), 220);
         if self.choice() == Some(0) {
-            let step = self.dialogue.step(Input::BytesBehindStartTls);
+            let step = self.step(Input::BytesBehindStartTls);
             assert!(matches!(step, Step::HangUp(Some(reply)) if reply.code() == 554));
             return Life::Over;
         }
         assert_eq!(self.dialogue.step(Input::TlsDone), Step::Continue);
+        self.from_tls_on = Some(Dialogue::new(Rules { tls: Tls::Active, ..self.rules.clone() }));
         assert!(self.dialogue.hello().is_none() && self.dialogue.transaction().is_none());
         assert!(!self.dialogue.offered().has(Keyword::StartTls));
         Life::GoesOn

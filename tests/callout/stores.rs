@@ -1,0 +1,134 @@
+//! Mail stores that behave as stores do: no wrong 550, no duplicate, no relaying, and no queue before a tarpit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backstop::verify::Urgency;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use super::house::{ANN, House, NOBODY, PLAIN, Remembered, SECOND, asker};
+use super::support::backend::{Action, Phase, Script, at};
+
+const MESSAGE: &str = "Subject: hello\r\n\r\ntext\r\n";
+
+/// Every refusal takes so long.
+const TARPIT: Duration = Duration::from_secs(5);
+
+/// A store that pauses before each refusal, as Exchange does.
+fn tarpit(max_connections: usize) -> Arc<House> {
+    let script = Script::knowing([ANN]).on(at(Phase::Rcpt), Action::ordinary().after(TARPIT));
+    let route = format!("max_connections = {max_connections}\n");
+    Arc::new(House::with_route(&route, PLAIN, script))
+}
+
+/// So many ask at once, each for another name, each a client of its own; when each was answered, and what it heard.
+async fn all_ask(house: &Arc<House>, names: std::ops::Range<u8>) -> Vec<(Duration, String)> {
+    let began = Instant::now();
+    let mut asking = JoinSet::new();
+    for number in names {
+        let house = Arc::clone(house);
+        asking.spawn(async move {
+            let name = format!("guess{number}@example.org");
+            let verdict = house.verdict_for(&name, asker(number, Urgency::Clean)).await;
+            (began.elapsed(), verdict)
+        });
+    }
+    asking.join_all().await
+}
+
+fn refused_within(heard: &[(Duration, String)], within: Duration) -> usize {
+    heard.iter().filter(|(after, verdict)| *after <= within && verdict.starts_with("bad")).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tarpit_met_for_the_first_time_is_met_with_all_the_sessions_there_may_be() {
+    let house = tarpit(45);
+    let heard = all_ask(&house, 0..100).await;
+    // 22 sessions of probes, four refusals each: 88 in 20 s. More than arithmetic allows nobody can have.
+    assert!(refused_within(&heard, 20 * SECOND) >= 88, "{heard:?}");
+    let wrong = heard.iter().filter(|(_, verdict)| verdict != "timeout" && !verdict.starts_with("bad"));
+    assert_eq!(wrong.count(), 0, "{heard:?}");
+    assert_eq!(house.store.record().most_open, 22, "half of the budget is for deliveries");
+    for number in 0..100 {
+        assert!(house.probes_for(&format!("guess{number}@example.org")) <= 1, "asked once each");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tarpit_that_is_known_is_met_with_a_session_for_each_question() {
+    let house = tarpit(45);
+    all_ask(&house, 100..101).await;
+    let heard = all_ask(&house, 0..22).await;
+    assert_eq!(refused_within(&heard, TARPIT + 2 * SECOND), 22, "{heard:?}");
+    let heard = all_ask(&house, 22..66).await;
+    assert_eq!(refused_within(&heard, 2 * TARPIT + 2 * SECOND), 44, "{heard:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tarpit_delays_no_known_recipient_and_no_delivery() {
+    let house = tarpit(45);
+    assert_eq!(house.verdict(ANN).await, "good");
+    let guessing = Arc::clone(&house);
+    let guesses = tokio::spawn(async move { all_ask(&guessing, 0..100).await });
+    sleep(SECOND).await;
+    let began = Instant::now();
+    house.hears(200, ANN).await.is("250");
+    assert_eq!(began.elapsed(), TARPIT, "its own RCPT, in a session of its own");
+    guesses.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_greylists_is_no_unknown_recipient_and_takes_the_message_once() {
+    let script = Script::knowing([ANN])
+        .on(at(Phase::Rcpt).to(ANN).nth(1), Action::reply("450 4.2.0 Greylisted"))
+        .on(at(Phase::Rcpt).to(ANN).nth(2), Action::reply("450 4.2.0 Greylisted"));
+    let house = House::with(PLAIN, script);
+    house.hears(1, ANN).await.is("450 4.2.0 Greylisted");
+    assert_eq!(house.remembered(ANN), Remembered::Deferred);
+    sleep(300 * SECOND).await;
+    let mut client = house.client(1).await;
+    client.envelope("bob@example.net", ANN).await.is("250");
+    client.data(MESSAGE).await.is("250");
+    client.quit().await;
+    assert_eq!(house.store.record().messages.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_600_octets_is_an_answer() {
+    let long = format!("250 2.1.5 {}", "x".repeat(590));
+    let script = Script::knowing([ANN])
+        .on(at(Phase::Rcpt).to(ANN), Action::reply(&long))
+        .on(at(Phase::EndOfData), Action::reply(&long))
+        .on(at(Phase::Rcpt).to(NOBODY), Action::reply(&long.replace("250 2.1.5", "550 5.1.1")));
+    let house = House::with(PLAIN, script);
+    let mut client = house.client(1).await;
+    let taken = client.envelope("bob@example.net", ANN).await;
+    assert!(taken.code == 250 && taken.to_string().len() + 2 <= 512, "{taken}");
+    let refused = client.command(&format!("RCPT TO:<{NOBODY}>")).await;
+    assert!(refused.code == 550 && refused.to_string().len() + 2 <= 512, "{refused}");
+    let stored = client.data(MESSAGE).await;
+    assert!(stored.code == 250 && stored.to_string().len() + 2 <= 512, "{stored}");
+    client.quit().await;
+    assert_eq!(house.store.record().messages.len(), 1, "no duplicate");
+    assert_eq!(house.probes_for(ANN), 1);
+    assert_eq!((house.remembered(ANN), house.remembered(NOBODY)), (Remembered::Good, Remembered::Bad));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_ends_a_session_after_three_refusals_refuses_each_name_once() {
+    let script = Script::knowing([ANN])
+        .on(at(Phase::Rcpt).turn(3), Action::reply("550 5.1.1 No such user").then(Action::close()));
+    let house = Arc::new(House::with(PLAIN, script));
+    let heard = all_ask(&house, 0..100).await;
+    assert_eq!(refused_within(&heard, 25 * SECOND), 100, "{heard:?}");
+    let learnt = house.context.verifier.progress(&house.route).unwrap().learnt[0].1.refusals;
+    assert!(learnt <= 4, "it endures about three: {learnt}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_relays_for_the_world_is_not_made_a_relay_by_us() {
+    let house = House::with(PLAIN, Script::blind());
+    house.hears(1, "anna@elsewhere.test").await.is("550 5.7.1");
+    assert_eq!(house.store.record().connections, 0);
+}
