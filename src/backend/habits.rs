@@ -46,8 +46,20 @@ struct Patience {
     proved: u32,
     /// How many more are dared the next time.
     step: u32,
+    /// A session dares more than was proved.
+    on_trial: bool,
     /// When it was last seen to have had enough.
     limit_met: Option<Instant>,
+}
+
+/// Leave to find out whether a backend endures more.
+#[derive(Debug)]
+pub struct Trial<'h>(&'h Habits);
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        self.0.patience().on_trial = false;
+    }
 }
 
 /// A view of them, for people.
@@ -70,6 +82,7 @@ impl Habits {
                 endured: refusals.clamp(1, REFUSALS_ENDURED),
                 proved: refusals.clamp(1, REFUSALS_ENDURED),
                 step: 1,
+                on_trial: false,
                 limit_met: None,
             }),
             recipients: AtomicU32::new(1),
@@ -104,11 +117,30 @@ impl Habits {
         }
     }
 
-    /// A session went well for as many refusals as we dared: more are dared, one at first. Not for a while after a
-    /// limit was met, for to meet it costs somebody a wait.
-    pub fn endured_all(&self) {
+    /// Leave for one session to come to more refusals than was proved: to find out that it is too much costs all that
+    /// is asked on it a wait. Over when dropped.
+    pub fn trial(&self) -> Option<Trial<'_>> {
         let mut patience = self.patience();
-        patience.proved = patience.endured;
+        let due = patience.endured > patience.proved && !patience.on_trial;
+        patience.on_trial |= due;
+        due.then_some(Trial(self))
+    }
+
+    /// Refusals after which a session without such leave is left.
+    #[must_use]
+    pub fn proved(&self) -> u32 {
+        let patience = self.patience();
+        patience.proved.min(patience.endured)
+    }
+
+    /// A session went well for so many refusals, as many as it might come to: more are dared, one at first. Not for a
+    /// while after a limit was met, for to meet it costs somebody a wait.
+    pub fn endured_all(&self, refusals: u32) {
+        let mut patience = self.patience();
+        patience.proved = patience.proved.max(refusals).min(patience.endured);
+        if patience.proved < patience.endured {
+            return;
+        }
         if patience.endured < REFUSALS_ENDURED {
             patience.endured += 1;
         } else if patience.limit_met.is_none_or(|met| met.elapsed() >= TRIAL_EVERY) {
@@ -209,11 +241,11 @@ mod tests {
         habits.cut_off_after(0);
         assert_eq!(habits.endured(), REFUSALS_ENDURED, "it ended for another reason");
         habits.cut_off_after(3);
-        assert_eq!(habits.endured(), 4);
+        assert_eq!(habits.endured(), 5);
         habits.cut_off_after(3);
         assert_eq!(habits.endured(), 3);
         for expected in [4, 5, 6] {
-            habits.endured_all();
+            habits.endured_all(habits.endured());
             assert_eq!(habits.endured(), expected);
         }
     }
@@ -222,19 +254,25 @@ mod tests {
     async fn a_backend_that_endures_all_is_dared_more_and_one_that_slows_down_is_spared() {
         let habits = Habits::starting_with(REFUSALS_ENDURED);
         habits.answered(10, Duration::from_millis(10));
-        habits.endured_all();
-        assert_eq!(habits.endured(), 10);
+        habits.endured_all(habits.endured());
+        assert_eq!((habits.endured(), habits.proved()), (10, 9));
+        let trial = habits.trial();
+        assert!(trial.is_some() && habits.trial().is_none(), "one session at a time finds out");
+        habits.endured_all(9);
+        assert_eq!(habits.endured(), 10, "the others prove nothing new");
         habits.answered(10, Duration::from_millis(1010));
+        drop(trial);
         assert_eq!(habits.endured(), 9, "the tenth refusal was slept upon");
+        assert!(habits.trial().is_none());
         assert_eq!(habits.batch(), MAX_BATCH, "which says nothing of its pace");
-        habits.endured_all();
+        habits.endured_all(habits.endured());
         assert_eq!(habits.endured(), 9, "not dared again at once");
         tokio::time::advance(TRIAL_EVERY).await;
         for expected in [10, 12, 16, 24] {
-            habits.endured_all();
+            habits.endured_all(habits.endured());
             assert_eq!(habits.endured(), expected);
         }
-        (0..20).for_each(|_| habits.endured_all());
+        (0..20).for_each(|_| habits.endured_all(habits.endured()));
         assert_eq!(habits.endured(), MOST_REFUSALS);
     }
 

@@ -14,7 +14,7 @@ mod turns;
 pub use budget::{Account, Budget, Opening, Permit, Round, Shrunk, Use};
 pub use connection::{Approach, Blame, Connection, Fault, Identity, Patience, Phase};
 pub use envelope::{EnvelopeFault, mail_command, rcpt_command};
-pub use habits::{Habits, Learnt, MAX_BATCH};
+pub use habits::{Habits, Learnt, MAX_BATCH, Trial};
 pub use introduction::{Introduction, Means};
 pub use lease::{Lease, Origin};
 pub use pool::{Backend, Backends, LeaseFault, Quota};

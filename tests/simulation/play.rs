@@ -207,7 +207,7 @@ fn configuration(seed: u64, weather: &Weather) -> Config {
     };
     let text = format!(
         "[limits]\nbare_newline = \"{newlines}\"\n[admin]\naddress = \"\"\n\
-         [cache]\nnegative_ttl = \"30s\"\nnegative_ttl_max = \"2m\"\ntempfail_ttl = \"{}\"\nsecret = \"{seed}\"\n\
+         [cache]\nsecret = \"seed {seed}, so that what is remembered ages alike\"\nnegative_ttl = \"30s\"\nnegative_ttl_max = \"2m\"\ntempfail_ttl = \"{}\"\n\
          positive_ttl = \"{positive}\"\npositive_refresh = \"40s\"\n{}{}{}",
         chance.pick(&["0s", "5s"]),
         route("a.example", "\"a1:25\", \"a2:25\"", ""),

@@ -48,10 +48,10 @@ impl Exim {
 
     /// The same with more options of the main section, a line each.
     pub async fn start_with(mailboxes: &[&str], options: &str) -> Option<Self> {
-        let configuration = |root: &Path, address| {
+        Self::start_as(|root, address| {
             options.to_owned() + &general(root, address) + &with_mailboxes(root, mailboxes)
-        };
-        Self::start_as(configuration).await
+        })
+        .await
     }
 
     /// Starts one that has no mailboxes and asks `store` about each recipient of the domain (a callout); none where

@@ -126,8 +126,10 @@ impl Prober {
         let mut session = Session { lease, resets: 0 };
         let backend = Arc::clone(session.lease.backend());
         let habits = backend.habits();
-        while session.is_fit(habits) {
-            let room = habits.endured().saturating_sub(session.lease.connection().refusals()) as usize;
+        let trial = habits.trial();
+        let endured = || if trial.is_some() { habits.endured() } else { habits.proved() };
+        while session.is_fit(endured()) {
+            let room = endured().saturating_sub(session.lease.connection().refusals()) as usize;
             let at_once = backend.budget().at_once(habits.batch());
             let round = self.next_round(room.min(at_once));
             if round.len() == 0 {
@@ -147,8 +149,9 @@ impl Prober {
                 }
             }
         }
-        if session.lease.connection().refusals() >= habits.endured() {
-            habits.endured_all();
+        let refusals = session.lease.connection().refusals();
+        if refusals >= endured() {
+            habits.endured_all(refusals);
         }
         session.lease.quit();
     }
@@ -318,10 +321,10 @@ struct Session {
 
 impl Session {
     /// Whether another batch may be asked on it.
-    fn is_fit(&mut self, habits: &Habits) -> bool {
+    fn is_fit(&mut self, endured: u32) -> bool {
         let connection = self.lease.connection();
         connection.age() < MAX_AGE
-            && connection.refusals() < habits.endured()
+            && connection.refusals() < endured
             && self.resets + MAX_BATCH <= RESETS_ENDURED
             && connection.quiet().is_ok()
     }

@@ -69,8 +69,7 @@ async fn run(rules: u8, choices: &[u8]) {
     // The numbers are shared by all runs: naming them anew takes longer than many a session.
     static METRICS: OnceLock<Metrics> = OnceLock::new();
     let metrics = METRICS.get_or_init(Metrics::new).clone();
-    let dialer = Dialer::Memory(switchboard);
-    let context = server::assemble_counting(configuration().clone(), &dialer, metrics);
+    let context = server::assemble_counting(configuration().clone(), &Dialer::Memory(switchboard), metrics);
     let context = Arc::new(context.expect("it was checked"));
     let world =
         Rc::new(RefCell::new(World { choices: for_backends.to_vec().into_iter(), ..World::default() }));
@@ -109,7 +108,7 @@ fn configuration() -> &'static Config {
     static CONFIG: OnceLock<Config> = OnceLock::new();
     CONFIG.get_or_init(|| {
         let text = "[[route]]\ndomains = [\"example.org\"]\nbackends = [\"store:25\"]\neject = \"0s\"\n\
-             [route.verify]\non_unknown = \"tempfail\"\n[cache]\ntempfail_ttl = \"0s\"\nmax_entries = 100\nsecret = \"fuzz\"\n[admin]\naddress = \"\"\n";
+             [route.verify]\non_unknown = \"tempfail\"\n[cache]\nsecret = \"the same in every run\"\ntempfail_ttl = \"0s\"\nmax_entries = 100\n[admin]\naddress = \"\"\n";
         let file = std::env::temp_dir().join(format!("backstop-fuzz-{}.toml", std::process::id()));
         std::fs::write(&file, text).expect("a temporary file");
         let environment = Environment { host_name: "mx.example.org".to_owned(), ..Environment::default() };
