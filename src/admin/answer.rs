@@ -9,6 +9,7 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::net::client_key::ClientKey;
 use crate::observe::Escaped;
 use crate::proto::address::{AddressFault, Domain};
 
@@ -37,6 +38,10 @@ pub(super) enum Refusal {
     Address(String, AddressFault),
     #[error("{} is not a domain: {}", Escaped(.0), .1)]
     Domain(String, AddressFault),
+    #[error("{} is not an IP address", Escaped(.0))]
+    Client(String),
+    #[error("{0} is not banned")]
+    NotBanned(ClientKey),
     #[error("no route for {0}")]
     NoRoute(Domain),
     /// Forgetting takes no guesses: a misspelt parameter would forget everything.
@@ -57,12 +62,12 @@ pub(super) enum Refusal {
 impl Refusal {
     const fn status(&self) -> StatusCode {
         match self {
-            Self::Encoding(_) | Self::Address(..) | Self::Domain(..) | Self::Parameters => {
+            Self::Encoding(_) | Self::Address(..) | Self::Domain(..) | Self::Client(_) | Self::Parameters => {
                 StatusCode::BAD_REQUEST
             }
             Self::Token => StatusCode::UNAUTHORIZED,
             Self::Remote | Self::Host(_) | Self::Origin(_) => StatusCode::FORBIDDEN,
-            Self::Nowhere(_) | Self::NoRoute(_) => StatusCode::NOT_FOUND,
+            Self::Nowhere(_) | Self::NoRoute(_) | Self::NotBanned(_) => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Deadline(_) => StatusCode::GATEWAY_TIMEOUT,
         }

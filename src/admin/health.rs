@@ -94,5 +94,6 @@ pub(super) fn metrics(panel: &Panel) -> Answer {
         }
     }
     panel.backends.observe();
+    panel.metrics.harvest_clients(panel.harvest.clients().0);
     answer::text(StatusCode::OK, answer::METRICS, panel.metrics.render())
 }

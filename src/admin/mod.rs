@@ -11,6 +11,7 @@
 
 mod access;
 mod answer;
+mod clients;
 mod health;
 mod recipients;
 mod request;
@@ -39,7 +40,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::backend::Backends;
 use crate::config::{Config, Secret};
-use crate::guard::Drain;
+use crate::guard::{Drain, Harvest};
 use crate::net::listen::AcceptFault;
 use crate::observe::Alarms;
 use crate::observe::metrics::Metrics;
@@ -71,6 +72,8 @@ pub struct Panel {
     pub alarms: Alarms,
     /// What is counted.
     pub metrics: Metrics,
+    /// Who guesses recipients.
+    pub harvest: Arc<Harvest>,
     /// Whether we are ending.
     pub drain: Drain,
     /// Cancelled once all listeners accept.

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::answer::{self, Answer, Refusal};
 use super::target::{Audience, Resource, parameters};
-use super::{Panel, access, health, recipients, status};
+use super::{Panel, access, clients, health, recipients, status};
 
 /// How long an answer may take; a probe waits for the mail store.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
@@ -39,6 +39,8 @@ async fn perform(panel: &Panel, caller: IpAddr, request: &Parts) -> Result<Answe
         (Resource::Recipient(address), "DELETE") => recipients::forget(panel, address),
         (Resource::Recipients, "DELETE") => recipients::forget_many(panel, &parameters),
         (Resource::Probe(address), "POST") => recipients::probe(panel, address).await,
+        (Resource::Clients, "GET" | "HEAD") => Ok(clients::list(panel).await),
+        (Resource::Client(address), "DELETE") => clients::pardon(panel, address),
         (resource, method) => Err(Refusal::Method { method: method.to_owned(), allowed: resource.methods() }),
     }
 }

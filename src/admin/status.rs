@@ -22,6 +22,7 @@ pub(super) struct Status<'p> {
     /// By listener.
     sessions: BTreeMap<&'p str, Sessions>,
     cache: Cache,
+    clients: Clients,
     routes: Vec<RouteStatus<'p>>,
 }
 
@@ -57,6 +58,13 @@ struct Store {
     records: u64,
     /// What was not stored since too much was learnt at once.
     dropped: u64,
+}
+
+/// Clients that asked for recipients and are remembered, and room for how many.
+#[derive(Debug, Serialize)]
+struct Clients {
+    known: usize,
+    max_clients: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -173,6 +181,7 @@ impl<'p> Status<'p> {
     /// The state now.
     pub(super) fn of(panel: &'p Panel) -> Self {
         let sizes = panel.verifier.sizes();
+        let (known, max_clients) = panel.harvest.clients();
         Self {
             version: env!("CARGO_PKG_VERSION"),
             hostname: &panel.config.hostname,
@@ -195,6 +204,7 @@ impl<'p> Status<'p> {
                     dropped,
                 }),
             },
+            clients: Clients { known, max_clients },
             routes: panel.config.routes.iter().map(|route| RouteStatus::of(panel, route)).collect(),
         }
     }

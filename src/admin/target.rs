@@ -19,6 +19,10 @@ pub(super) enum Resource<'p> {
     Recipient(&'p str),
     /// Asking the store about one recipient.
     Probe(&'p str),
+    /// Who guesses recipients.
+    Clients,
+    /// One client.
+    Client(&'p str),
 }
 
 /// Whom a resource is for.
@@ -39,7 +43,11 @@ impl<'p> Resource<'p> {
             "/metrics" => Some(Self::Metrics),
             "/api/v1/status" => Some(Self::Status),
             "/api/v1/recipients" => Some(Self::Recipients),
+            "/api/v1/clients" => Some(Self::Clients),
             _ => {
+                if let Some(client) = path.strip_prefix("/api/v1/clients/") {
+                    return (!client.contains('/')).then_some(Self::Client(client));
+                }
                 let below = path.strip_prefix("/api/v1/recipients/")?;
                 match below.split_once('/') {
                     None => Some(Self::Recipient(below)),
@@ -54,15 +62,20 @@ impl<'p> Resource<'p> {
     pub(super) const fn audience(self) -> Audience {
         match self {
             Self::Live | Self::Ready | Self::Metrics => Audience::Everybody,
-            Self::Status | Self::Recipients | Self::Recipient(_) | Self::Probe(_) => Audience::Operators,
+            Self::Status
+            | Self::Recipients
+            | Self::Recipient(_)
+            | Self::Probe(_)
+            | Self::Clients
+            | Self::Client(_) => Audience::Operators,
         }
     }
 
     /// Its methods, as the Allow header lists them.
     pub(super) const fn methods(self) -> &'static str {
         match self {
-            Self::Live | Self::Ready | Self::Metrics | Self::Status => "GET, HEAD",
-            Self::Recipients => "DELETE",
+            Self::Live | Self::Ready | Self::Metrics | Self::Status | Self::Clients => "GET, HEAD",
+            Self::Recipients | Self::Client(_) => "DELETE",
             Self::Recipient(_) => "GET, HEAD, DELETE",
             Self::Probe(_) => "POST",
         }
@@ -120,6 +133,9 @@ mod tests {
             ("/api/v1/recipients/a@c/probe", Some(Resource::Probe("a@c"))),
             ("/api/v1/recipients/a@c/probe/", None),
             ("/api/v1/recipients/a@c/more", None),
+            ("/api/v1/clients", Some(Resource::Clients)),
+            ("/api/v1/clients/2001:db8::1", Some(Resource::Client("2001:db8::1"))),
+            ("/api/v1/clients/2001:db8::/64", None),
         ] {
             assert_eq!(Resource::at(path), resource, "{path}");
         }

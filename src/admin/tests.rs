@@ -9,6 +9,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 
 use super::*;
 use crate::config::{Environment, Flags, Listed, Mode, RecipientList, Route, Routes, Source, Verify};
+use crate::guard::{Event, Held, Tally};
+use crate::net::client_key::ClientKey;
 use crate::net::dial::Dialer;
 use crate::proto::address::{LocalCase, Mailbox};
 use crate::server::assemble;
@@ -65,6 +67,7 @@ fn panel_with(backend: SocketAddr, token: Option<&str>, change: impl FnOnce(&mut
         alarms: context.alarms,
         backends: context.backends,
         metrics: context.metrics,
+        harvest: context.harvest,
         drain: context.drain,
         serving: CancellationToken::new(),
         token,
@@ -417,4 +420,46 @@ async fn the_end_waits_for_nobody_who_says_nothing() {
     serving.await.unwrap();
     drop(silent);
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn clients_that_guess_are_listed_and_a_ban_is_lifted() {
+    let panel = panel(nobody());
+    let harvest = Arc::clone(&panel.harvest);
+    let client = |text: &str| ClientKey::of(text.parse().unwrap());
+    let guesses = |unknown, known| Event::Answered(Tally { unknown, known }, Held::Against);
+    harvest.learn(client("2001:db8::1"), guesses(150, 10));
+    harvest.learn(client("192.0.2.9"), guesses(7, 3));
+    let counter = Counter(panel);
+    let told = counter.get("/api/v1/clients").await;
+    assert_eq!(told["clients"][0]["client"], "2001:db8::/64");
+    assert_eq!(told["clients"][1], json!({ "client": "192.0.2.9", "unknown": 7, "asked": 10, "ban": null }));
+    assert_eq!(
+        (&told["bans"], &told["known"], &told["max_clients"]),
+        (&json!(1), &json!(2), &json!(1_000_000))
+    );
+    let ban = &told["banned"][0]["ban"];
+    assert_eq!(
+        (&ban["reason"], &ban["unknown"], &ban["asked"]),
+        (&json!("unknown_recipients"), &json!(150), &json!(160))
+    );
+    assert!((3590..=3600).contains(&ban["remaining_seconds"].as_u64().unwrap()), "{ban}");
+    let (status, text) = counter.ask_text("GET", "/metrics").await;
+    assert_eq!(status, 200);
+    assert!(
+        text.contains("backstop_harvest_bans_total 1\n") && text.contains("backstop_harvest_clients 2\n"),
+        "{text}"
+    );
+    assert_eq!(
+        counter.get("/api/v1/status").await["clients"],
+        json!({ "known": 2, "max_clients": 1_000_000 })
+    );
+
+    let target = "/api/v1/clients/2001:db8::abcd";
+    assert_eq!(counter.ask("DELETE", target).await, (StatusCode::OK, json!({ "pardoned": "2001:db8::/64" })));
+    assert_eq!(harvest.ban(client("2001:db8::1")), None);
+    let (status, told) = counter.ask("DELETE", target).await;
+    assert_eq!((status, told), (StatusCode::NOT_FOUND, json!({ "error": "2001:db8::/64 is not banned" })));
+    assert_eq!(counter.ask("DELETE", "/api/v1/clients/nobody").await.0, 400);
+    assert_eq!(counter.ask("GET", target).await.0, 405);
 }

@@ -50,8 +50,8 @@ pub use routes::{DomainPattern, Routes};
 pub use secret::Secret;
 pub use source::{Environment, Flags, Source};
 pub use used::{
-    Admin, BackendTls, Cache, Config, Limits, Listener, Log, RecipientSource, Route, Store, Timeouts, Tls,
-    TlsPolicy, Trace, Verify,
+    Admin, BackendTls, Cache, Config, Harvest, Limits, Listener, Log, RecipientSource, Route, Store,
+    Timeouts, Tls, TlsPolicy, Trace, Verify,
 };
 pub use validity::Validity;
 pub use value::{Period, Rate, Size};

@@ -98,6 +98,8 @@ section! {
         cache: Cache = Cache::default();
         /// What a client may ask of us.
         limits: Limits = Limits::default();
+        /// What happens to clients that guess recipients.
+        harvest: Harvest = Harvest::default();
         /// How long anything may take.
         timeouts: Timeouts = Timeouts::default();
         /// The endpoint for health, metrics and control.
@@ -264,6 +266,29 @@ section! {
         bare_newline: BareNewline = BareNewline::Reject;
         /// Networks for which a bare CR or LF becomes CRLF instead.
         bare_newline_exempt: Vec<Network> = Vec::new();
+    }
+}
+
+section! {
+    /// What happens to clients that guess recipients.
+    Harvest {
+        /// Unknown recipients in a session without an accepted one, then 421. 0: any number.
+        max_unknown_per_session: usize = 10;
+        /// Unknown recipients of one client in an hour, if they are more than 80 % of what it asked for; then it is banned.
+        /// 0: any number.
+        max_unknown_per_hour: usize = 100;
+        /// How long a banned client gets 421 at once.
+        ban: Period = Period::hours(1);
+        /// Networks never counted. Private addresses, `trusted` of listeners and `limits.bypass` never are either.
+        exempt: Vec<Network> = Vec::new();
+        /// Pause before a refusal, doubling within a session. 0: none.
+        tarpit: Period = Period::seconds(1);
+        /// Where the doubling ends.
+        tarpit_max: Period = Period::seconds(10);
+        /// Pause before the greeting; who speaks before it is refused. 0: none.
+        greet_delay: Period = Period::ZERO;
+        /// Most clients remembered; about 120 bytes each.
+        max_clients: usize = 1_000_000;
     }
 }
 

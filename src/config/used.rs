@@ -41,6 +41,8 @@ pub struct Config {
     pub store: Store,
     /// What a client may ask of us.
     pub limits: Limits,
+    /// What happens to clients that guess recipients.
+    pub harvest: Harvest,
     /// How long anything may take.
     pub timeouts: Timeouts,
     /// The admin endpoint, if there is one.
@@ -231,6 +233,27 @@ pub struct Limits {
     pub bare_newline: BareNewline,
     /// Clients for whom it becomes CRLF instead.
     pub bare_newline_exempt: Networks,
+}
+
+/// What happens to clients that guess recipients.
+#[derive(Debug, Clone)]
+pub struct Harvest {
+    /// Unknown recipients in a session without an accepted one; none for any number.
+    pub max_unknown_per_session: Option<u32>,
+    /// Unknown recipients of one client in an hour, at most 50 000; none for any number.
+    pub max_unknown_per_hour: Option<u32>,
+    /// How long a banned client is sent away; not zero.
+    pub ban: Duration,
+    /// Clients never counted, beside those with private addresses; fronts we trust and `limits.bypass` are among them.
+    pub exempt: Networks,
+    /// Pause before the first refusal of a session; zero: none.
+    pub tarpit: Duration,
+    /// The longest pause, at most two minutes; not below `tarpit`.
+    pub tarpit_max: Duration,
+    /// Pause before the greeting, at most two minutes; none: nobody speaks too early.
+    pub greet_delay: Option<Duration>,
+    /// Most clients remembered; at least 1000.
+    pub max_clients: usize,
 }
 
 /// How long anything may take; not zero unless said.

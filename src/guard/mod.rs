@@ -1,12 +1,17 @@
-//! What a client may still do: how many connections it may have, and how long it has when we end, how
-//! it stands.
+//! What a client may still do: how many connections it may have, how many recipients it may guess, and how long it has when
+//! we end.
 
+mod conduct;
 mod connections;
 mod drain;
+mod harvest;
+mod hour;
+mod ledger;
 mod sources;
-mod standing;
 
+pub use conduct::Conduct;
 pub use connections::{Admission, Connections, Turned, Unread};
 pub use drain::Drain;
+pub use harvest::{Ban, Event, Granted, Harvest, Held, Leave, Standing, Suspicion, Suspicions};
+pub use hour::Tally;
 pub use sources::{Sources, Told};
-pub use standing::{Standing, Standings};

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::net::client_key::is_private;
+
 /// Sessions that are looked at, at least.
 const SESSIONS: u32 = 300;
 /// For so long, at least.
@@ -59,17 +61,6 @@ impl Sources {
             State::Nobody | State::One { .. } => *state = State::Settled,
         }
         false
-    }
-}
-
-/// Addresses that clients of a public server do not have (RFC 1918, 4193, 6598, loopback, link-local).
-fn is_private(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => {
-            let [a, b, ..] = v4.octets();
-            v4.is_private() || v4.is_loopback() || v4.is_link_local() || (a == 100 && b & 0xc0 == 64)
-        }
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
     }
 }
 

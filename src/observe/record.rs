@@ -145,8 +145,12 @@ pub enum End {
     Errors,
     /// Too many connections, of this client or in total.
     Connections,
-    /// Too many unknown recipients.
+    /// Too many unknown recipients, in this session or within an hour.
     Harvest,
+    /// The client is banned.
+    Banned,
+    /// It spoke before it was greeted.
+    EarlyTalker,
     /// Framing that no mail server sends: a bare CR or LF in a command, octets behind STARTTLS.
     Protocol,
     /// A web browser, or whoever made one send a form here.
@@ -172,6 +176,8 @@ impl End {
             Self::Errors => "errors",
             Self::Connections => "connections",
             Self::Harvest => "harvest",
+            Self::Banned => "banned",
+            Self::EarlyTalker => "early_talker",
             Self::Protocol => "protocol",
             Self::Http => "http",
             Self::Tls => "tls",

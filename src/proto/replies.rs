@@ -109,6 +109,10 @@ pub const EXTENSION_LOST: Reply = Reply::fixed(451, "4.3.0 The mail server canno
 pub const TOO_MANY_CONNECTIONS: Reply = Reply::fixed(421, "4.3.2 Too many connections, try again later");
 /// 421: shutting down.
 pub const DRAINING: Reply = Reply::fixed(421, "4.3.2 Service shutting down, try again");
+/// 421: too many unknown recipients, in this session or from this client.
+pub const HARVEST: Reply = Reply::fixed(421, "4.7.0 Too many unknown recipients, closing connection");
+/// 554: it spoke before the greeting.
+pub const EARLY_TALKER: Reply = Reply::fixed(554, "5.5.1 You spoke before you were greeted");
 /// 421: too many wrong commands.
 pub const TOO_MANY_ERRORS: Reply = Reply::fixed(421, "4.7.0 Too many errors");
 /// 421: idle for too long, or too slow.
@@ -184,6 +188,8 @@ mod tests {
             EXTENSION_LOST,
             TOO_MANY_CONNECTIONS,
             DRAINING,
+            HARVEST,
+            EARLY_TALKER,
             TOO_MANY_ERRORS,
             IDLE,
             NOT_HTTP,

@@ -176,6 +176,7 @@ impl Server {
             backends: Arc::clone(&self.context.backends),
             alarms: self.context.alarms.clone(),
             metrics: self.context.metrics.clone(),
+            harvest: Arc::clone(&self.context.harvest),
             drain: self.context.drain.clone(),
             serving: self.serving.clone(),
             token: admin.token,
@@ -243,7 +244,10 @@ pub async fn greet_backends(context: &Context) {
     futures_util::future::join_all(greetings).await;
 }
 
-/// Takes leave of idle sessions, looks after lists and certificates.
+/// How often clients are looked for that need not be remembered any more.
+const FORGET_EVERY: Duration = Duration::from_secs(300);
+
+/// Takes leave of idle sessions, forgets clients, looks after lists and certificates.
 async fn tidy(context: Arc<Context>, ending: CancellationToken) {
     let sweep = async {
         loop {
@@ -251,8 +255,15 @@ async fn tidy(context: Arc<Context>, ending: CancellationToken) {
             context.backends.iter().for_each(|backend| backend.sweep());
         }
     };
+    let forget = async {
+        loop {
+            tokio::time::sleep(FORGET_EVERY).await;
+            context.harvest.sweep().await;
+        }
+    };
     tokio::select! {
         () = sweep => {}
+        () = forget => {}
         () = context.verifier.watch_lists() => {}
         () = watch_certificates(&context) => {}
         () = ending.cancelled() => {}

@@ -87,6 +87,11 @@ impl Arrival {
         self.front == Front::Trusted
     }
 
+    /// Whether it is a front whose header is still to come.
+    pub(super) fn is_unknown(&self) -> bool {
+        (self.header, self.front) == (ProxyProtocol::Late, Front::Trusted) && self.told() == Told::ByTheSocket
+    }
+
     /// Whether a front was believed.
     fn told(&self) -> Told {
         if self.address == self.peer { Told::ByTheSocket } else { Told::ByAFront }
@@ -250,7 +255,7 @@ impl Session {
         if !front && !self.bypass {
             self.note_source(address.ip());
         }
-        None
+        self.judge_client()
     }
 
     /// Says so once when every client seems to be one and the same.

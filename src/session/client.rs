@@ -71,6 +71,30 @@ pub(super) enum Heading {
     Gone,
 }
 
+/// How a pause ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Paused {
+    /// By itself, or others wait for what this client holds.
+    Over,
+    /// The client sends no more; perhaps it still listens.
+    Left,
+    /// We are to end.
+    Drain,
+}
+
+/// What a client did before it was greeted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Silence {
+    /// Nothing.
+    Kept,
+    /// It spoke.
+    Broken,
+    /// It left.
+    Left,
+    /// We are to end.
+    Drain,
+}
+
 /// How long to wait for a command.
 #[derive(Debug, Clone)]
 pub(super) struct Patience {
@@ -246,6 +270,43 @@ impl Client {
                 Some(Ok(0) | Err(_)) => return Heard::Gone,
                 Some(Ok(_)) => {}
             }
+        }
+    }
+
+    /// Keeps the client waiting, unless it leaves, we are to end or it is to wait no longer. What it sends meanwhile is
+    /// kept, up to a line's length, as if it had come behind.
+    pub(super) async fn pause(&mut self, pause: Duration, drain: &Drain, spent: impl Fn() -> bool) -> Paused {
+        let deadline = Instant::now() + pause;
+        self.compact();
+        while self.input.len() < self.line_limit {
+            let read = tokio::select! {
+                read = before(deadline, read_some(&mut self.stream, &mut self.input), &spent) => read,
+                () = drain.idle_ends() => return Paused::Drain,
+            };
+            match read {
+                None => return Paused::Over,
+                Some(Ok(0) | Err(_)) => return Paused::Left,
+                Some(Ok(_)) => {}
+            }
+        }
+        tokio::select! {
+            _ = before(deadline, std::future::pending::<()>(), &spent) => Paused::Over,
+            () = drain.idle_ends() => Paused::Drain,
+        }
+    }
+
+    /// Waits for the client to speak, which it should not: as long as `delay`.
+    pub(super) async fn silence(&mut self, delay: Duration, drain: &Drain) -> Silence {
+        if !self.unread().is_empty() {
+            return Silence::Broken;
+        }
+        tokio::select! {
+            read = timeout(delay, read_some(&mut self.stream, &mut self.input)) => match read {
+                Err(_) => Silence::Kept,
+                Ok(Ok(0) | Err(_)) => Silence::Left,
+                Ok(Ok(_)) => Silence::Broken,
+            },
+            () = drain.idle_ends() => Silence::Drain,
         }
     }
 

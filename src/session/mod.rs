@@ -13,139 +13,40 @@
 mod arrival;
 mod attachment;
 mod client;
+mod context;
+mod harvest;
 mod recipients;
 mod relay;
 mod secure;
 mod trace;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::backend::{Backends, Budget};
-use crate::config::{Config, Listener, ListenerTls, Route, Trace};
-use crate::guard::{Admission, Connections, Drain, Sources, Standings};
+use crate::backend::Budget;
+use crate::config::{Listener, ListenerTls, Route};
+use crate::guard::{Admission, Conduct, Held};
 use crate::net::client_key::ClientKey;
 use crate::net::stream::Stream;
-use crate::net::tls::{Acceptor, Keyring};
-use crate::observe::Alarms;
-use crate::observe::metrics::{
-    ListenerMetrics, MessageResult, Metrics, RouteMetrics, SessionGauge, SessionState,
-};
+use crate::observe::metrics::{ListenerMetrics, MessageResult, SessionGauge, SessionState};
 use crate::observe::record::{End, SessionRecord};
 use crate::proto::body::BareNewlines;
 use crate::proto::dialogue::{
     BodyEnd, Dialogue, Exchange, Framing, Input, Remainder, Rules, Step, Stop, Tls, Xclient,
 };
-use crate::proto::ehlo::{Extensions, Keyword};
-use crate::proto::received;
 use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
-use crate::verify::Verifier;
 use arrival::Arrival;
 use attachment::{Attachment, Given};
 use client::{Client, Committed, Heard, Patience};
 use relay::{Body, Limits, Loss};
 
+pub use context::Context;
+
 /// RCPT lines taken together at most.
 const BATCH: usize = 16;
-
-/// What all sessions share.
-#[derive(Debug)]
-pub struct Context {
-    /// The configuration they began with.
-    pub config: Arc<Config>,
-    /// Who knows the recipients.
-    pub verifier: Arc<Verifier>,
-    /// Who takes the mail.
-    pub backends: Arc<Backends>,
-    /// What shakes hands with clients; none without a certificate.
-    pub acceptor: Option<Acceptor>,
-    /// Where what happens is counted.
-    pub metrics: Metrics,
-    /// What is wrong with routes.
-    pub alarms: Alarms,
-    /// When sessions are to end.
-    pub drain: Drain,
-    /// Which clients have a clean record.
-    pub standings: Standings,
-    /// How many connections there are.
-    pub connections: Arc<Connections>,
-    /// Where clients come from.
-    pub sources: Sources,
-    routes: HashMap<Arc<str>, RouteMetrics>,
-    no_route: RouteMetrics,
-    hidden: Vec<Keyword>,
-}
-
-impl Context {
-    /// A context for `config`.
-    #[must_use]
-    pub fn new(
-        config: Arc<Config>,
-        verifier: Arc<Verifier>,
-        backends: Arc<Backends>,
-        metrics: Metrics,
-        alarms: Alarms,
-    ) -> Self {
-        let tls = &config.tls;
-        let acceptor = (!tls.certificates.is_empty())
-            .then(|| Acceptor::new(Keyring::new(&tls.certificates, metrics.clone()), tls.min_version));
-        let routes = config.routes.iter().map(|r| (Arc::clone(&r.name), metrics.route(&r.name))).collect();
-        let no_route = metrics.route("");
-        let limits = &config.limits;
-        let connections = Connections::new(limits.max_connections, limits.max_connections_per_client);
-        let hidden =
-            config.routes.iter().flat_map(|r| &r.hide_ehlo).filter_map(|name| Keyword::parse(name)).collect();
-        Self {
-            config,
-            verifier,
-            backends,
-            acceptor,
-            metrics,
-            alarms,
-            drain: Drain::default(),
-            standings: Standings::default(),
-            connections,
-            sources: Sources::default(),
-            routes,
-            no_route,
-            hidden,
-        }
-    }
-
-    fn route(&self, route: &Route) -> &RouteMetrics {
-        self.routes.get(&route.name).unwrap_or(&self.no_route)
-    }
-
-    fn route_or_none(&self, route: Option<&Arc<Route>>) -> &RouteMetrics {
-        route.map_or(&self.no_route, |route| self.route(route))
-    }
-
-    /// What EHLO offers: what every backend that was reached announced, what we do ourselves, and our limits.
-    fn offer(&self) -> Extensions {
-        let endpoints = self.config.routes.iter().flat_map(|route| &route.backends);
-        let mut offer = self.backends.announced_by_all(endpoints).unwrap_or_else(Extensions::assumed);
-        offer = offer.without(Keyword::StartTls).with(Keyword::Pipelining).with(Keyword::Limits);
-        if self.config.routes.iter().any(|route| route.trace == Trace::Received) {
-            // What we put before a message counts at the backend. Zero would be no limit at all.
-            offer.max_size = offer.max_size.map(|max| max.saturating_sub(received::MOST).max(1));
-        }
-        if let Some(max) = self.config.limits.max_message_size {
-            offer = offer.with(Keyword::Size);
-            offer.max_size = Some(offer.max_size.map_or(max, |size| size.min(max)));
-        }
-        let most = u32::try_from(self.config.limits.max_recipients).unwrap_or(u32::MAX);
-        offer.max_recipients = Some(offer.max_recipients.map_or(most, |max| max.min(most)));
-        if self.config.routes.iter().nth(1).is_some() {
-            // A transaction has one route, and which domains share one the client cannot know.
-            offer.max_domains = Some(1);
-        }
-        self.hidden.iter().fold(offer, |offer, keyword| offer.without(*keyword))
-    }
-}
 
 /// One client's session.
 #[derive(Debug)]
@@ -163,6 +64,9 @@ struct Session {
     key: ClientKey,
     /// A client whose recipients are taken as they are.
     bypass: bool,
+    /// Whether it is held against the client what it asks for.
+    held: Held,
+    conduct: Conduct,
     bare_newlines: BareNewlines,
     attachment: Option<Attachment>,
     /// The route of the transaction, also while its backend is being replaced.
@@ -216,6 +120,8 @@ pub async fn run(
         arrival,
         admission: None,
         bypass: false,
+        held: Held::Against,
+        conduct: Conduct::default(),
         bare_newlines: BareNewlines::Reject,
         bound: false,
         traced: false,
@@ -233,8 +139,8 @@ pub async fn run(
     }
     let Session { client, record, began, .. } = session;
     client.close(context.config.timeouts.command.min(CLOSING)).await;
-    // Whoever opens too many connections does not fill the log with them.
-    if end != End::Connections {
+    // Whoever opens too many connections, or is banned, does not fill the log with them.
+    if !matches!(end, End::Connections | End::Banned) {
         record.log(end, began.elapsed());
     }
     context.metrics.session_ended(began.elapsed());
@@ -256,6 +162,9 @@ impl Session {
         if tls == ListenerTls::Implicit
             && let Err(end) = Box::pin(self.secure()).await
         {
+            return end;
+        }
+        if let Some(end) = Box::pin(self.hold_greeting()).await {
             return end;
         }
         self.client.say(&self.dialogue.greeting());
@@ -309,6 +218,10 @@ impl Session {
                     replies.iter().for_each(|reply| self.client.say(reply));
                     return None;
                 }
+                Step::SayEachAndHangUp(replies) => {
+                    replies.iter().for_each(|reply| self.client.say(reply));
+                    return Some(end);
+                }
                 Step::Continue => return None,
                 Step::HangUp(reply) => {
                     let end = reply.as_ref().map_or(end, |reply| ending_of(reply, end));
@@ -319,7 +232,17 @@ impl Session {
                     // A client that is gone is found out when it is listened to.
                     let _ = self.client.flush_overdue(self.context.config.timeouts.command).await;
                     let outcomes = Box::pin(self.recipients(batch)).await;
-                    self.dialogue.step(Input::Recipients(outcomes))
+                    match self.dialogue.step(Input::Recipients(outcomes)) {
+                        Step::SayEach(replies) => {
+                            Box::pin(self.say_slowly(replies)).await;
+                            return None;
+                        }
+                        Step::SayEachAndHangUp(replies) => {
+                            Box::pin(self.say_slowly(replies)).await;
+                            return Some(End::Harvest);
+                        }
+                        step => step,
+                    }
                 }
                 Step::Forward(Exchange::Data) => {
                     let answer = Box::pin(self.data()).await;

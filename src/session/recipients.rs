@@ -12,7 +12,7 @@ use super::Session;
 use super::attachment::{Answer, Attachment, Envelope, Given};
 use crate::backend::{Blame, Introduction, Use};
 use crate::config::{Mode, Route, RoutedRecipients};
-use crate::guard::Standing;
+use crate::guard::{Event, Standing, Tally};
 use crate::net::dial::turn;
 use crate::observe::Escaped;
 use crate::observe::metrics::{RecipientResult, RecipientSource};
@@ -60,8 +60,29 @@ impl Candidate {
 impl Session {
     /// What becomes of `batch`, in its order.
     pub(super) async fn recipients(&mut self, batch: Vec<Recipient>) -> Vec<Outcome> {
-        let judged = futures_util::future::join_all(batch.into_iter().map(|recipient| self.judge(recipient)));
-        let mut candidates = judged.await;
+        let mut outcomes = Vec::with_capacity(batch.len());
+        let mut waiting = batch;
+        while !waiting.is_empty() {
+            let granted = match self.leave(&waiting).await {
+                Ok(granted) => granted,
+                Err(rest) => {
+                    outcomes.extend(rest);
+                    break;
+                }
+            };
+            let later = waiting.split_off(granted.recipients().min(waiting.len()));
+            outcomes.extend(self.look_up(waiting, granted.standing()).await);
+            granted.answered(self.conduct.take());
+            waiting = later;
+        }
+        outcomes
+    }
+
+    /// What becomes of recipients that may be looked up, all of them at once.
+    async fn look_up(&mut self, recipients: Vec<Recipient>, standing: Standing) -> Vec<Outcome> {
+        let asker = self.asker(standing);
+        let judged = recipients.into_iter().map(|recipient| self.judge(recipient, asker));
+        let mut candidates = futures_util::future::join_all(judged).await;
         self.keep_to_one_route(&mut candidates);
         self.keep_apart(&mut candidates);
         self.forward(&mut candidates).await;
@@ -79,7 +100,7 @@ impl Session {
     }
 
     /// Everything that can be said of a recipient without the delivery port.
-    async fn judge(&self, recipient: Recipient) -> Candidate {
+    async fn judge(&self, recipient: Recipient, asker: Asker) -> Candidate {
         let config = &self.context.config;
         let Some(route) = config.routes.of(&recipient.mailbox).map(Arc::clone) else {
             self.refused(
@@ -103,7 +124,7 @@ impl Session {
             return Candidate { recipient, route: Some(route), fate: Fate::Forward(RecipientSource::Policy) };
         }
         let Judgement { decision, source, about } =
-            self.context.verifier.judge(&route, &recipient.mailbox, self.asker()).await;
+            self.context.verifier.judge(&route, &recipient.mailbox, asker).await;
         match decision {
             Decision::Forward => Candidate { recipient, route: Some(route), fate: Fate::Forward(source) },
             Decision::Refuse(reply) if route.verify.mode == Mode::Shadow => {
@@ -124,8 +145,8 @@ impl Session {
     }
 
     /// On whose behalf the store is asked, and how urgently.
-    fn asker(&self) -> Asker {
-        let urgency = match self.context.standings.of(self.key) {
+    fn asker(&self, standing: Standing) -> Asker {
+        let urgency = match standing {
             Standing::Clean => Urgency::Clean,
             Standing::Suspect => Urgency::Suspect,
         };
@@ -188,7 +209,8 @@ impl Session {
                 if self.context.verifier.contradicted(route, &only.mailbox) == Contradicted::StoreIll {
                     return replies::UNDETERMINED;
                 }
-                self.context.standings.named_unknown(self.key);
+                let told = Event::Answered(Tally { unknown: 1, known: 0 }, self.held);
+                self.context.harvest.learn(self.key, told);
                 self.log_refusal(&route.name, only, &reply, RecipientSource::Live);
                 reply
             }
@@ -253,6 +275,7 @@ impl Session {
         if reply.class() == Class::Positive {
             metrics.recipient(RecipientResult::Accepted, source);
             self.record.recipient(RecipientResult::Accepted);
+            self.conduct.named_known();
             return Outcome::Accepted(recipient, reply);
         }
         let reply = replies::passed_on(reply);
@@ -387,7 +410,7 @@ impl Session {
     }
 
     /// Counts and logs a refusal.
-    fn refused(
+    pub(super) fn refused(
         &self,
         route: Option<&Arc<Route>>,
         recipient: &Recipient,
@@ -397,8 +420,10 @@ impl Session {
     ) {
         self.context.route_or_none(route).recipient(result, source);
         self.record.recipient(result);
-        if result == RecipientResult::Unknown {
-            self.context.standings.named_unknown(self.key);
+        // In shadow mode nobody is refused for what verification finds, nor for what follows from it.
+        let shadow = route.is_some_and(|route| route.verify.mode == Mode::Shadow);
+        if result == RecipientResult::Unknown && !shadow {
+            self.conduct.named_unknown();
         }
         self.log_refusal(route.map_or("", |route| &route.name), recipient, reply, source);
     }

@@ -54,12 +54,14 @@ transcripts! {
     a_client_silent_in_a_message_is_left
     a_client_that_drips_a_command_is_left
     a_client_that_goes_leaves_nothing_behind
+    a_client_that_guesses_is_banned_in_all_its_sessions
     a_client_that_leaves_behind_the_end_gets_its_message_delivered
     a_client_that_leaves_does_not_take_the_answer_along
     a_client_that_vanishes_in_the_middle_of_a_message
     a_connection_without_the_header_that_must_come_is_closed
     a_delivery_port_that_is_down_is_said_so
     a_domain_without_a_route_is_refused
+    a_drain_ends_a_pause
     a_drain_lets_transactions_finish
     a_drain_that_takes_too_long_waits_only_for_the_backend
     a_file_can_be_the_mail_store
@@ -113,6 +115,7 @@ transcripts! {
     a_probe_cut_off_is_asked_again
     a_question_sees_three_sessions_end_at_most
     a_recipient_the_backend_refuses_shifts_nobody
+    a_refusal_comes_after_a_pause_that_doubles
     a_refusal_in_several_lines_is_passed_on
     a_refused_chunk_is_consumed
     a_refused_go_ahead_is_passed_on
@@ -155,6 +158,7 @@ transcripts! {
     a_whole_transaction_in_one_segment
     an_acceptance_behind_the_go_ahead_is_never_believed
     an_acceptance_instead_of_a_go_ahead_is_no_success
+    an_accepted_recipient_lifts_the_limit_of_a_session
     an_accepted_recipient_taken_back_ends_the_transaction
     an_early_acceptance_is_never_believed
     an_early_refusal_is_the_answer_to_the_message
@@ -163,6 +167,7 @@ transcripts! {
     an_extension_lost_after_it_was_offered_is_temporary
     an_idle_client_is_left
     an_idle_transaction_makes_way_where_connections_are_scarce
+    an_ipv6_network_is_banned_as_one_client
     an_overlong_version_2_closes_the_connection
     an_unknown_recipient_is_asked_about_again_in_time
     an_unknown_recipient_is_refused_in_the_backends_words
@@ -183,9 +188,12 @@ transcripts! {
     exchange_2013_at_25_alone_refuses_whole_messages
     exchange_2013_is_asked_at_2525_and_delivered_to_at_25
     exchange_online_refuses_at_its_edge
+    guesses_sent_together_get_no_further_than_the_limit
+    in_shadow_mode_nobody_is_held_to_guess
     lists_decide_without_asking
     mail_waits_for_tls_where_it_is_required
     malformed_commands_are_refused
+    nobody_is_kept_waiting_who_holds_what_others_wait_for
     nothing_is_asked_where_verification_is_off
     octets_behind_starttls_end_the_session
     octets_behind_the_backends_220_are_an_error
@@ -195,6 +203,7 @@ transcripts! {
     only_so_many_headers_are_waited_for
     parameters_reach_the_backend_as_written
     parameters_that_were_not_offered_are_refused
+    private_and_exempt_clients_may_guess
     recipients_go_out_sixteen_at_a_time
     recipients_sent_together_are_asked_about_together
     recipients_share_a_transaction_once_the_store_has_shown_it_takes_several
@@ -202,6 +211,7 @@ transcripts! {
     routed_recipients_are_refused
     routed_recipients_pass_where_that_is_wanted
     rset_gives_the_backend_session_back
+    ten_unknown_recipients_end_a_session
     the_bare_postmaster_goes_to_the_first_route
     the_end_is_not_written_behind_an_early_reply
     the_end_of_a_message_may_come_in_pieces
@@ -213,6 +223,8 @@ transcripts! {
     too_many_connections_is_waited_out
     too_many_errors_end_the_session
     two_refused_senders_say_nothing_about_a_recipient
+    what_comes_during_a_pause_is_heard_behind_it
+    who_speaks_before_the_greeting_is_refused
     whom_nobody_can_ask_about_is_accepted_where_that_is_wanted
     xclient_attributes_with_line_ends_are_refused
     xclient_is_not_taken_from_strangers

@@ -56,9 +56,14 @@ fn certificate() -> &'static str {
     })
 }
 
-/// What the transcript writes and, where it says nothing of them, one route and `stage = "rcpt"`: only the transcripts
-/// about random names are to expect them.
+/// What the transcript writes and, where it says nothing of them, one route, `stage = "rcpt"` and `tarpit = "0s"`: only the
+/// transcripts about random names, and those about pauses, are to expect them.
 fn settings_of(written: &str) -> String {
+    let written = &match (written.contains("tarpit ="), written.split_once("[harvest]\n")) {
+        (true, _) => written.to_owned(),
+        (false, None) => format!("{written}\n[harvest]\ntarpit = \"0s\"\n"),
+        (false, Some((before, after))) => format!("{before}[harvest]\ntarpit = \"0s\"\n{after}"),
+    };
     let route = if written.contains("[[route]]") { "" } else { ROUTE };
     let whole = format!("{written}\n{route}");
     if written.contains("stage =") {

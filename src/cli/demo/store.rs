@@ -137,7 +137,8 @@ impl Session {
                     self.say(&reply).await?;
                     return Ok(Next::Listen);
                 }
-                Step::SayEach(replies) => {
+                // The second never: everybody may ask for anyone.
+                Step::SayEach(replies) | Step::SayEachAndHangUp(replies) => {
                     for reply in &replies {
                         self.say(reply).await?;
                     }

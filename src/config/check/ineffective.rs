@@ -4,6 +4,7 @@
 use crate::config::choice::{BareNewline, Mode, RouteTls, SourceKind};
 use crate::config::finding::Findings;
 use crate::config::settings::{Cache, Route, Settings, Verify};
+use crate::config::value::Period;
 
 /// Warns about every one.
 pub(super) fn warn(settings: &Settings, findings: &mut Findings) {
@@ -20,6 +21,7 @@ pub(super) fn warn(settings: &Settings, findings: &mut Findings) {
         let reason = "has no effect: limits.bare_newline = \"normalize\" exempts everyone";
         findings.warn("limits.bare_newline_exempt", reason, "write bare_newline = \"reject\", or remove it");
     }
+    warn_harvest(settings, findings);
     let tokens = [("admin.token", admin.token.is_some()), ("admin.token_file", admin.token_file.is_some())];
     for (key, _) in tokens.iter().filter(|(_, given)| *given && admin.address.is_none()) {
         let reason = "has no effect: admin.address is empty";
@@ -28,6 +30,26 @@ pub(super) fn warn(settings: &Settings, findings: &mut Findings) {
     for (at, route) in settings.route.iter().enumerate() {
         warn_tls(&format!("route[{at}]"), route, findings);
         warn_verify(&format!("route[{at}].verify"), &route.verify, cache, findings);
+    }
+}
+
+fn warn_harvest(settings: &Settings, findings: &mut Findings) {
+    let harvest = &settings.harvest;
+    if harvest.tarpit_max < harvest.tarpit {
+        let reason = format!(
+            "{} has no effect: harvest.tarpit ({}) is already longer",
+            harvest.tarpit_max, harvest.tarpit
+        );
+        findings.warn("harvest.tarpit_max", reason, "write a duration not below harvest.tarpit");
+    }
+    let off = [
+        ("harvest.ban", harvest.max_unknown_per_hour == 0, "harvest.max_unknown_per_hour = 0 bans nobody"),
+        ("harvest.tarpit_max", harvest.tarpit == Period::ZERO, "harvest.tarpit = \"0s\" makes nobody wait"),
+    ];
+    for (key, is_off, because) in off {
+        if is_off && findings.written.contains_key(key) {
+            findings.warn(key, format!("has no effect: {because}"), "remove it");
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Each part checks what it needs and goes on after a fault, so that all are found. What is built beside a
 //! fault is never used.
 
+mod harvest;
 mod ineffective;
 mod listeners;
 mod profile;
@@ -39,6 +40,7 @@ pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Fin
             secret: secret("cache.secret", (&settings.cache.secret, &settings.cache.secret_file), findings),
         },
         limits: limits(&settings.limits, findings),
+        harvest: harvest::check(settings, findings),
         timeouts: timeouts(&settings.timeouts, findings),
         admin: admin(&settings.admin, findings),
         log: Log { format: settings.log.format, level: settings.log.level.as_str().to_owned() },

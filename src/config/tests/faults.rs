@@ -35,7 +35,12 @@ const FAULTS: &[(&str, &str, &str)] = &[
     // Unknown keys.
     ("hostnam = 'mx.example.org'", "hostnam", "\"hostname\""),
     ("[limits]\nmax_recipents = 5", "limits.max_recipents", "\"max_recipients\""),
-    ("[harvest]\nban = '1h'", "harvest", "hostname, listener, route"),
+    ("[harvest]\nban = '0s'", "harvest.ban", "60s"),
+    ("[harvest]\ntarpit_max = '3m'", "harvest.tarpit_max", "\"10s\""),
+    ("[harvest]\ngreet_delay = '5m'", "harvest.greet_delay", "\"10s\""),
+    ("[harvest]\nmax_unknown_per_hour = 100000", "harvest.max_unknown_per_hour", "write 50000 or less"),
+    ("[harvest]\nmax_clients = 0", "harvest.max_clients", "write 1000 or more"),
+    ("[dnsbl]\nzone = 'a'", "dnsbl", "hostname, listener, route"),
     ("route:verify.sendr = ''", "route[0].verify.sendr", "\"sender\""),
     // Listeners.
     ("listener = []", "listener", "[[listener]]"),

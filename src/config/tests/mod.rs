@@ -137,6 +137,8 @@ fn every_key_reaches_the_configuration_in_use() {
         case_sensitive = false\non_unknown = 'tempfail'\ntimeout = '5s'\nrecheck = '0s'
         [cache]\nmax_entries = 7\ntempfail_ttl = 0\nblind_ttl = '1h'\nserve_stale = '0d'
         path = '/var/lib/backstop'\nsecret = 'salt'
+        [harvest]\nmax_unknown_per_session = 0\nmax_unknown_per_hour = 7\nban = '2h'\nexempt = ['198.51.100.0/24']
+        tarpit = '3s'\ntarpit_max = '2s'\ngreet_delay = '1s'\nmax_clients = 1000
         [limits]\nmax_message_size = '25MiB'\nmax_errors = 0\nbypass = ['10.0.0.0/8']
         [timeouts]\ntls_handshake = '7s'\nsession = '1h'\ndata_min_rate = '0'\ndrain_delay = '500ms'\nproxy_header = '1s'
         [admin]\ntoken_file = '{}'\n[log]\nformat = 'json'\nlevel = 'backstop=debug,info'",
@@ -166,6 +168,15 @@ fn every_key_reaches_the_configuration_in_use() {
     assert_eq!(config.tls.certificates[0].key.cert.len(), 1);
     assert_eq!(config.timeouts.tls_handshake, Duration::from_secs(7));
     assert_eq!(route.hide_ehlo, ["DSN"]);
+    let harvest = &config.harvest;
+    assert_eq!((harvest.max_unknown_per_session, harvest.max_unknown_per_hour), (None, Some(7)));
+    assert_eq!((harvest.ban, harvest.max_clients), (Duration::from_secs(7200), 1000));
+    assert_eq!((harvest.tarpit, harvest.tarpit_max), (Duration::from_secs(3), Duration::from_secs(3)));
+    assert_eq!(harvest.greet_delay, Some(Duration::from_secs(1)));
+    // Its own, `limits.bypass`, and the fronts of listeners; others are none.
+    for (client, exempt) in [("198.51.100.1", true), ("10.9.9.9", true), ("192.0.2.1", false)] {
+        assert_eq!(harvest.exempt.contains(client.parse().unwrap()), exempt, "{client}");
+    }
     assert_eq!((route.profile, route.max_connections), (Profile::Exchange, 2));
     assert_eq!((route.client_address, route.trace), (ClientAddress::ProxyV2, Trace::Received));
     let verify = &route.verify;

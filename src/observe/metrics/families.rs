@@ -2,7 +2,7 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     exponential_buckets,
 };
 
@@ -26,6 +26,8 @@ pub(super) struct Families {
     pub(super) store_dropped: IntCounterVec,
     pub(super) contradicted: IntCounterVec,
     pub(super) alarms: IntGaugeVec,
+    pub(super) harvest_bans: IntCounter,
+    pub(super) harvest_clients: IntGauge,
     pub(super) backend_up: IntGaugeVec,
     pub(super) backend_connections: IntGaugeVec,
     pub(super) tls_handshakes: IntCounterVec,
@@ -54,6 +56,8 @@ impl Families {
             store_up: gauges(&r, "backstop_store_up", "1 when the embedded store could be written when last tried; absent where there is none.", &[]),
             store_dropped: counters(&r, "backstop_store_dropped_total", "Verdicts not stored since too many were learnt at once.", &[]),
             contradicted: counters(&r, "backstop_verdict_contradicted_total", "Cached verdicts that the delivery port contradicted.", &["route", "cached"]),
+            harvest_bans: counter(&r, "backstop_harvest_bans_total", "Clients banned for asking for too many unknown recipients."),
+            harvest_clients: register(&r, IntGauge::new("backstop_harvest_clients", "Clients whose recipients are counted.")),
             alarms: gauges(&r, "backstop_route_alarms", "Alarms raised, by what is wrong with the route; details at /readyz?verbose.", &["route", "kind"]),
             backend_up: gauges(&r, "backstop_backend_up", "1 when the backend took us when last tried.", &["route", "backend"]),
             backend_connections: gauges(&r, "backstop_backend_connections", "Connections to the backend that are in use.", &["route", "backend", "use"]),

@@ -140,6 +140,16 @@ impl Metrics {
         gauge.set(i64::try_from(raised).unwrap_or(i64::MAX));
     }
 
+    /// A client was banned.
+    pub fn harvest_ban(&self) {
+        self.0.families.harvest_bans.inc();
+    }
+
+    /// So many clients are remembered; told before a rendering.
+    pub fn harvest_clients(&self, clients: usize) {
+        self.0.families.harvest_clients.set(i64::try_from(clients).unwrap_or(i64::MAX));
+    }
+
     /// The cache holds so many entries of a kind. Counting them may be costly, so this is called by whoever
     /// is about to [`render`](Self::render).
     pub fn cache(&self, kind: CacheKind, entries: usize) {

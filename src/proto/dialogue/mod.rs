@@ -115,6 +115,8 @@ pub enum Step {
     Say(Reply),
     /// Answer several commands, in order, then read on.
     SayEach(Vec<Reply>),
+    /// Answer several commands, in order, the last of them with 421, then close.
+    SayEachAndHangUp(Vec<Reply>),
     /// Nothing to say; read on.
     Continue,
     /// Find out about these recipients; comes back as [`Input::Recipients`].
@@ -148,6 +150,8 @@ pub enum Outcome {
     Accepted(Recipient, Reply),
     /// Not accepted.
     Refused(Reply),
+    /// Not looked up, because of how the client behaves: it is to leave. Nothing behind it is answered.
+    Barred,
     /// The backend was lost, or disagreed with what it had taken before: neither this recipient nor those
     /// accepted earlier can be served in this transaction.
     Lost,
@@ -395,7 +399,14 @@ impl Dialogue {
         for answer in answers {
             let reply = match answer {
                 Some(reply) => reply,
-                None => self.outcome(outcomes.next().unwrap_or(Outcome::Refused(replies::UNDETERMINED))),
+                None => match outcomes.next().unwrap_or(Outcome::Refused(replies::UNDETERMINED)) {
+                    Outcome::Barred => {
+                        said.push(replies::HARVEST);
+                        self.hang_up(None);
+                        return Step::SayEachAndHangUp(said);
+                    }
+                    outcome => self.outcome(outcome),
+                },
             };
             said.push(reply);
         }

@@ -20,7 +20,7 @@ fn dialogue() -> Dialogue {
 fn codes(step: &Step) -> Vec<u16> {
     match step {
         Step::Say(reply) | Step::HangUp(Some(reply)) | Step::StartTls(reply) => vec![reply.code()],
-        Step::SayEach(replies) => replies.iter().map(Reply::code).collect(),
+        Step::SayEach(replies) | Step::SayEachAndHangUp(replies) => replies.iter().map(Reply::code).collect(),
         other => panic!("nothing is said: {other:?}"),
     }
 }
@@ -251,4 +251,19 @@ fn extensions_must_have_been_offered() {
     assert_eq!(say(&mut d, "MAIL FROM:<\u{e9}@b.c>"), [553]);
     assert_eq!(say(&mut d, "MAIL FROM:<a@b.c> SMTPUTF8"), [555]);
     assert_eq!(say(&mut d, "MAIL FROM:<a@b.c> SIZE=1000 RET=FULL"), [421]);
+}
+
+#[test]
+fn who_is_barred_hears_what_was_found_out_before_and_nothing_behind() {
+    let mut dialogue = dialogue();
+    say(&mut dialogue, "EHLO client.example");
+    say(&mut dialogue, "MAIL FROM:<>");
+    let lines: [&[u8]; 4] =
+        [b"RCPT TO:<a@b.example>", b"RCPT TO:<", b"RCPT TO:<c@b.example>", b"RCPT TO:<d@b.example>"];
+    let Step::Recipients(_) = dialogue.step(Input::RecipientLines(&lines)) else { panic!("not asked") };
+    let unknown = Outcome::Refused(replies::UNKNOWN_RECIPIENT);
+    let step = dialogue.step(Input::Recipients(vec![unknown, Outcome::Barred]));
+    assert!(matches!(step, Step::SayEachAndHangUp(_)));
+    assert_eq!(codes(&step), [550, 501, 421]);
+    assert_eq!(dialogue.step(Input::Line(b"NOOP")), Step::HangUp(None));
 }

@@ -231,6 +231,13 @@ impl<'i> Session<'i> {
                     replies.iter().for_each(|reply| is_an_answer(reply, Due::Answer));
                     return Life::GoesOn;
                 }
+                Step::SayEachAndHangUp(replies) => {
+                    let (last, before) = replies.split_last().expect("it is said why");
+                    assert!(replies.len() <= commands, "at most one answer for each command");
+                    before.iter().for_each(|reply| is_an_answer(reply, Due::Answer));
+                    assert_eq!(last.code(), 421);
+                    return Life::Over;
+                }
                 Step::Recipients(batch) => {
                     assert!(!batch.is_empty() && batch.len() <= commands);
                     self.recipients(batch)
@@ -281,9 +288,10 @@ impl<'i> Session<'i> {
         let before = self.accepted();
         let outcomes: Vec<Outcome> = batch
             .into_iter()
-            .map(|recipient| match self.choice().unwrap_or(0) % 4 {
+            .map(|recipient| match self.choice().unwrap_or(0) % 5 {
                 0 | 1 => Outcome::Accepted(recipient, self.reply()),
                 2 => Outcome::Refused(self.reply()),
+                4 => Outcome::Barred,
                 _ => Outcome::Lost,
             })
             .collect();

@@ -1,0 +1,364 @@
+//! Directory harvest attacks: who asks for recipients to find out which exist.
+//!
+//! What a client asked for within an hour is counted, by address or IPv6 /64. One that named more unknown recipients than
+//! `max_unknown_per_hour`, and more than 80 % of all it asked for, is banned for a while. Before recipients are looked up
+//! they are asked for here ([`Harvest::leave`]), never more at once than it takes to be banned, in all sessions of the client
+//! together: neither pipelining nor many connections get past the limit. Who only connects and quits is not remembered.
+//!
+//! Everything that changes what is known is an [`Event`], and everything that is asked is one of [`Harvest::ban`],
+//! [`Harvest::standing`], [`Harvest::leave`]: instances that tell each other their events know the same clients. What is
+//! pending is of one instance alone.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use super::hour::{Second, Tally};
+use super::ledger::{Ledger, Record, Sentence};
+use crate::config;
+use crate::net::client_key::ClientKey;
+use crate::observe::metrics::Metrics;
+
+/// How long recipients wait while too many others of the same client have no answer yet.
+const WAIT: Duration = Duration::from_secs(25);
+/// Sets visited before others get a turn.
+const SETS_AT_A_TIME: usize = 256;
+
+/// What is known of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing against it.
+    Clean,
+    /// It named an unknown recipient within a day.
+    Suspect,
+}
+
+/// Whether what a client does is held against it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// It is counted.
+    Against,
+    /// It is exempt: only its [`Standing`] is kept.
+    Never,
+}
+
+/// A ban.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ban {
+    /// How long it still holds.
+    pub remaining: Duration,
+    /// What the client had asked for within an hour.
+    pub reason: Tally,
+}
+
+/// Something to be known of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// It was answered.
+    Answered(Tally, Held),
+    /// It was banned.
+    Banned(Ban),
+    /// Its ban was lifted, and what it did is forgiven.
+    Pardoned,
+}
+
+/// A client, for operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Suspicion {
+    /// Who.
+    pub client: ClientKey,
+    /// What it asked for within an hour.
+    pub tally: Tally,
+    /// Whether it is banned.
+    pub ban: Option<Ban>,
+}
+
+/// What all clients do to find out which recipients exist.
+#[derive(Debug)]
+pub struct Harvest {
+    limits: config::Harvest,
+    ledger: Ledger,
+    /// Recipients got their answers, so that others may be asked for.
+    answered: Notify,
+    /// Sessions that wait for that.
+    waiting: AtomicUsize,
+    metrics: Metrics,
+}
+
+/// Who asks for unknown recipients, for operators.
+#[derive(Debug, Default)]
+pub struct Suspicions {
+    /// Those that named most of them within the hour.
+    pub clients: Vec<Suspicion>,
+    /// Banned ones, those that stay so longest first.
+    pub banned: Vec<Suspicion>,
+    /// How many are banned.
+    pub bans: usize,
+}
+
+/// How many recipients may be looked up.
+#[derive(Debug)]
+pub enum Leave {
+    /// So many now.
+    Granted(Granted),
+    /// None, and none later: the client is banned.
+    Banned,
+    /// None now: too many others have no answer yet.
+    Busy,
+}
+
+/// Leave to look up some recipients. Dropped without [`Granted::answered`] they count as not answered.
+#[derive(Debug)]
+pub struct Granted {
+    harvest: Arc<Harvest>,
+    client: ClientKey,
+    held: Held,
+    recipients: u16,
+    standing: Standing,
+}
+
+impl Harvest {
+    /// Nobody is known, within these limits.
+    #[must_use]
+    pub fn new(limits: config::Harvest, metrics: Metrics) -> Arc<Self> {
+        let ledger = Ledger::new(limits.max_clients);
+        let (answered, waiting) = (Notify::new(), AtomicUsize::new(0));
+        Arc::new(Self { limits, ledger, answered, waiting, metrics })
+    }
+
+    /// The limits.
+    #[must_use]
+    pub const fn limits(&self) -> &config::Harvest {
+        &self.limits
+    }
+
+    /// The ban of `client`, if it is banned.
+    #[must_use]
+    pub fn ban(&self, client: ClientKey) -> Option<Ban> {
+        let now = self.ledger.now();
+        self.ledger.look(client, |record| ban_of(record, now)).flatten()
+    }
+
+    /// How `client` stands.
+    #[must_use]
+    pub fn standing(&self, client: ClientKey) -> Standing {
+        let now = self.ledger.now();
+        self.ledger.look(client, |record| standing_of(record, now)).unwrap_or(Standing::Clean)
+    }
+
+    /// Leave for `client` to have some of `wanted` recipients looked up, as soon as it may have one.
+    pub async fn leave(self: &Arc<Self>, client: ClientKey, held: Held, wanted: usize) -> Leave {
+        match self.try_leave(client, held, wanted) {
+            Leave::Busy => self.wait_for_leave(client, held, wanted).await,
+            leave => leave,
+        }
+    }
+
+    async fn wait_for_leave(self: &Arc<Self>, client: ClientKey, held: Held, wanted: usize) -> Leave {
+        let deadline = Instant::now() + WAIT;
+        let _waiting = Waiting::of(&self.waiting);
+        loop {
+            // Before looking: what is answered in between is heard of.
+            let answered = self.answered.notified();
+            match self.try_leave(client, held, wanted) {
+                Leave::Busy if timeout_at(deadline, answered).await.is_ok() => {}
+                leave => return leave,
+            }
+        }
+    }
+
+    fn try_leave(self: &Arc<Self>, client: ClientKey, held: Held, wanted: usize) -> Leave {
+        let wanted = u16::try_from(wanted).unwrap_or(u16::MAX);
+        let granted =
+            |recipients, standing| Granted { harvest: Arc::clone(self), client, held, recipients, standing };
+        let Some(most) = self.limits.max_unknown_per_hour.filter(|_| held == Held::Against) else {
+            return Leave::Granted(granted(wanted, self.standing(client)));
+        };
+        let now = self.ledger.now();
+        self.ledger.change(client, now, |record| {
+            if record.ban(now).is_some() {
+                return Leave::Banned;
+            }
+            let allowance = record.tally(now).allowance(most).saturating_sub(record.pending.into());
+            let recipients = wanted.min(u16::try_from(allowance).unwrap_or(u16::MAX));
+            if recipients == 0 {
+                return Leave::Busy;
+            }
+            record.pending = record.pending.saturating_add(recipients);
+            Leave::Granted(granted(recipients, standing_of(record, now)))
+        })
+    }
+
+    /// Takes note of what happened, here or elsewhere.
+    pub fn learn(&self, client: ClientKey, event: Event) {
+        let now = self.ledger.now();
+        match event {
+            Event::Answered(tally, held) => self.count(client, tally, held, 0),
+            Event::Banned(ban) => {
+                self.ledger.change(client, now, |record| record.sentence(sentence(now, ban)));
+            }
+            Event::Pardoned => {
+                self.ledger.look(client, |record| record.pardon(now));
+            }
+        }
+    }
+
+    /// Counts, and bans where it is too much; so many recipients are pending no more.
+    fn count(&self, client: ClientKey, tally: Tally, held: Held, answered: u16) {
+        let now = self.ledger.now();
+        if tally.is_empty() || (held == Held::Never && tally.unknown == 0) {
+            return;
+        }
+        let reason = self.ledger.change(client, now, |record| {
+            if tally.unknown > 0 {
+                record.named_unknown(now);
+            }
+            if held == Held::Never {
+                return None;
+            }
+            record.pending = record.pending.saturating_sub(answered);
+            record.add(now, tally);
+            let reason = record.tally(now);
+            let too_many = self.limits.max_unknown_per_hour.is_some_and(|most| reason.exceeds(most));
+            if !too_many || tally.unknown == 0 || record.ban(now).is_some() {
+                return None;
+            }
+            record.sentence(sentence(now, Ban { remaining: self.limits.ban, reason }));
+            Some(reason)
+        });
+        let Some(reason) = reason else { return };
+        self.metrics.harvest_ban();
+        let (unknown, asked, seconds) = (reason.unknown, reason.asked(), self.limits.ban.as_secs());
+        tracing::info!(%client, unknown, asked, seconds, "client banned: it asks for too many unknown recipients");
+    }
+
+    /// Recipients are pending no more.
+    fn wake(&self) {
+        // Whoever began to wait before the client's set was ours is seen here.
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.answered.notify_waiters();
+        }
+    }
+
+    /// Clients known, and room for how many.
+    #[must_use]
+    pub fn clients(&self) -> (usize, usize) {
+        (self.ledger.clients(), self.ledger.room())
+    }
+
+    /// The `most` clients that named most unknown recipients within the hour, and as many of those banned.
+    pub async fn suspicions(&self, most: usize) -> Suspicions {
+        let mut found = Suspicions::default();
+        for first in (0..self.ledger.sets()).step_by(SETS_AT_A_TIME) {
+            for set in first..(first + SETS_AT_A_TIME).min(self.ledger.sets()) {
+                let now = self.ledger.now();
+                self.ledger.visit(set, |record| found.see(record, now));
+            }
+            found.keep(most);
+            tokio::task::yield_now().await;
+        }
+        found
+    }
+
+    /// Forgets who counts no more, a few at a time.
+    pub async fn sweep(&self) {
+        for set in 0..self.ledger.sets() {
+            self.ledger.sweep(set);
+            if set % SETS_AT_A_TIME == SETS_AT_A_TIME - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+impl Granted {
+    /// How many.
+    #[must_use]
+    pub fn recipients(&self) -> usize {
+        self.recipients.into()
+    }
+
+    /// How the client stood.
+    #[must_use]
+    pub const fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// They were answered so.
+    pub fn answered(mut self, tally: Tally) {
+        if !tally.is_empty() {
+            self.harvest.count(self.client, tally, self.held, std::mem::take(&mut self.recipients));
+            self.harvest.wake();
+        }
+    }
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        let recipients = self.recipients;
+        if recipients > 0 && self.held == Held::Against {
+            self.harvest.ledger.look(self.client, |record| {
+                record.pending = record.pending.saturating_sub(recipients);
+            });
+            self.harvest.wake();
+        }
+    }
+}
+
+impl Suspicions {
+    fn see(&mut self, record: &Record, now: Second) {
+        let suspicion =
+            Suspicion { client: record.client(), tally: record.tally(now), ban: ban_of(record, now) };
+        if suspicion.tally.unknown > 0 {
+            self.clients.push(suspicion);
+        }
+        if suspicion.ban.is_some() {
+            self.bans += 1;
+            self.banned.push(suspicion);
+        }
+    }
+
+    fn keep(&mut self, most: usize) {
+        self.clients.sort_by_key(|one| Reverse(one.tally.unknown));
+        self.clients.truncate(most);
+        self.banned.sort_by_key(|one| Reverse(one.ban.map(|ban| ban.remaining)));
+        self.banned.truncate(most);
+    }
+}
+
+/// One session that waits, for as long as this lives.
+struct Waiting<'h>(&'h AtomicUsize);
+
+impl<'h> Waiting<'h> {
+    fn of(waiting: &'h AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn sentence(now: Second, Ban { remaining, reason }: Ban) -> Sentence {
+    let seconds = Second::try_from(remaining.as_secs()).unwrap_or(Second::MAX);
+    Sentence { until: now.saturating_add(seconds.max(1)), reason }
+}
+
+fn ban_of(record: &Record, now: Second) -> Option<Ban> {
+    let Sentence { until, reason } = *record.ban(now)?;
+    Some(Ban { remaining: Duration::from_secs((until - now).into()), reason })
+}
+
+fn standing_of(record: &Record, now: Second) -> Standing {
+    record.last_unknown(now).map_or(Standing::Clean, |_| Standing::Suspect)
+}
+
+#[cfg(test)]
+mod tests;
