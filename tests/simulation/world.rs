@@ -62,6 +62,8 @@ pub(crate) struct Weather {
     pub(crate) normalize: bool,
     pub(crate) live: bool,
     pub(crate) drain: bool,
+    /// A line of its own is put before each message.
+    pub(crate) received: bool,
 }
 
 impl Weather {
@@ -91,6 +93,7 @@ impl Weather {
             normalize: chance.one_in(2),
             live: chance.one_in(2),
             drain: !calm && chance.one_in(3),
+            received: chance.one_in(2),
         }
     }
 
@@ -299,7 +302,17 @@ impl World {
 
     /// Whether its client has sent all of this message.
     pub(crate) fn is_whole(&self, content: &[u8]) -> bool {
-        self.sent.get(&id(content)).is_none_or(|sent| sent.whole)
+        self.sent.get(&id(&self.without_trace(content.to_vec()))).is_none_or(|sent| sent.whole)
+    }
+
+    /// A message without the line that was put before it, where one must have been.
+    fn without_trace(&self, content: Vec<u8>) -> Vec<u8> {
+        if !self.weather.received || !content.starts_with(b"Received: ") {
+            return content;
+        }
+        let ends = memchr::memmem::find_iter(&content, b"\r\n").map(|end| end + 2);
+        let end = ends.into_iter().find(|end| content.get(*end) != Some(&b'\t'));
+        content[end.unwrap_or(content.len())..].to_vec()
     }
 
     /// The client is gone, or will not hear what becomes of the message.
@@ -309,6 +322,7 @@ impl World {
 
     /// A backend has a whole message. Gives the number of the copy.
     pub(crate) fn stored(&mut self, recipients: &[String], content: Vec<u8>) -> (String, usize) {
+        let content = self.without_trace(content);
         let id = id(&content);
         match self.sent.get(&id) {
             None => self.broken(&format!("a message that nobody sent: {}", content.escape_ascii())),
@@ -329,7 +343,8 @@ impl World {
 
     /// A backend has a whole message and does not want it.
     pub(crate) fn turned_away(&mut self, content: &[u8], word: &str) {
-        let id = id(content);
+        let content = self.without_trace(content.to_vec());
+        let id = id(&content);
         match self.sent.get_mut(&id) {
             Some(sent) => sent.refused = word.get(..3).and_then(|code| code.parse().ok()),
             None => self.broken(&format!("a message that nobody sent: {}", content.escape_ascii())),
