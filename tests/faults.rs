@@ -182,8 +182,9 @@ async fn a_backend_that_takes_few_connections_answers_all_questions_on_those() {
             codes.push(client.reply().await.code);
         }
     }
-    // One session endures ten refusals; what is behind them finds no other. None before is lost.
-    assert!(codes.iter().filter(|code| **code == 550).count() >= 8, "{codes:?}");
+    // One session endures nine refusals, that of the first and of a name nobody has among them; what is behind them finds no
+    // other. None before is lost.
+    assert!(codes.iter().filter(|code| **code == 550).count() >= 7, "{codes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

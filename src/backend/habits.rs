@@ -242,7 +242,7 @@ mod tests {
         habits.cut_off_after(0);
         assert_eq!(habits.endured(), REFUSALS_ENDURED, "it ended for another reason");
         habits.cut_off_after(3);
-        assert_eq!(habits.endured(), 5);
+        assert_eq!(habits.endured(), 4);
         habits.cut_off_after(3);
         assert_eq!(habits.endured(), 3);
         for expected in [4, 5, 6] {
