@@ -130,6 +130,8 @@ struct World {
     good: HashSet<String>,
     /// A backend said something twice: what answered what is anybody's guess, and the delivery port decides.
     out_of_step: bool,
+    /// A random name came as far as any other, at DATA too: the delivery port decides.
+    blind: bool,
     /// Messages whose end was followed by a whole 2yz.
     stored: usize,
     /// Messages the client was told are accepted.
