@@ -190,7 +190,7 @@ async fn play(acts: Vec<Act>, fates: Vec<Fate>) -> Result<(), TestCaseError> {
         let (context, route) = (Arc::clone(&context), Arc::clone(&route));
         let mailbox = Mailbox::parse(&format!("name{name}@example.org")).unwrap();
         async move {
-            let asker = asker(name, if name % 2 == 0 { Urgency::Clean } else { Urgency::Suspect });
+            let asker = asker(name, if name.is_multiple_of(2) { Urgency::Clean } else { Urgency::Suspect });
             said(&context.verifier.verify(&route, &mailbox, asker).await.verdict)
         }
     };
