@@ -161,7 +161,6 @@ pub(crate) struct Tally {
     pub(crate) undetermined: u64,
     pub(crate) probes: u64,
     pub(crate) connections: u64,
-    pub(crate) broken: u64,
     pub(crate) vanished: u64,
 }
 
