@@ -267,7 +267,7 @@ impl<'i> Session<'i> {
                 Step::StartTls(reply) => return self.start_tls(&reply),
                 Step::Client(_) => {
                     assert!(self.dialogue.hello().is_none() && self.dialogue.transaction().is_none());
-                    let greeted = self.dialogue.step(Input::ClientKnown);
+                    let greeted = self.step(Input::ClientKnown);
                     assert!(matches!(&greeted, Step::Say(reply) if reply.code() == 220), "{greeted:?}");
                     greeted
                 }
