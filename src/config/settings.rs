@@ -287,7 +287,7 @@ section! {
         tarpit_max: Period = Period::seconds(10);
         /// Pause before the greeting; who speaks before it is refused. 0: none.
         greet_delay: Period = Period::ZERO;
-        /// Most clients remembered; about 120 bytes each.
+        /// Most clients remembered; about 125 bytes each.
         max_clients: usize = 1_000_000;
     }
 }

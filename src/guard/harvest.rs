@@ -348,12 +348,12 @@ impl Drop for Waiting<'_> {
 
 fn sentence(now: Second, Ban { remaining, reason }: Ban) -> Sentence {
     let seconds = Second::try_from(remaining.as_secs()).unwrap_or(Second::MAX);
-    Sentence { until: now.saturating_add(seconds.max(1)), reason }
+    Sentence::new(now.saturating_add(seconds.max(1)), reason)
 }
 
 fn ban_of(record: &Record, now: Second) -> Option<Ban> {
-    let Sentence { until, reason } = *record.ban(now)?;
-    Some(Ban { remaining: Duration::from_secs((until - now).into()), reason })
+    let ban = record.ban(now)?;
+    Some(Ban { remaining: Duration::from_secs((ban.until() - now).into()), reason: ban.reason() })
 }
 
 fn standing_of(record: &Record, now: Second) -> Standing {

@@ -9,6 +9,7 @@
 //! the lock of all others.
 
 use std::hash::{BuildHasher as _, RandomState};
+use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,9 +28,10 @@ pub(super) const HELD: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug)]
 pub(super) struct Record {
     client: ClientKey,
-    ban: Option<Box<Sentence>>,
+    ban: Option<Sentence>,
     hour: Hour,
-    last_unknown: Option<Second>,
+    /// One more than when it was, so that none takes no room.
+    last_unknown: Option<NonZero<Second>>,
     /// Recipients it asked for and has no answer to yet.
     pub(super) pending: u16,
 }
@@ -37,9 +39,10 @@ pub(super) struct Record {
 /// Why a client is banned, and until when.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sentence {
-    pub(super) until: Second,
+    until: NonZero<Second>,
     /// What it had asked for within an hour.
-    pub(super) reason: Tally,
+    unknown: u16,
+    known: u16,
 }
 
 /// All of them.
@@ -137,6 +140,28 @@ impl Ledger {
     }
 }
 
+impl Sentence {
+    /// A ban until then. Numbers above 65 535 are told as that.
+    pub(super) fn new(until: Second, reason: Tally) -> Self {
+        let told = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
+        Self {
+            until: NonZero::new(until).unwrap_or(NonZero::<Second>::MIN),
+            unknown: told(reason.unknown),
+            known: told(reason.known),
+        }
+    }
+
+    /// When it ends.
+    pub(super) const fn until(self) -> Second {
+        self.until.get()
+    }
+
+    /// What the client had asked for.
+    pub(super) fn reason(self) -> Tally {
+        Tally { unknown: self.unknown.into(), known: self.known.into() }
+    }
+}
+
 impl Record {
     fn new(client: ClientKey, now: Second) -> Self {
         Self { client, ban: None, hour: Hour::new(now), last_unknown: None, pending: 0 }
@@ -159,22 +184,24 @@ impl Record {
 
     /// It named an unknown recipient now.
     pub(super) const fn named_unknown(&mut self, now: Second) {
-        self.last_unknown = Some(now);
+        self.last_unknown = NonZero::new(now.saturating_add(1));
     }
 
-    /// Since when it named no unknown recipient; none when it did not within a day.
+    /// When it named an unknown recipient last; none when it did not within a day.
     pub(super) fn last_unknown(&self, now: Second) -> Option<Second> {
-        self.last_unknown.filter(|last| u64::from(now - last.min(&now)) < HELD.as_secs())
+        self.last_unknown
+            .map(|after| after.get() - 1)
+            .filter(|last| u64::from(now - last.min(&now)) < HELD.as_secs())
     }
 
     /// The ban that holds now.
-    pub(super) fn ban(&self, now: Second) -> Option<&Sentence> {
-        self.ban.as_deref().filter(|ban| ban.until > now)
+    pub(super) fn ban(&self, now: Second) -> Option<Sentence> {
+        self.ban.filter(|ban| ban.until() > now)
     }
 
     /// Bans it.
-    pub(super) fn sentence(&mut self, ban: Sentence) {
-        self.ban = Some(Box::new(ban));
+    pub(super) const fn sentence(&mut self, ban: Sentence) {
+        self.ban = Some(ban);
     }
 
     /// Lifts its ban; what it did until now is forgiven, or the next unknown recipient would ban it again.
@@ -185,14 +212,14 @@ impl Record {
     /// What is lost with it: the least goes first.
     fn need(&self, now: Second) -> (Need, u32, Second) {
         if let Some(ban) = self.ban(now) {
-            return (Need::Banned, 0, ban.until);
+            return (Need::Banned, 0, ban.until());
         }
         let need = match self.last_unknown(now) {
             _ if self.pending > 0 => Need::Waiting,
             Some(_) => Need::Suspect,
             None => return (Need::Harmless, 0, self.hour.seen()),
         };
-        (need, self.tally(now).unknown, self.last_unknown.unwrap_or_default())
+        (need, self.tally(now).unknown, self.last_unknown(now).unwrap_or_default())
     }
 
     /// Whether anything is lost with it.
@@ -248,7 +275,7 @@ mod tests {
             record.named_unknown(now);
         });
         ledger.change(client(1), now, |record| {
-            record.sentence(Sentence { until: now + 1000, reason: UNKNOWN });
+            record.sentence(Sentence::new(now + 1000, UNKNOWN));
         });
         let newcomers = 1000..;
         let last = u32::try_from(WAYS).unwrap();
@@ -277,7 +304,7 @@ mod tests {
         let now = ledger.now();
         ledger.change(suspect, now, |record| record.named_unknown(now));
         ledger.change(banned, now, |record| {
-            record.sentence(Sentence { until: now + 2 * 24 * 3600, reason: UNKNOWN });
+            record.sentence(Sentence::new(now + 2 * 24 * 3600, UNKNOWN));
         });
         ledger.sweep(0);
         assert_eq!(ledger.clients(), WAYS, "within the hour everybody counts");
@@ -304,6 +331,6 @@ mod tests {
         let held: usize = ledger.sets.iter().map(|set| ledger.lock(set).len()).sum();
         assert_eq!((held, ledger.clients()), (1024, 1024));
         assert!(ledger.sets.iter().all(|set| ledger.lock(set).capacity() == WAYS));
-        assert!(size_of::<Record>() <= 120, "{}", size_of::<Record>());
+        assert!(size_of::<Record>() <= 112, "{}", size_of::<Record>());
     }
 }

@@ -430,3 +430,53 @@ pub(super) async fn before<T>(
 pub(super) fn earlier(deadline: Instant, other: Option<Instant>) -> Instant {
     other.map_or(deadline, |other| deadline.min(other))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    /// How a pause ends, after how many seconds, for a client that does this in the third.
+    async fn paused(what: impl AsyncFnOnce(tokio::io::DuplexStream, &Drain)) -> (Paused, u64, Client) {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let (mut client, drain) = (Client::new(Stream::Memory(near), 512), Drain::default());
+        let began = Instant::now();
+        let pausing = async {
+            let paused = client.pause(PAUSE, &drain, || false).await;
+            (paused, began.elapsed().as_secs())
+        };
+        let doing = async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            what(far, &drain).await;
+        };
+        let ((paused, after), ()) = tokio::join!(pausing, doing);
+        (paused, after, client)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_ends_when_the_client_leaves_or_we_are_to_end() {
+        let later = Duration::from_secs(60);
+        let (ended, after, _) = paused(async |far, _| drop(far)).await;
+        assert_eq!((ended, after), (Paused::Left, 3));
+        let (ended, after, _) = paused(async |_far, drain| {
+            drain.end_idle();
+            tokio::time::sleep(later).await;
+        })
+        .await;
+        assert_eq!((ended, after), (Paused::Drain, 3));
+        let (ended, after, _) = paused(async |_far, _| tokio::time::sleep(later).await).await;
+        assert_eq!((ended, after), (Paused::Over, 10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_on_during_a_pause_is_read_no_further_than_a_line() {
+        let (ended, after, client) = paused(async |mut far, _| {
+            // As much as the pipe takes; the rest is never read.
+            let _ = timeout(Duration::from_secs(60), far.write_all(&[b'x'; 1024 * 1024])).await;
+        })
+        .await;
+        assert_eq!((ended, after), (Paused::Over, 10));
+        assert!(client.unread().len() <= 512 + 8192, "{}", client.unread().len());
+    }
+}
