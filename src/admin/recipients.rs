@@ -16,7 +16,7 @@ use crate::observe::metrics::RecipientSource;
 use crate::proto::address::{Domain, Mailbox};
 use crate::proto::replies;
 use crate::proto::verdict::Verdict;
-use crate::verify::{Decision, Entry, Explanation, Freshness, Known, Verified, decide};
+use crate::verify::{Decision, Entry, Explanation, Freshness, Known, Serving, Verified, decide};
 
 /// `GET /api/v1/recipients/{address}`.
 pub(super) fn explain(panel: &Panel, address: &str) -> Result<Answer, Refusal> {
@@ -207,6 +207,10 @@ impl Expected {
         let route = &explanation.route;
         if config.limits.routed_recipients == RoutedRecipients::Refuse && mailbox.is_routed() {
             return Self::decided(Decision::Refuse(replies::ROUTED_RECIPIENT), RecipientSource::Policy);
+        }
+        if explanation.serving == Serving::RelayUntested {
+            return Self::decided(Decision::Refuse(replies::UNDETERMINED), RecipientSource::Policy)
+                .noting("the backend was not seen to refuse foreign domains");
         }
         if route.verify.mode == Mode::Off {
             return Self::decided(Decision::Forward, RecipientSource::Policy).noting("nobody is asked");

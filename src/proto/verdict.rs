@@ -35,8 +35,6 @@ pub enum Cause {
     Blind,
     /// The store refuses in numbers what it knew a moment ago, this one too.
     StoreIll(Reply),
-    /// The backend of a `*` route relays for foreign domains, or was not seen to refuse one yet.
-    RelayUntested,
     /// No session with the store could be had, or it ended before the answer.
     Unreachable,
     /// The answer did not come within `verify.timeout`.
@@ -56,7 +54,6 @@ impl Cause {
             }
             Self::RouteFault(_)
             | Self::StoreIll(_)
-            | Self::RelayUntested
             | Self::Unreachable
             | Self::Timeout
             | Self::NoCapacity => StoreAnswered::Nothing,
@@ -74,7 +71,6 @@ impl Cause {
             Self::RouteFault(_) => "route-fault",
             Self::Blind => "blind",
             Self::StoreIll(_) => "store-ill",
-            Self::RelayUntested => "relay-untested",
             Self::Unreachable => "unreachable",
             Self::Timeout => "timeout",
             Self::NoCapacity => "no-capacity",
@@ -90,12 +86,7 @@ impl Cause {
             | Self::SenderRefused(r)
             | Self::RouteFault(r)
             | Self::StoreIll(r) => Some(r),
-            Self::Unverified
-            | Self::Blind
-            | Self::RelayUntested
-            | Self::Unreachable
-            | Self::Timeout
-            | Self::NoCapacity => None,
+            Self::Unverified | Self::Blind | Self::Unreachable | Self::Timeout | Self::NoCapacity => None,
         }
     }
 }

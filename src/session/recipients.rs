@@ -22,7 +22,7 @@ use crate::proto::ehlo::Keyword;
 use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
 use crate::proto::verdict::{Meaning, Stage, meaning};
-use crate::verify::{Asker, Contradicted, Decision, Judgement, Kept, Urgency};
+use crate::verify::{Asker, Contradicted, Decision, Judgement, Kept, Serving, Urgency};
 
 /// How long a backend may take for an envelope: clients wait 5 minutes (RFC 5321 §4.5.3.2.3).
 const ENVELOPE: Duration = Duration::from_secs(240);
@@ -117,6 +117,12 @@ impl Session {
         if routed {
             let reply = replies::ROUTED_RECIPIENT;
             let result = RecipientResult::RelayDenied;
+            self.refused(Some(&route), &recipient, &reply, result, RecipientSource::Policy);
+            return Candidate::refused(recipient, Some(route), reply);
+        }
+        // Before anything that lets recipients pass unverified: nobody is to relay through us.
+        if self.context.verifier.serves(&route, &recipient.mailbox).await == Serving::RelayUntested {
+            let (reply, result) = (replies::UNDETERMINED, RecipientResult::Undetermined);
             self.refused(Some(&route), &recipient, &reply, result, RecipientSource::Policy);
             return Candidate::refused(recipient, Some(route), reply);
         }

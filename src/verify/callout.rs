@@ -2,26 +2,21 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::names;
-use super::probe::{self, Asked, Finding};
+use super::probe::{self, Finding};
 use super::prober::{Answer, Asker, Prober, Shared, Store, Subject, Why};
-use super::relay_test::RelayTest;
 use super::scope::{Common, Scope, Tested};
 use super::scopes::Scopes;
 use super::truth::Sighting;
 use super::{Conversation, Verified};
-use crate::backend::{Backend, Backends, Introduction, Use};
-use crate::config::{Config, DomainPattern, Endpoint, Route};
+use crate::backend::{Backend, Backends};
+use crate::config::{Config, Endpoint, Route};
 use crate::observe::metrics::{RecipientSource, RouteMetrics};
-use crate::proto::address::{Domain, Mailbox};
+use crate::proto::address::Mailbox;
 use crate::proto::verdict::{Cause, Verdict};
-
-/// How long a session to test the delivery port with may be waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A mail store that is asked.
 #[derive(Debug)]
@@ -32,8 +27,6 @@ pub(super) struct Callout {
     pub(super) scopes: Scopes,
     /// The delivery port, where it is another than the one that is asked.
     delivery: Option<Arc<Backend>>,
-    /// Where the route has `*`: does its backend relay for the whole world?
-    pub(super) relay_test: Option<Arc<RelayTest>>,
 }
 
 /// The probers there are, by whom they ask and as whom.
@@ -70,21 +63,11 @@ impl Callout {
             alarms: shared.alarms.clone(),
         };
         let elsewhere = route.backends.iter().find(|endpoint| !asked.contains(endpoint));
-        let relay_test = route.domains.contains(&DomainPattern::Any).then(|| {
-            RelayTest::new(
-                &route.name,
-                found(&route.backends),
-                foreign_domains(config),
-                config.cache.blind_ttl,
-                shared,
-            )
-        });
         Self {
             identity: identity.into_bytes(),
             prober: Arc::clone(prober),
             scopes: Scopes::new(common, route, &shared.cache),
             delivery: elsewhere.and_then(|endpoint| backends.find(endpoint)).cloned(),
-            relay_test,
         }
     }
 
@@ -119,25 +102,9 @@ impl Callout {
 
 /// Whether `backend` takes a recipient that does not exist; none when it did not say.
 async fn sight(backend: &Arc<Backend>, nobody: &Mailbox) -> Option<Sighting> {
-    let mut lease =
-        backend.lease(Use::Probe, &Introduction::Ourselves, Instant::now() + PATIENCE).await.ok()?;
-    let asked = [Asked { mailbox: nobody, alone: true }];
-    let batch = probe::ask(&mut lease, None, &asked, 1).await;
-    lease.quit();
-    match batch.findings.first()? {
-        (Finding::Good, _) => Some(Sighting::Taken),
-        (Finding::Bad(_) | Finding::Refused(_), _) => Some(Sighting::Refused),
+    match probe::ask_once(backend, None, nobody).await? {
+        Finding::Good => Some(Sighting::Taken),
+        Finding::Bad(_) | Finding::Refused(_) => Some(Sighting::Refused),
         _ => None,
     }
-}
-
-/// Two reserved domains (RFC 2606) that no route names: nobody's mail, and never ours to relay.
-fn foreign_domains(config: &Config) -> [Domain; 2] {
-    let reserved = ["example.com", "example.net", "example.org", "example.edu"];
-    let mut foreign = reserved
-        .iter()
-        .filter_map(|name| Domain::parse(name).ok())
-        .filter(|domain| config.routes.is_by_any(domain));
-    let fallback = || Domain::parse("relay-test.invalid").expect("a domain");
-    [foreign.next().unwrap_or_else(fallback), foreign.next().unwrap_or_else(fallback)]
 }

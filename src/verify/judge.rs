@@ -78,7 +78,6 @@ mod tests {
             (Cause::Unreachable, Accept, Decision::Forward),
             (Cause::Blind, Tempfail, Decision::Forward),
             (Cause::StoreIll(gone.clone()), Live, refuse(&replies::UNDETERMINED)),
-            (Cause::RelayUntested, Live, refuse(&replies::UNDETERMINED)),
         ] {
             let name = format!("{cause:?} {on_unknown:?}");
             assert_eq!(decide(Verdict::Unknown(cause), on_unknown).0, decision, "{name}");

@@ -69,6 +69,15 @@ pub struct Verified {
     pub conversation: Conversation,
 }
 
+/// Whether mail for a domain may be passed on, whoever its recipient is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serving {
+    /// It may.
+    Served,
+    /// Only `*` covers it, and the backend was not seen to refuse foreign domains: we might be an open relay.
+    RelayUntested,
+}
+
 /// Everything that is known of one recipient, for an operator.
 #[derive(Debug)]
 pub struct Explanation {
@@ -80,6 +89,8 @@ pub struct Explanation {
     pub listed: Option<Verdict>,
     /// What is known of its domain; none where a list is the store.
     pub scope: Option<ScopeReport>,
+    /// Whether its domain is served at all.
+    pub serving: Serving,
     /// Without asking: nobody could tell, for this reason.
     pub undecidable: Option<Cause>,
     /// The last conversation about it, and how long ago it was held.
@@ -102,6 +113,8 @@ pub struct Verifier {
     routes: Routes,
     shared: Shared,
     groups: HashMap<Arc<str>, (Group, RouteMetrics)>,
+    /// By route, for those of every domain.
+    relay_tests: HashMap<Arc<str>, Arc<RelayTest>>,
     apart: Apart,
     blind_ttl: Duration,
     /// How often a domain was forgotten, by its hash.
@@ -129,6 +142,7 @@ impl Verifier {
         };
         let mut probers = HashMap::new();
         let mut groups = HashMap::new();
+        let mut relay_tests = HashMap::new();
         for route in config.routes.iter() {
             let series = metrics.route(&route.name);
             let group = match &route.verify.source {
@@ -142,12 +156,15 @@ impl Verifier {
                 }
             };
             groups.insert(Arc::clone(&route.name), (group, series));
+            let test = RelayTest::of(route, config, backends, alarms);
+            relay_tests.extend(test.map(|test| (Arc::clone(&route.name), test)));
         }
         Ok(Self {
             keyring: Keyring::random(),
             routes: config.routes.clone(),
             shared,
             groups,
+            relay_tests,
             apart: Apart::default(),
             blind_ttl: config.cache.blind_ttl,
             generations: DashMap::new(),
@@ -228,9 +245,6 @@ impl Verifier {
         let Some((callout, subject)) = self.question(route, mailbox) else {
             return remembered(Verdict::Unknown(Cause::Unreachable));
         };
-        if self.is_relay_untested(callout, mailbox).await {
-            return Verified::of(Verdict::Unknown(Cause::RelayUntested), RecipientSource::Policy);
-        }
         let scope = Arc::clone(&subject.scope);
         let verified = self.remembered_or_asked(route, callout, subject, asker).await;
         if verified.verdict == Verdict::Deliverable {
@@ -284,18 +298,24 @@ impl Verifier {
         }
     }
 
-    /// Whether mail for `mailbox` must wait because the backend was not seen to refuse foreign domains.
-    async fn is_relay_untested(&self, callout: &Callout, mailbox: &Mailbox) -> bool {
-        match (&callout.relay_test, mailbox.domain()) {
-            (Some(test), Some(domain)) if self.routes.is_by_any(domain) => !test.passes().await,
-            _ => false,
+    /// Whether mail for `mailbox` may be passed on, whoever it is and however recipients of `route` are verified. Finds
+    /// out first where nothing is known.
+    pub async fn serves(&self, route: &Route, mailbox: &Mailbox) -> Serving {
+        match self.relay_test(route, mailbox) {
+            Some(test) if !test.passes().await => Serving::RelayUntested,
+            _ => Serving::Served,
         }
+    }
+
+    /// The test that decides whether mail for `mailbox` is passed on; none where its domain is named.
+    fn relay_test(&self, route: &Route, mailbox: &Mailbox) -> Option<&Arc<RelayTest>> {
+        mailbox.domain().filter(|domain| self.routes.is_by_any(domain))?;
+        self.relay_tests.get(&route.name)
     }
 
     /// Finds out of every `*` route whether its backend relays for the whole world.
     pub async fn test_relays(&self) {
-        let tests = self.callouts().filter_map(|callout| callout.relay_test.as_ref());
-        futures_util::future::join_all(tests.map(RelayTest::passes)).await;
+        futures_util::future::join_all(self.relay_tests.values().map(RelayTest::passes)).await;
     }
 
     /// Asks the store now, whatever is remembered.
@@ -342,10 +362,7 @@ impl Verifier {
     pub fn explain(&self, route: &Arc<Route>, mailbox: &Mailbox) -> Explanation {
         let asked = self.question(route, mailbox);
         let subject = asked.as_ref().map(|(_, subject)| subject);
-        let untested = asked.as_ref().is_some_and(|(callout, _)| {
-            let by_any = mailbox.domain().is_some_and(|domain| self.routes.is_by_any(domain));
-            by_any && callout.relay_test.as_ref().is_some_and(|test| !test.passed())
-        });
+        let untested = self.relay_test(route, mailbox).is_some_and(|test| !test.passed());
         let entry =
             subject.and_then(|s| self.shared.cache.entry(s.entry(), mailbox.written(), s.scope.guard()));
         Explanation {
@@ -353,11 +370,8 @@ impl Verifier {
             entry,
             listed: self.listed(route, mailbox),
             scope: subject.map(|subject| subject.scope.report()),
-            undecidable: match subject {
-                _ if untested => Some(Cause::RelayUntested),
-                Some(subject) if undecidable(&subject.scope) => Some(Cause::Blind),
-                _ => None,
-            },
+            serving: if untested { Serving::RelayUntested } else { Serving::Served },
+            undecidable: subject.filter(|subject| undecidable(&subject.scope)).map(|_| Cause::Blind),
             conversation: subject.and_then(|subject| self.shared.conversations.last(subject.key)),
         }
     }

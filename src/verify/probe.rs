@@ -6,7 +6,12 @@
 //!
 //! At DATA one recipient is asked about, and the session is over once the backend said 354: nothing is sent.
 
-use crate::backend::{Connection, Fault, Lease};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::backend::{Backend, Connection, Fault, Introduction, Lease, Use};
 use crate::proto::address::Mailbox;
 use crate::proto::ehlo::Keyword;
 use crate::proto::reply::{Class, Reply};
@@ -85,6 +90,23 @@ pub(super) async fn ask(
     }
     batch
 }
+
+/// Asks a backend about one recipient at RCPT, on a session for this alone. None: it did not answer in time.
+pub(super) async fn ask_once(
+    backend: &Arc<Backend>,
+    sender: Option<&Mailbox>,
+    recipient: &Mailbox,
+) -> Option<Finding> {
+    let deadline = Instant::now() + ONCE;
+    let mut lease = backend.lease(Use::Probe, &Introduction::Ourselves, deadline).await.ok()?;
+    let asked = [Asked { mailbox: recipient, alone: true }];
+    let batch = ask(&mut lease, sender, &asked, 1).await;
+    lease.quit();
+    batch.findings.into_iter().next().map(|(finding, _)| finding)
+}
+
+/// How long a session for one question may be waited for.
+const ONCE: Duration = Duration::from_secs(10);
 
 /// Asks about one recipient at DATA. No finding: it was not answered.
 pub(super) async fn ask_at_data(

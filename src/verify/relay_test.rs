@@ -3,7 +3,8 @@
 //! Such a route passes on mail for domains nobody named, trusting the backend to refuse what is not its own. A
 //! backend that trusts our address may not, and we would be an open relay. So it is asked, at the start and every
 //! `cache.blind_ttl`, about a recipient of a foreign domain, from a sender of another: MAIL, RCPT, RSET, never
-//! data. Until it was seen to refuse, mail that only `*` covers is answered 451.
+//! data. Until it was seen to refuse, mail that only `*` covers is answered 451, whoever sends it and however its
+//! recipients are verified: this is about what we are, not about who they are.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,19 +12,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::names;
-use super::probe::{self, Asked, Finding};
-use super::prober::Shared;
-use crate::backend::{Backend, Introduction, Use};
+use super::probe::{self, Finding};
+use crate::backend::{Backend, Backends};
+use crate::config::{Config, DomainPattern, Route};
 use crate::observe::{AlarmKind, Alarms};
-use crate::proto::address::{Domain, Mailbox};
+use crate::proto::address::Domain;
 use crate::proto::verdict::Cause;
 
 /// A backend that could not be asked, or did not say, is asked again after so long.
 const AGAIN_UNTESTED: Duration = Duration::from_secs(5);
 /// One that relays is asked again after so long.
 const AGAIN_RELAYS: Duration = Duration::from_secs(60);
-/// How long a session to test with may be waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The test of one route.
 #[derive(Debug)]
@@ -56,23 +55,25 @@ enum Outcome {
 }
 
 impl RelayTest {
-    pub(super) fn new(
-        route: &Arc<str>,
-        backends: Vec<Arc<Backend>>,
-        [sender, recipient]: [Domain; 2],
-        holds: Duration,
-        shared: &Shared,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            route: Arc::clone(route),
-            backends,
+    /// The test of `route`; none where it names its domains.
+    pub(super) fn of(
+        route: &Route,
+        config: &Config,
+        backends: &Backends,
+        alarms: &Alarms,
+    ) -> Option<Arc<Self>> {
+        let [sender, recipient] =
+            route.domains.contains(&DomainPattern::Any).then(|| foreign_domains(config))?;
+        Some(Arc::new(Self {
+            route: Arc::clone(&route.name),
+            backends: route.backends.iter().filter_map(|endpoint| backends.find(endpoint).cloned()).collect(),
             sender,
             recipient,
-            holds,
-            alarms: shared.alarms.clone(),
+            holds: config.cache.blind_ttl,
+            alarms: alarms.clone(),
             state: Mutex::new(State { outcome: Outcome::Untested, last: None }),
             running: tokio::sync::Mutex::new(()),
-        })
+        }))
     }
 
     /// Whether the last test went well.
@@ -138,8 +139,10 @@ impl RelayTest {
             return Outcome::Untested;
         };
         // A foreign sender that is refused says nothing about relaying; the null sender is taken by everyone.
-        match ask_as(backend, Some(&sender), &nobody).await {
-            Some(Finding::OtherSender(_)) => outcome_of(ask_as(backend, None, &nobody).await.as_ref()),
+        match probe::ask_once(backend, Some(&sender), &nobody).await {
+            Some(Finding::OtherSender(_)) => {
+                outcome_of(probe::ask_once(backend, None, &nobody).await.as_ref())
+            }
             finding => outcome_of(finding.as_ref()),
         }
     }
@@ -147,15 +150,6 @@ impl RelayTest {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-async fn ask_as(backend: &Arc<Backend>, sender: Option<&Mailbox>, nobody: &Mailbox) -> Option<Finding> {
-    let mut lease =
-        backend.lease(Use::Probe, &Introduction::Ourselves, Instant::now() + PATIENCE).await.ok()?;
-    let asked = [Asked { mailbox: nobody, alone: true }];
-    let batch = probe::ask(&mut lease, sender, &asked, 1).await;
-    lease.quit();
-    batch.findings.into_iter().next().map(|(finding, _)| finding)
 }
 
 fn outcome_of(finding: Option<&Finding>) -> Outcome {
@@ -167,4 +161,15 @@ fn outcome_of(finding: Option<&Finding>) -> Outcome {
         ) => Outcome::Refuses,
         _ => Outcome::Untested,
     }
+}
+
+/// Two reserved domains (RFC 2606) that no route names: nobody's mail, and never ours to relay.
+fn foreign_domains(config: &Config) -> [Domain; 2] {
+    let reserved = ["example.com", "example.net", "example.org", "example.edu"];
+    let mut foreign = reserved
+        .iter()
+        .filter_map(|name| Domain::parse(name).ok())
+        .filter(|domain| config.routes.is_by_any(domain));
+    let fallback = || Domain::parse("relay-test.invalid").expect("a domain");
+    [foreign.next().unwrap_or_else(fallback), foreign.next().unwrap_or_else(fallback)]
 }

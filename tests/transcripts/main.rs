@@ -121,7 +121,11 @@ transcripts! {
     a_refused_go_ahead_is_passed_on
     a_refused_message_is_refused_in_the_backends_words
     a_refused_null_sender_is_replaced
+    a_relay_for_the_world_serves_no_bypassed_network
     a_relay_for_the_world_serves_no_unnamed_domain
+    a_relay_for_the_world_serves_nobody_in_a_shadow
+    a_relay_for_the_world_serves_nobody_unverified
+    a_relay_for_the_world_serves_nobody_whatever_unknown_means
     a_removed_mailbox_is_refused_at_once
     a_reply_that_is_none_loses_the_session
     a_reply_too_many_condemns_the_backend_session
