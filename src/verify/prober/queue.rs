@@ -1,7 +1,7 @@
 //! What waits to be asked, and who is next.
 //!
 //! Clients with a clean record come before the others, and both before what is asked for the cache's sake.
-//! Within a class clients take turns, so one that asks about thousands of names delays nobody else. What was
+//! Within a class clients take turns, so one that asks about thousands of names delays nobody else, and what was
 //! asked in vain comes first again: it has waited longest.
 
 use std::collections::{HashMap, VecDeque};
@@ -26,6 +26,11 @@ pub enum Urgency {
     Suspect,
     /// Nobody waits: what is known is to be refreshed.
     Background,
+}
+
+impl Urgency {
+    /// The most urgent first.
+    const ALL: [Self; 3] = [Self::Clean, Self::Suspect, Self::Background];
 }
 
 /// On whose behalf something is asked.
@@ -125,7 +130,7 @@ impl Queue {
         }
     }
 
-    /// Puts questions before all others, in their order.
+    /// Puts questions before all others of their urgency, in their order.
     pub(super) fn put_first(&mut self, questions: Vec<Question>) {
         for question in questions.into_iter().rev() {
             self.count(question.asker.urgency, 1);
@@ -133,24 +138,26 @@ impl Queue {
         }
     }
 
-    /// The next question, of those as urgent as `least`.
+    /// The next question, of those as urgent as `least`. The most urgent first; among equals what was asked in vain.
     pub(super) fn pop(&mut self, least: Urgency) -> Option<Question> {
-        let again = self.again.iter().position(|question| question.asker.urgency <= least);
-        let question = match again {
-            Some(place) => self.again.remove(place),
-            None => self.pop_line(least),
-        }?;
+        let question = Urgency::ALL
+            .into_iter()
+            .take_while(|urgency| *urgency <= least)
+            .find_map(|urgency| self.pop_again(urgency).or_else(|| self.pop_line(urgency)))?;
         self.count(question.asker.urgency, -1);
         Some(question)
     }
 
-    fn pop_line(&mut self, least: Urgency) -> Option<Question> {
-        for line in self.lines.iter_mut().take(least as usize + 1) {
-            while let Some(key) = line.pop() {
-                // What was hurried stands in two lines, and is taken once.
-                if let Some(question) = self.questions.remove(&key) {
-                    return Some(question);
-                }
+    fn pop_again(&mut self, urgency: Urgency) -> Option<Question> {
+        let place = self.again.iter().position(|question| question.asker.urgency == urgency)?;
+        self.again.remove(place)
+    }
+
+    fn pop_line(&mut self, urgency: Urgency) -> Option<Question> {
+        while let Some(key) = self.line(urgency).pop() {
+            // What was hurried stands in two lines, and is taken once.
+            if let Some(question) = self.questions.remove(&key) {
+                return Some(question);
             }
         }
         None
@@ -277,6 +284,15 @@ mod tests {
         assert!(!queue.has(Clean) && queue.has(Suspect));
         assert_eq!(order(&mut queue, Background), keys(&[9, 1, 4, 2, 3, 5]));
         assert!(queue.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_a_suspect_asked_in_vain_does_not_overtake_the_clean() {
+        let (scope, mut queue) = (scope(), Queue::default());
+        queue.push(question(&scope, 1, asker(1, Urgency::Clean))).unwrap();
+        queue.put_first(vec![question(&scope, 2, asker(2, Urgency::Suspect))]);
+        queue.put_first(vec![question(&scope, 3, asker(3, Urgency::Clean))]);
+        assert_eq!(order(&mut queue, Urgency::Background), keys(&[3, 1, 2]));
     }
 
     #[tokio::test]
