@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 const CLIENTS: u32 = 10_000_000;
 /// Octets of memory for each client there is room for, at most: what the documentation says.
-const EACH: usize = 130;
+const EACH: usize = 125;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
