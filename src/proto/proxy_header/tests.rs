@@ -1,3 +1,5 @@
+//! PROXY headers as they are read and written, by the forms of the specification and against them.
+
 use super::*;
 use crate::proto::tls::{TlsFacts, TlsVersion};
 
