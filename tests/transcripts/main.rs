@@ -228,6 +228,7 @@ transcripts! {
     too_many_errors_end_the_session
     two_refused_senders_say_nothing_about_a_recipient
     what_comes_during_a_pause_is_heard_behind_it
+    who_a_header_names_may_not_name_another
     who_speaks_before_the_greeting_is_refused
     whom_nobody_can_ask_about_is_accepted_where_that_is_wanted
     xclient_attributes_with_line_ends_are_refused
