@@ -70,7 +70,8 @@ impl Session {
         }
     }
 
-    fn limited<'r>(
+    /// Counts and logs recipients that are not looked up.
+    pub(super) fn limited<'r>(
         &self,
         recipients: impl Iterator<Item = &'r Recipient>,
         reply: &Reply,

@@ -230,8 +230,7 @@ impl Session {
                 Step::Recipients(batch) => {
                     // A client that is gone is found out when it is listened to.
                     let _ = self.client.flush_overdue(self.context.config.timeouts.command).await;
-                    let outcomes = Box::pin(self.recipients(batch)).await;
-                    match self.dialogue.step(Input::Recipients(outcomes)) {
+                    match Box::pin(self.recipients(batch)).await {
                         Step::SayEach(replies) => {
                             Box::pin(self.say_slowly(replies)).await;
                             return None;

@@ -17,7 +17,7 @@ use crate::net::dial::turn;
 use crate::observe::Escaped;
 use crate::observe::metrics::{RecipientResult, RecipientSource};
 use crate::observe::record::Refusal;
-use crate::proto::dialogue::{Outcome, Recipient, Sender, Transaction};
+use crate::proto::dialogue::{Health, Input, Outcome, Recipient, Sender, Step, Transaction};
 use crate::proto::ehlo::Keyword;
 use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
@@ -58,24 +58,43 @@ impl Candidate {
 }
 
 impl Session {
-    /// What becomes of `batch`, in its order.
-    pub(super) async fn recipients(&mut self, batch: Vec<Recipient>) -> Vec<Outcome> {
-        let mut outcomes = Vec::with_capacity(batch.len());
+    /// What `batch` is answered, in its order: as many at once as may be looked up. The dialogue hears of each part before
+    /// the next, so that whoever was accepted is in the transaction should its backend have to be replaced.
+    pub(super) async fn recipients(&mut self, batch: Vec<Recipient>) -> Step {
+        let mut said = Vec::with_capacity(batch.len());
         let mut waiting = batch;
-        while !waiting.is_empty() {
-            let granted = match self.leave(&waiting).await {
-                Ok(granted) => granted,
-                Err(rest) => {
-                    outcomes.extend(rest);
-                    break;
+        loop {
+            let (outcomes, later) = self.some_recipients(waiting).await;
+            match self.dialogue.step(Input::Recipients(outcomes)) {
+                Step::SayEach(replies) => said.extend(replies),
+                Step::SayEachAndHangUp(replies) => {
+                    said.extend(replies);
+                    return Step::SayEachAndHangUp(said);
                 }
-            };
-            let later = waiting.split_off(granted.recipients().min(waiting.len()));
-            outcomes.extend(self.look_up(waiting, granted.standing()).await);
-            granted.answered(self.conduct.take());
+                step => return step,
+            }
+            if later.is_empty() {
+                return Step::SayEach(said);
+            }
             waiting = later;
         }
-        outcomes
+    }
+
+    /// What becomes of the first of `waiting`, and who is left.
+    async fn some_recipients(&mut self, mut waiting: Vec<Recipient>) -> (Vec<Outcome>, Vec<Recipient>) {
+        if self.dialogue.transaction().is_some_and(|transaction| transaction.health() == Health::Broken) {
+            // With those that were told 250 its backend is gone: nobody else can be served in it.
+            self.limited(waiting.iter(), &replies::BACKEND_LOST, RecipientResult::Undetermined);
+            return (waiting.iter().map(|_| Outcome::Lost).collect(), Vec::new());
+        }
+        let granted = match self.leave(&waiting).await {
+            Ok(granted) => granted,
+            Err(outcomes) => return (outcomes, Vec::new()),
+        };
+        let later = waiting.split_off(granted.recipients().min(waiting.len()));
+        let outcomes = self.look_up(waiting, granted.standing()).await;
+        granted.answered(self.conduct.take());
+        (outcomes, later)
     }
 
     /// What becomes of recipients that may be looked up, all of them at once.

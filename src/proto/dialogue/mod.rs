@@ -17,6 +17,7 @@
 mod message;
 mod transaction;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::address::Path;
@@ -84,7 +85,8 @@ pub enum Input<'i> {
     OverlongLine,
     /// A CR or LF alone in a command line.
     BareNewline,
-    /// What became of the recipients of [`Step::Recipients`], in their order.
+    /// What became of the first recipients of [`Step::Recipients`] that were not answered yet, in their order. Those
+    /// left, if any, are answered with another such input, and nothing else may come before.
     Recipients(Vec<Outcome>),
     /// The backend's reply to [`Step::Forward`].
     BackendReply(Reply),
@@ -119,7 +121,7 @@ pub enum Step {
     SayEachAndHangUp(Vec<Reply>),
     /// Nothing to say; read on.
     Continue,
-    /// Find out about these recipients; comes back as [`Input::Recipients`].
+    /// Find out about these recipients, all at once or some first; comes back as [`Input::Recipients`].
     Recipients(Vec<Recipient>),
     /// One exchange with the backend; comes back as [`Input::BackendReply`] or [`Input::BackendGone`].
     Forward(Exchange),
@@ -180,7 +182,7 @@ pub enum HelloKind {
 enum State {
     Command,
     /// The answers to a run of RCPTs: given already, or to come with the outcomes.
-    Verifying(Vec<Option<Reply>>),
+    Verifying(VecDeque<Option<Reply>>),
     GoAhead,
     Body,
     Chunk(Chunk),
@@ -360,15 +362,15 @@ impl Dialogue {
 
     /// A run of RCPTs: what is wrong with one is known at once, the rest is to be found out.
     fn recipient_lines(&mut self, lines: &[&[u8]]) -> Step {
-        let mut answers = Vec::with_capacity(lines.len());
+        let mut answers = VecDeque::with_capacity(lines.len());
         let mut asked = Vec::with_capacity(lines.len());
         for line in lines {
             match self.recipient(line) {
                 Ok(recipient) => {
                     asked.push(recipient);
-                    answers.push(None);
+                    answers.push_back(None);
                 }
-                Err(reply) => answers.push(Some(reply)),
+                Err(reply) => answers.push_back(Some(reply)),
             }
         }
         if asked.is_empty() {
@@ -401,20 +403,24 @@ impl Dialogue {
         })
     }
 
-    fn outcomes(&mut self, answers: Vec<Option<Reply>>, outcomes: Vec<Outcome>) -> Step {
+    /// Answers as far as is known. Who is accepted is in the transaction before the others are looked up.
+    fn outcomes(&mut self, mut answers: VecDeque<Option<Reply>>, outcomes: Vec<Outcome>) -> Step {
         let mut outcomes = outcomes.into_iter();
         let mut said = Vec::with_capacity(answers.len());
-        for answer in answers {
-            let reply = match answer {
-                Some(reply) => reply,
-                None => match outcomes.next().unwrap_or(Outcome::Refused(replies::UNDETERMINED)) {
-                    Outcome::Barred => {
-                        said.push(replies::HARVEST);
-                        self.hang_up(None);
-                        return Step::SayEachAndHangUp(said);
-                    }
-                    outcome => self.outcome(outcome),
-                },
+        while let Some(answer) = answers.pop_front() {
+            let reply = match answer.map_or_else(|| outcomes.next().map(Err), |reply| Some(Ok(reply))) {
+                Some(Ok(reply)) => reply,
+                Some(Err(Outcome::Barred)) => {
+                    said.push(replies::HARVEST);
+                    self.hang_up(None);
+                    return Step::SayEachAndHangUp(said);
+                }
+                Some(Err(outcome)) => self.outcome(outcome),
+                None => {
+                    answers.push_front(None);
+                    self.state = State::Verifying(answers);
+                    break;
+                }
             };
             said.push(reply);
         }
