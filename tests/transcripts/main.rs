@@ -129,13 +129,18 @@ transcripts! {
     a_removed_mailbox_is_refused_at_once
     a_reply_that_is_none_loses_the_session
     a_reply_too_many_condemns_the_backend_session
+    a_run_behind_the_first_part_of_which_its_backend_is_gone_is_not_looked_up_further
     a_run_of_recipients_behind_a_refused_sender
     a_second_header_ends_the_session
     a_second_header_of_version_2_ends_the_session
     a_second_transaction_uses_the_same_backend_session
+    a_sender_refused_behind_the_first_part_of_a_run_ends_the_transaction
     a_sender_refused_late_is_given_at_the_recipient
     a_session_has_its_time
     a_session_lost_before_the_message_is_replaced_once
+    a_session_lost_between_the_parts_of_a_run_gives_all_of_it_again
+    a_session_lost_in_the_second_part_of_a_run_gives_all_of_it_again
+    a_session_lost_in_the_second_part_of_a_run_may_not_forget_the_first
     a_session_lost_twice_ends_the_transaction
     a_shadow_only_watches
     a_silent_backend_in_the_envelope_is_lost
