@@ -15,10 +15,10 @@
 //! RFC 5321 §4.1.4 (order), RFC 2920 (pipelining), RFC 3030 (BDAT), RFC 3207 (STARTTLS).
 
 mod message;
+mod rules;
 mod transaction;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use super::address::Path;
 use super::command::{Chunk, Command, CommandFault, Place};
@@ -28,51 +28,11 @@ use super::replies;
 use super::reply::{Class, Reply};
 use super::xclient::{self, Attributes};
 pub use message::{BodyEnd, Framing, Remainder, Stop};
+pub use rules::{Rules, Tls, Xclient};
 pub use transaction::{Health, Recipient, Sender, Transaction};
 
 /// Commands that move no mail which one client may send between two that do: an accepted recipient, a chunk.
 const MAX_IDLE_COMMANDS: u32 = 1000;
-
-/// Whether TLS is to be had on this listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tls {
-    /// Not offered.
-    Off,
-    /// Offered.
-    Offered,
-    /// Mail only inside it.
-    Required,
-    /// Under way.
-    Active,
-}
-
-/// Whether this client is believed when it says for whom it speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Xclient {
-    /// It is not: XCLIENT is a command like any other we do not know.
-    Refused,
-    /// It is.
-    Taken,
-}
-
-/// What one session is held to.
-#[derive(Debug, Clone)]
-pub struct Rules {
-    /// Our name in greeting and EHLO.
-    pub hostname: Arc<str>,
-    /// What EHLO offers, STARTTLS apart. Its `max_size` is also what MAIL's SIZE is held against.
-    pub offer: Extensions,
-    /// Octets of one message; none: the backend's alone decides.
-    pub max_size: Option<u64>,
-    /// STARTTLS.
-    pub tls: Tls,
-    /// XCLIENT.
-    pub xclient: Xclient,
-    /// Per transaction, refused ones counted.
-    pub max_recipients: usize,
-    /// Wrong commands in the session before it is closed; none: any number.
-    pub max_errors: Option<u32>,
-}
 
 /// Something happened.
 #[derive(Debug, Clone)]
