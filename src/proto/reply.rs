@@ -98,6 +98,19 @@ impl Reply {
         }
     }
 
+    /// Whether it says that what was asked is done (RFC 5321 §4.3.2): of all 2yz 250, or 251 and 252 of a recipient. A
+    /// greeting or a farewell answers no command of a transaction.
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        matches!(self.code, 250..=252)
+    }
+
+    /// Whether it takes a message, or a chunk of one.
+    #[must_use]
+    pub const fn takes_message(&self) -> bool {
+        self.code == 250
+    }
+
     /// The enhanced code, when the text begins with one of the reply's own class (RFC 2034 §4).
     #[must_use]
     pub fn enhanced(&self) -> Option<Enhanced> {

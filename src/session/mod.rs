@@ -353,9 +353,9 @@ impl Session {
         self.record.bytes += body.octets();
         self.count(end.as_ref(), framing, body.octets());
         match &end {
-            Ok(BodyEnd::Answered(_)) => {}
-            // The backend must not take what it has for a message.
-            Ok(BodyEnd::Unanswered | BodyEnd::Stopped(_)) | Err(_) => self.tear(),
+            Ok(BodyEnd::Answered(reply)) if is_word_on_message(reply) => {}
+            // The backend must not take what it has for a message; or what it took it for nobody knows.
+            Ok(_) | Err(_) => self.tear(),
         }
         let end = end?;
         if matches!(end, BodyEnd::Stopped(_)) {
@@ -430,13 +430,13 @@ impl Session {
             matches!(framing, Framing::Chunk(chunk) if chunk.place == crate::proto::command::Place::Middle);
         let result = match end {
             Ok(BodyEnd::Answered(reply)) => match reply.class() {
-                Class::Positive if middle => return,
-                Class::Positive => {
+                Class::Positive if reply.takes_message() && middle => return,
+                Class::Positive if reply.takes_message() => {
                     self.stored = Some((Arc::clone(&attachment.route), octets));
                     return;
                 }
                 Class::Permanent => MessageResult::Refused,
-                Class::Transient | Class::Intermediate => MessageResult::Tempfailed,
+                Class::Positive | Class::Transient | Class::Intermediate => MessageResult::Tempfailed,
             },
             Ok(BodyEnd::Unanswered) => MessageResult::Tempfailed,
             Ok(BodyEnd::Stopped(Stop::BareNewline | Stop::TooLarge)) => MessageResult::Refused,
@@ -489,6 +489,11 @@ impl Session {
         self.route = None;
         self.replaced = false;
     }
+}
+
+/// Whether `reply` takes a message or a chunk, or refuses it.
+const fn is_word_on_message(reply: &Reply) -> bool {
+    reply.takes_message() || matches!(reply.class(), Class::Transient | Class::Permanent)
 }
 
 /// How the session ends if what was heard ends it.

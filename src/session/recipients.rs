@@ -297,7 +297,7 @@ impl Session {
         source: RecipientSource,
     ) -> Outcome {
         let metrics = self.context.route(route);
-        if reply.class() == Class::Positive {
+        if reply.is_done() {
             metrics.recipient(RecipientResult::Accepted, source);
             self.record.recipient(RecipientResult::Accepted);
             self.conduct.named_known();

@@ -64,6 +64,7 @@ transcripts! {
     a_drain_ends_a_pause
     a_drain_lets_transactions_finish
     a_drain_that_takes_too_long_waits_only_for_the_backend
+    a_farewell_to_a_recipient_is_no_acceptance
     a_file_can_be_the_mail_store
     a_front_that_sends_no_header_is_greeted_as_itself
     a_full_mailbox_exists
@@ -209,6 +210,8 @@ transcripts! {
     offers_are_what_every_backend_announced
     one_probe_serves_all_who_ask_at_once
     one_recipient_a_transaction_where_the_store_takes_no_more
+    only_a_250_takes_a_chunk
+    only_a_250_takes_a_message
     only_so_many_headers_are_waited_for
     parameters_reach_the_backend_as_written
     parameters_that_were_not_offered_are_refused

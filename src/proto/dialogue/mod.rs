@@ -389,7 +389,7 @@ impl Dialogue {
 
     fn outcome(&mut self, outcome: Outcome) -> Reply {
         match (outcome, &mut self.transaction) {
-            (Outcome::Accepted(recipient, reply), Some(transaction)) if reply.class() == Class::Positive => {
+            (Outcome::Accepted(recipient, reply), Some(transaction)) if reply.is_done() => {
                 self.idle_commands = 0;
                 transaction.accept(recipient);
                 reply
@@ -432,6 +432,10 @@ impl Dialogue {
 
     fn body_end(&mut self, end: BodyEnd) -> Step {
         match end {
+            // Taken as a whole, or refused: another 2yz speaks of something else.
+            BodyEnd::Answered(reply) if reply.is_done() && !reply.takes_message() => {
+                self.end_transaction(replies::BACKEND_CONFUSED)
+            }
             BodyEnd::Answered(reply) => self.end_transaction(replies::passed_on(reply)),
             BodyEnd::Unanswered => self.end_transaction(replies::BACKEND_LOST),
             BodyEnd::Stopped(stop) => self.stopped(stop),
@@ -483,7 +487,7 @@ impl Dialogue {
 
     fn chunk_end(&mut self, chunk: Chunk, end: BodyEnd) -> Step {
         match end {
-            BodyEnd::Answered(reply) if reply.class() == Class::Positive && chunk.place == Place::Middle => {
+            BodyEnd::Answered(reply) if reply.takes_message() && chunk.place == Place::Middle => {
                 self.idle_commands = 0;
                 Step::Say(reply)
             }
