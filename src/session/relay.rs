@@ -151,17 +151,22 @@ impl Body {
     /// Moves what is unread from the client into `out`, as far as it belongs to the body.
     fn take(&mut self, client: &mut Client, out: &mut Vec<u8>, limits: &Limits) -> Option<Stop> {
         let before = out.len();
+        let mut stuffed = 0;
         let (consumed, stop) = match &mut self.rest {
-            Rest::Lines(reader) => match reader.read(client.unread(), out) {
-                Found::More => (client.unread().len(), None),
-                Found::End { consumed } => {
-                    self.rest = Rest::Nothing;
-                    // The end goes out with the last of the message, once the backend is known to be silent.
-                    out.extend_from_slice(END);
-                    (consumed, None)
+            Rest::Lines(reader) => {
+                let found = reader.read(client.unread(), out);
+                stuffed = reader.stuffed();
+                match found {
+                    Found::More => (client.unread().len(), None),
+                    Found::End { consumed } => {
+                        self.rest = Rest::Nothing;
+                        // The end goes out with the last of the message, once the backend is known to be silent.
+                        out.extend_from_slice(END);
+                        (consumed, None)
+                    }
+                    Found::BareNewline { consumed } => (consumed, Some(Stop::BareNewline)),
                 }
-                Found::BareNewline { consumed } => (consumed, Some(Stop::BareNewline)),
-            },
+            }
             Rest::Octets(left) => {
                 let here = client.unread().len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 out.extend_from_slice(client.unread().get(..here).unwrap_or_default());
@@ -175,7 +180,8 @@ impl Body {
         };
         client.consume(consumed);
         self.octets += (out.len() - before) as u64;
-        let too_large = limits.max_size.is_some_and(|max| self.octets > max + END.len() as u64);
+        let size = self.octets.saturating_sub(stuffed);
+        let too_large = limits.max_size.is_some_and(|max| size > max.saturating_add(END.len() as u64));
         if stop.is_none() && too_large { Some(Stop::TooLarge) } else { stop }
     }
 
