@@ -13,7 +13,7 @@ use crate::backend::Budget;
 use crate::guard::Drain;
 use crate::net::stream::{Pending, Prefix, Stream, read_some, write_through};
 use crate::net::tls::{Acceptor, Handshake, HandshakeFault};
-use crate::proto::line::{self, LineReader, Scan};
+use crate::proto::line::{self, LineReader, Overlong, Scan};
 use crate::proto::proxy_header::{self, HeaderFault, Source, Start};
 use crate::proto::reply::Reply;
 use crate::proto::tls::TlsFacts;
@@ -43,7 +43,7 @@ pub(super) enum Heard {
     /// Several RCPT lines that had arrived together.
     Recipients(Vec<Range<usize>>),
     /// A line above the limit, read to its end.
-    Overlong,
+    Overlong(Overlong),
     /// A CR or LF alone.
     BareNewline,
     /// Nothing, for too long.
@@ -241,9 +241,9 @@ impl Client {
         loop {
             match self.scan() {
                 Scan::Line { len } => return self.line_of(len, together),
-                Scan::TooLong { consumed } => {
+                Scan::TooLong { consumed, line } => {
                     self.consume(consumed);
-                    return Heard::Overlong;
+                    return Heard::Overlong(line);
                 }
                 Scan::BareNewline => return Heard::BareNewline,
                 Scan::Incomplete => {}

@@ -290,7 +290,7 @@ impl Session {
                     lines => dialogue.step(Input::RecipientLines(lines)),
                 }
             }
-            Heard::Overlong => dialogue.step(Input::OverlongLine),
+            Heard::Overlong(line) => dialogue.step(Input::OverlongLine(line)),
             Heard::BareNewline => dialogue.step(Input::BareNewline),
             Heard::Timeout => dialogue.step(Input::Timeout),
             Heard::Gone => dialogue.step(Input::ClientGone),
@@ -499,7 +499,7 @@ const fn is_word_on_message(reply: &Reply) -> bool {
 /// How the session ends if what was heard ends it.
 const fn ending(heard: &Heard) -> End {
     match heard {
-        Heard::Line(_) | Heard::Recipients(_) | Heard::Overlong => End::Errors,
+        Heard::Line(_) | Heard::Recipients(_) | Heard::Overlong(_) => End::Errors,
         Heard::BareNewline => End::Protocol,
         Heard::Timeout => End::Idle,
         Heard::Gone => End::ClientLost,

@@ -50,6 +50,8 @@ transcripts! {
     a_browser_is_sent_away
     a_bypassed_network_is_not_verified
     a_chunk_that_cannot_be_counted_ends_the_session
+    a_chunk_whose_line_is_too_long_ends_the_session
+    a_chunk_with_a_nul_ends_the_session
     a_clean_client_has_an_old_refusal_asked_again
     a_client_silent_in_a_message_is_left
     a_client_that_drips_a_command_is_left

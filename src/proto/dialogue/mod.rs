@@ -23,7 +23,7 @@ use std::collections::VecDeque;
 use super::address::Path;
 use super::command::{Chunk, Command, CommandFault, Place};
 use super::ehlo::{Extensions, Keyword};
-use super::line;
+use super::line::{self, Overlong};
 use super::replies;
 use super::reply::{Class, Reply};
 use super::xclient::{self, Attributes};
@@ -42,7 +42,7 @@ pub enum Input<'i> {
     /// Several RCPT lines that had arrived together, in order. One that is no RCPT is answered as an error.
     RecipientLines(&'i [&'i [u8]]),
     /// A command line above the limit has been read to its end.
-    OverlongLine,
+    OverlongLine(Overlong),
     /// A CR or LF alone in a command line.
     BareNewline,
     /// What became of the first recipients of [`Step::Recipients`] that were not answered yet, in their order. Those
@@ -211,7 +211,7 @@ impl Dialogue {
         match (state, input) {
             (State::Over, _) | (_, Input::ClientGone) => self.hang_up(None),
             (_, Input::Timeout) => self.hang_up(Some(replies::IDLE)),
-            (State::Command, Input::Line(_) | Input::RecipientLines(_) | Input::OverlongLine)
+            (State::Command, Input::Line(_) | Input::RecipientLines(_) | Input::OverlongLine(_))
                 if self.out_of_patience() =>
             {
                 self.hang_up(Some(replies::TOO_MANY_ERRORS))
@@ -221,7 +221,8 @@ impl Dialogue {
                 self.idle_commands += u32::try_from(lines.len()).unwrap_or(MAX_IDLE_COMMANDS);
                 self.recipient_lines(lines)
             }
-            (State::Command, Input::OverlongLine) => self.wrong(replies::LINE_TOO_LONG),
+            (State::Command, Input::OverlongLine(Overlong::Chunk)) => self.hang_up(Some(replies::BAD_CHUNK)),
+            (State::Command, Input::OverlongLine(Overlong::Other)) => self.wrong(replies::LINE_TOO_LONG),
             (State::Command, Input::BareNewline) => self.hang_up(Some(replies::BARE_NEWLINE_IN_COMMAND)),
             (State::Command, Input::Drain) => self.hang_up(Some(replies::DRAINING)),
             (State::Command, Input::BackendGone) => self.backend_gone(),
@@ -248,7 +249,10 @@ impl Dialogue {
     /// One command line: checked, then done.
     fn line(&mut self, line: &[u8]) -> Step {
         if line::has_nul(line) {
-            return self.wrong(replies::NUL_IN_COMMAND);
+            return match line::is_chunk(line) {
+                true => self.hang_up(Some(replies::BAD_CHUNK)),
+                false => self.wrong(replies::NUL_IN_COMMAND),
+            };
         }
         self.idle_commands += 1;
         match Command::parse(line) {
