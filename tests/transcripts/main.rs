@@ -114,6 +114,7 @@ transcripts! {
     a_message_that_drips_is_not_waited_for
     a_non_ascii_recipient_is_asked_about_with_smtputf8
     a_nul_in_a_command_goes_nowhere
+    a_parameter_in_utf_8_needs_smtputf8
     a_policy_against_our_probe_lets_the_client_try
     a_probe_cut_off_is_asked_again
     a_question_sees_three_sessions_end_at_most
