@@ -34,14 +34,14 @@ use crate::observe::metrics::{ListenerMetrics, MessageResult, SessionGauge, Sess
 use crate::observe::record::{End, SessionRecord};
 use crate::proto::body::BareNewlines;
 use crate::proto::dialogue::{
-    BodyEnd, Dialogue, Exchange, Framing, Input, Remainder, Rules, Step, Stop, Tls,
+    BodyEnd, Dialogue, Exchange, Framing, Input, Remainder, Rules, Step, Stop, Tls, Transaction,
 };
 use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
 use arrival::Arrival;
 use attachment::{Attachment, Given};
 use client::{Client, Committed, Heard, Patience};
-use relay::{Body, Limits, Loss};
+use relay::{Body, Limits, Loss, Pace};
 
 pub use context::Context;
 
@@ -75,6 +75,8 @@ struct Session {
     replaced: bool,
     /// A body that was stopped, whose rest is to be discarded.
     stopped: Option<Body>,
+    /// How fast the message has come whose chunks are being sent.
+    pace: Pace,
     /// A backend session was introduced as this client's for good.
     bound: bool,
     /// The `Received:` line of this transaction's message went out.
@@ -128,6 +130,7 @@ pub async fn run(
         route: None,
         replaced: false,
         stopped: None,
+        pace: Pace::default(),
         stored: None,
         context: Arc::clone(&context),
     };
@@ -198,7 +201,12 @@ impl Session {
             None => Committed::ToNothing,
             Some(_) => Committed::ToTransaction,
         };
-        self.client.listen(patience, BATCH, &self.context.drain, committed).await
+        let began = Instant::now();
+        let heard = self.client.listen(patience, BATCH, &self.context.drain, committed).await;
+        if self.dialogue.transaction().is_some_and(Transaction::is_in_chunks) {
+            self.pace.waited(began.elapsed());
+        }
+        heard
     }
 
     /// Does what the dialogue says about `heard`, until it wants to hear more. Gives how the session ended,
@@ -346,10 +354,11 @@ impl Session {
     async fn body(&mut self, go_ahead: Option<Reply>, framing: Framing) -> Result<BodyEnd, Loss> {
         let mut body = match framing {
             Framing::Lines => Body::lines(self.bare_newlines),
-            Framing::Chunk(chunk) => Body::counted(chunk.size),
+            Framing::Chunk(chunk) => Body::counted(chunk.size, self.pace),
         };
         let end = self.carry(&mut body, go_ahead.as_ref(), framing).await.map(|end| self.understood(end));
         self.client.body_done();
+        self.pace = body.pace();
         self.record.bytes += body.octets();
         self.count(end.as_ref(), framing, body.octets());
         match &end {
@@ -486,6 +495,7 @@ impl Session {
         }
         self.gauge.is(SessionState::Idle);
         self.traced = false;
+        self.pace = Pace::default();
         self.route = None;
         self.replaced = false;
     }

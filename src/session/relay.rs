@@ -80,9 +80,9 @@ impl Body {
         Self::of(Rest::Lines(BodyReader::new(bare_newlines)))
     }
 
-    /// Octets counted beforehand.
-    pub(super) fn counted(octets: u64) -> Self {
-        Self::of(Rest::Octets(octets))
+    /// Octets counted beforehand, of a message that has come at this pace so far.
+    pub(super) fn counted(octets: u64, pace: Pace) -> Self {
+        Self { pace, ..Self::of(Rest::Octets(octets)) }
     }
 
     fn of(rest: Rest) -> Self {
@@ -92,6 +92,11 @@ impl Body {
     /// Octets that went to the backend.
     pub(super) const fn octets(&self) -> u64 {
         self.octets
+    }
+
+    /// How fast it came.
+    pub(super) const fn pace(&self) -> Pace {
+        self.pace
     }
 
     /// Carries it to the backend behind what is in `out` already, and hears the answer.
@@ -106,6 +111,7 @@ impl Body {
             if let Some(stop) = self.take(client, &mut out, limits) {
                 return Ok(BodyEnd::Stopped(stop));
             }
+            self.pace.judge(limits)?;
             if let Rest::Nothing = self.rest {
                 return Ok(finish(backend, &mut out).await);
             }
@@ -179,6 +185,7 @@ impl Body {
             Rest::Nothing => (0, None),
         };
         client.consume(consumed);
+        self.pace.octets += consumed as u64;
         self.octets += (out.len() - before) as u64;
         let size = self.octets.saturating_sub(stuffed);
         let too_large = limits.max_size.is_some_and(|max| size > max.saturating_add(END.len() as u64));
@@ -208,6 +215,8 @@ impl Body {
                 }
             };
             client.consume(consumed);
+            self.pace.octets += consumed as u64;
+            self.pace.judge(limits)?;
             if !matches!(self.rest, Rest::Nothing) {
                 self.pace.read(client, limits).await?;
             }
@@ -218,14 +227,14 @@ impl Body {
 /// What is to be swallowed, given the body that was being carried.
 pub(super) fn remainder(remainder: Remainder, carried: Option<Body>) -> Body {
     match remainder {
-        Remainder::Octets(octets) => Body::counted(octets),
+        Remainder::Octets(octets) => Body::counted(octets, Pace::default()),
         Remainder::Body => carried.unwrap_or_else(|| Body::of(Rest::Nothing)),
     }
 }
 
-/// How fast the client sends. Only time spent waiting for the client counts.
-#[derive(Debug, Default)]
-struct Pace {
+/// How fast the client sends a message, in one piece or in chunks. Only time spent waiting for the client counts.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Pace {
     waited: Duration,
     octets: u64,
 }
@@ -248,7 +257,16 @@ impl Pace {
             return Err(Loss::Gone);
         }
         self.waited += began.elapsed();
-        self.octets += octets as u64;
+        Ok(())
+    }
+
+    /// The client was waited for so long between two chunks.
+    pub(super) fn waited(&mut self, waited: Duration) {
+        self.waited += waited;
+    }
+
+    /// Whether it is fast enough, of what was taken.
+    fn judge(&self, limits: &Limits) -> Result<(), Loss> {
         if self.is_below(limits.min_rate, 1, self.waited) { Err(Loss::Timeout) } else { Ok(()) }
     }
 

@@ -104,6 +104,7 @@ transcripts! {
     a_message_at_the_lowest_pace_passes
     a_message_has_one_line_put_before_it
     a_message_in_chunks
+    a_message_in_chunks_that_drips_is_not_waited_for
     a_message_of_the_largest_size_passes
     a_message_passes_unchanged
     a_message_refused_early_for_one_recipient_is_sent_to_each_alone

@@ -492,7 +492,10 @@ impl Dialogue {
     fn chunk_end(&mut self, chunk: Chunk, end: BodyEnd) -> Step {
         match end {
             BodyEnd::Answered(reply) if reply.takes_message() && chunk.place == Place::Middle => {
-                self.idle_commands = 0;
+                // An empty one moves nothing.
+                if chunk.size > 0 {
+                    self.idle_commands = 0;
+                }
                 Step::Say(reply)
             }
             end => self.body_end(end),

@@ -88,6 +88,12 @@ impl Transaction {
         self.health
     }
 
+    /// Whether a chunk of its message has come.
+    #[must_use]
+    pub const fn is_in_chunks(&self) -> bool {
+        self.chunks.is_some()
+    }
+
     pub(super) fn check_recipient(
         &mut self,
         path: Path<'_>,
