@@ -214,6 +214,8 @@ pub enum ReplyFault {
 pub struct ReplyReader {
     code: Option<u16>,
     text: Vec<u8>,
+    /// Of all its lines, codes and CRLF counted: what is given to a client is no longer than that.
+    octets: usize,
 }
 
 impl ReplyReader {
@@ -254,14 +256,18 @@ impl ReplyReader {
             Some(_) => self.text.push(b'\n'),
             None => self.code = Some(code),
         }
-        if self.text.len() + text.len() > MAX_REPLY {
+        self.octets += line.len() + 2;
+        if self.octets > MAX_REPLY {
             return Err(ReplyFault::TooLong);
         }
         self.text.extend_from_slice(text);
         if parting == Parting::More {
             return Ok(None);
         }
-        let whole = std::mem::take(self);
+        let mut whole = std::mem::take(self);
+        if whole.text.capacity() > MAX_LINE {
+            whole.text.shrink_to_fit();
+        }
         Ok(Some(Reply { code, text: Cow::Owned(whole.text) }))
     }
 }
@@ -314,6 +320,8 @@ mod tests {
         assert_eq!(read(&[b'2'; MAX_LINE]), Err(ReplyFault::LineTooLong));
         let endless = b"250-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n".repeat(MAX_REPLY / 30);
         assert_eq!(read(&endless), Err(ReplyFault::TooLong));
+        let empty = b"250-\r\n".repeat(MAX_REPLY / 6 + 1);
+        assert_eq!(read(&empty), Err(ReplyFault::TooLong));
     }
 
     #[test]

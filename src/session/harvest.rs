@@ -91,6 +91,8 @@ impl Session {
                 waits = self.pause().await == Paused::Over;
             }
             self.client.say(&reply);
+            // A client that is gone is found out when it is listened to.
+            let _ = self.client.flush_much(self.context.config.timeouts.command).await;
         }
     }
 
