@@ -19,6 +19,8 @@ pub(super) struct Attachment {
     pub(super) lease: Lease,
     pub(super) route: Arc<Route>,
     stage: Stage,
+    /// Octets that the backend was told will stand before the message.
+    pub(super) added: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +69,7 @@ pub(super) enum Answer {
 
 impl Attachment {
     pub(super) const fn new(lease: Lease, route: Arc<Route>) -> Self {
-        Self { lease, route, stage: Stage::Clean }
+        Self { lease, route, stage: Stage::Clean, added: 0 }
     }
 
     /// Gives the envelope, as much of it as this session has not had yet.
@@ -91,6 +93,9 @@ impl Attachment {
     ) -> Result<Option<Given>, Fault> {
         let announced = *self.lease.connection().announced();
         let clean = self.stage == Stage::Clean;
+        if clean {
+            self.added = envelope.added;
+        }
         let mail = match clean.then(|| mail_command(envelope.sender, &announced, envelope.added)).transpose()
         {
             Ok(mail) => mail,

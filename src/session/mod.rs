@@ -73,6 +73,8 @@ struct Session {
     route: Option<Arc<Route>>,
     /// The backend session of this transaction was replaced once already.
     replaced: bool,
+    /// When what is being given of the envelope must have been: the client waits.
+    envelope_ends: Instant,
     /// A body that was stopped, whose rest is to be discarded.
     stopped: Option<Body>,
     /// How fast the message has come whose chunks are being sent.
@@ -129,6 +131,7 @@ pub async fn run(
         attachment: None,
         route: None,
         replaced: false,
+        envelope_ends: Instant::now(),
         stopped: None,
         pace: Pace::default(),
         stored: None,
@@ -341,6 +344,7 @@ impl Session {
     /// Gives the envelope once more, on a new session.
     async fn envelope_again(&mut self, route: &Arc<Route>) -> bool {
         self.replaced = true;
+        self.envelope_ends = Instant::now() + recipients::ENVELOPE;
         let Some((sender, earlier)) =
             self.dialogue.transaction().map(|t| (t.sender().clone(), t.accepted().to_vec()))
         else {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::Session;
 use super::attachment::{Answer, Attachment, Envelope, Given};
@@ -24,8 +24,8 @@ use crate::proto::reply::{Class, Reply};
 use crate::proto::verdict::{Meaning, Stage, meaning};
 use crate::verify::{Asker, Contradicted, Decision, Judgement, Kept, Serving, Urgency};
 
-/// How long a backend may take for an envelope: clients wait 5 minutes (RFC 5321 §4.5.3.2.3).
-const ENVELOPE: Duration = Duration::from_secs(240);
+/// How long an envelope may take, a session replaced in between included: clients wait 5 minutes (RFC 5321 §4.5.3.2.3).
+pub(super) const ENVELOPE: Duration = Duration::from_secs(240);
 
 /// One recipient on its way through the batch.
 struct Candidate {
@@ -61,6 +61,7 @@ impl Session {
     /// What `batch` is answered, in its order: as many at once as may be looked up. The dialogue hears of each part before
     /// the next, so that whoever was accepted is in the transaction should its backend have to be replaced.
     pub(super) async fn recipients(&mut self, batch: Vec<Recipient>) -> Step {
+        self.envelope_ends = Instant::now() + ENVELOPE;
         let mut said = Vec::with_capacity(batch.len());
         let mut waiting = batch;
         loop {
@@ -351,9 +352,9 @@ impl Session {
         earlier: &[Recipient],
         new: &[Recipient],
     ) -> Result<Given, Reply> {
-        // As long as it can become: more recipients only make it shorter.
-        let only = earlier.iter().chain(new).next();
-        let added = self.trace_of(route, sender, only).map_or(0, |line| line.len() as u64);
+        // As long as it can become: whoever is accepted alone is named in it, and where several are, nobody.
+        let longest = earlier.iter().chain(new).max_by_key(|recipient| recipient.mailbox.written().len());
+        let added = self.trace_of(route, sender, longest).map_or(0, |line| line.len() as u64);
         let mut earlier = earlier.to_vec();
         let mut answered: Vec<Answer> = Vec::new();
         loop {
@@ -363,9 +364,10 @@ impl Session {
             };
             let left = new.get(answered.len()..).unwrap_or_default();
             let giving = attachment.give(Envelope { sender, added, earlier: &earlier, new: left });
-            let given = timeout(ENVELOPE, giving).await.unwrap_or_else(|_| Given::Cut(Vec::new()));
+            let given =
+                timeout_at(self.envelope_ends, giving).await.unwrap_or_else(|_| Given::Cut(Vec::new()));
             match given {
-                Given::Cut(answers) if !self.replaced => {
+                Given::Cut(answers) if !self.replaced && Instant::now() < self.envelope_ends => {
                     self.replaced = true;
                     attachment.lease.abort();
                     let accepted = left.iter().zip(&answers).filter(|(_, answer)| answer.is_acceptance());
