@@ -105,6 +105,7 @@ transcripts! {
     a_message_has_one_line_put_before_it
     a_message_in_chunks
     a_message_in_chunks_that_drips_is_not_waited_for
+    a_message_larger_than_the_smallest_backend_takes_is_refused_at_mail
     a_message_of_the_largest_size_passes
     a_message_passes_unchanged
     a_message_refused_early_for_one_recipient_is_sent_to_each_alone
@@ -150,6 +151,7 @@ transcripts! {
     a_shadow_only_watches
     a_silent_backend_in_the_envelope_is_lost
     a_silent_front_is_greeted_as_itself
+    a_size_counts_the_longest_name_it_may_have_to_carry
     a_size_counts_what_is_put_before_the_message
     a_slow_message_makes_way_where_connections_are_scarce
     a_source_route_is_stripped
@@ -177,6 +179,7 @@ transcripts! {
     an_early_acceptance_is_never_believed
     an_early_refusal_is_the_answer_to_the_message
     an_early_refusal_of_a_chunk
+    an_envelope_has_four_minutes_in_all
     an_extension_assumed_and_missing_is_temporary
     an_extension_lost_after_it_was_offered_is_temporary
     an_idle_client_is_left
