@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
-use crate::backend::{Introduction, Use};
 use crate::config::{self, Config};
 use crate::net::dial::Dialer;
 use crate::net::inherited::Inherited;
@@ -109,6 +108,7 @@ impl Server {
         if let Some((socket, admin)) = self.admin.take() {
             tokio::spawn(admin::serve(socket, Arc::new(self.panel(admin)), self.ended.clone()));
         }
+        self.context.backends.follow(&self.ended, LOOKED_UP).await;
         tokio::join!(greet_backends(&self.context), self.context.verifier.test_relays());
         for (listener, socket) in self.doors.drain(..) {
             let door = listen::Door {
@@ -203,6 +203,9 @@ pub enum Drained {
     Late,
 }
 
+/// How long names of backends may take at the start. One that takes longer is followed as soon as it has an address.
+const LOOKED_UP: Duration = Duration::from_secs(5);
+
 /// What the last words to clients, to backends, and to the store may take.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -236,11 +239,7 @@ impl Sockets {
 pub async fn greet_backends(context: &Context) {
     let timeouts = &context.config.timeouts;
     let deadline = tokio::time::Instant::now() + timeouts.backend_connect + timeouts.backend_command;
-    let greetings = context.backends.iter().map(|backend| async move {
-        if let Ok(lease) = backend.lease_fresh(Use::Greeting, &Introduction::Ourselves, deadline).await {
-            lease.quit();
-        }
-    });
+    let greetings = context.backends.iter().map(|backend| async move { backend.greet(deadline).await });
     futures_util::future::join_all(greetings).await;
 }
 

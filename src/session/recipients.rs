@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::Session;
 use super::attachment::{Answer, Attachment, Envelope, Given};
 use crate::backend::{Blame, Introduction, Use};
-use crate::config::{Mode, Route, RoutedRecipients};
+use crate::config::{ClientAddress, Mode, Route, RoutedRecipients};
 use crate::guard::{Event, Standing, Tally};
 use crate::net::dial::turn;
 use crate::observe::Escaped;
@@ -377,14 +377,17 @@ impl Session {
         self.attachment = Some(attachment);
     }
 
-    /// A session with the first backend of the route that gives one.
+    /// A session with the first backend of the route that gives one, in the order of its `balance`.
     async fn attach(&mut self, route: &Arc<Route>) -> Result<Attachment, Reply> {
         let introduction = self.introduction(route);
         let mut reply = replies::BACKEND_UNREACHABLE;
         let deadline = Instant::now() + route.verify.timeout;
-        for (at, endpoint) in route.backends.iter().enumerate() {
-            let deadline = turn(deadline, route.backends.len() - at);
-            let Some(backend) = self.context.backends.find(endpoint) else { continue };
+        let client = (route.client_address == ClientAddress::Transparent).then(|| self.arrival.address());
+        let Some(mut order) = self.context.delivery(route).map(|delivery| delivery.order(client)) else {
+            return Err(reply);
+        };
+        while let Some(backend) = order.next() {
+            let deadline = turn(deadline, order.len() + 1);
             let purpose = Use::Delivery(self.key);
             let lease = if self.replaced {
                 backend.lease_fresh(purpose, &introduction, deadline).await
@@ -398,7 +401,7 @@ impl Session {
                 }
                 Err(fault) => fault,
             };
-            tracing::debug!(session = %self.record.session, backend = %endpoint, %fault, "not attached");
+            tracing::debug!(session = %self.record.session, backend = %backend.site(), %fault, "not attached");
             match fault.blame(&introduction) {
                 // It has heard who the client is, and does not want it: class and words kept.
                 Blame::Client(refusal) => return Err(replies::passed_on(refusal)),
