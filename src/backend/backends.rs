@@ -100,6 +100,16 @@ impl Backends {
         let _ = timeout(patience, join_all(self.destinations().map(|d| d.is_looked_up()))).await;
     }
 
+    /// Checks backends that nobody needs, or that rest, until `ended`.
+    pub fn check(&self, ended: &CancellationToken) {
+        for destination in self.destinations() {
+            let (destination, ended) = (Arc::clone(destination), ended.clone());
+            tokio::spawn(async move {
+                ended.run_until_cancelled(super::check::watch(&destination)).await;
+            });
+        }
+    }
+
     /// All backends are to be met as after an outage: connections are opened a few at a time.
     pub fn begin_slowly(&self) {
         self.iter().for_each(|backend| backend.budget().begin_slowly());

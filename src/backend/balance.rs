@@ -73,7 +73,8 @@ impl Balancer {
                 left.retain(own);
             }
         }
-        Order { left, balance: self.balance, turn: self.turn.fetch_add(1, Ordering::Relaxed) }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        Order { left, balance: self.balance, turn, avoided: None }
     }
 }
 
@@ -83,9 +84,17 @@ pub struct Order {
     left: Vec<Member>,
     balance: Balance,
     turn: u64,
+    /// Tried when there is no other.
+    avoided: Option<Arc<Backend>>,
 }
 
 impl Order {
+    /// The same, with `backend`, if any, behind all that do not rest.
+    #[must_use]
+    pub fn avoiding(self, backend: Option<Arc<Backend>>) -> Self {
+        Self { avoided: backend, ..self }
+    }
+
     /// How many there are yet.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -102,7 +111,8 @@ impl Order {
     fn among(&self) -> Vec<usize> {
         let rank = |member: &Member| {
             let standing = member.backend.standing();
-            (standing == Standing::Resting, member.tier, standing)
+            let avoided = self.avoided.as_ref().is_some_and(|avoided| Arc::ptr_eq(avoided, &member.backend));
+            (avoided || standing == Standing::Resting, member.tier, standing)
         };
         let ranks: Vec<_> = self.left.iter().map(rank).collect();
         let Some(best) = ranks.iter().min() else { return Vec::new() };
@@ -253,7 +263,7 @@ mod tests {
     }
 
     fn order(members: &[Member], balance: Balance, turn: u64) -> Vec<String> {
-        let order = Order { left: members.to_vec(), balance, turn };
+        let order = Order { left: members.to_vec(), balance, turn, avoided: None };
         order.map(|backend| backend.endpoint().host.clone()).collect()
     }
 
@@ -296,6 +306,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn one_that_is_avoided_comes_after_all_that_do_not_rest() {
+        let members = members(&[("a", 1, 1), ("b", 1, 1), ("c", 2, 1)]);
+        let order = Order { left: members.clone(), balance: Balance::Failover, turn: 0, avoided: None };
+        let order = order.avoiding(Some(Arc::clone(&members[0].backend)));
+        let hosts: Vec<_> = order.map(|backend| backend.endpoint().host.clone()).collect();
+        assert_eq!(hosts, ["b", "c", "a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn in_turn_is_evenly_and_by_weight() {
         let equal = members(&[("a", 0, 1), ("b", 0, 1), ("c", 0, 1)]);
         let firsts_of = |members: &[Member], turns| firsts(members, Balance::RoundRobin, turns);
@@ -313,7 +332,8 @@ mod tests {
         // Whoever is taken stays in use: nobody gets ahead by more than chance of two allows.
         let mut permits = Vec::new();
         for turn in 0..24 {
-            let mut order = Order { left: members.clone(), balance: Balance::LeastConnections, turn };
+            let mut order =
+                Order { left: members.clone(), balance: Balance::LeastConnections, turn, avoided: None };
             permits.push(order.next().unwrap().budget().permit(Use::Greeting).await);
         }
         let used: Vec<_> = members.iter().map(|member| member.backend.budget().holders()).collect();
@@ -325,7 +345,8 @@ mod tests {
         let members = members(&[("a", 0, 30), ("b", 0, 10)]);
         let mut permits = Vec::new();
         for turn in 0..8 {
-            let mut order = Order { left: members.clone(), balance: Balance::LeastConnections, turn };
+            let mut order =
+                Order { left: members.clone(), balance: Balance::LeastConnections, turn, avoided: None };
             permits.push(order.next().unwrap().budget().permit(Use::Greeting).await);
         }
         let used: Vec<_> = members.iter().map(|member| member.backend.budget().holders()).collect();

@@ -224,9 +224,9 @@ impl Destination {
         let limit = members.iter().map(|member| member.backend.budget().account().limit).sum();
         for series in &self.blueprint.metrics {
             if up {
-                series.up()
+                series.up();
             } else {
-                series.down()
+                series.down();
             }
             series.connection_limit(limit);
         }

@@ -3,6 +3,7 @@
 mod backends;
 mod balance;
 mod budget;
+mod check;
 mod connection;
 mod destination;
 mod envelope;

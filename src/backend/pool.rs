@@ -8,7 +8,7 @@
 //! A session that is kept holds no permit: who waits for one would never get it. It stands in a slot nobody
 //! needs, and leaves when a new connection needs that slot, or the backend finds that there are too many.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +54,10 @@ pub struct Backend {
     last_tls: Mutex<Option<TlsFacts>>,
     /// What a new session takes, smoothed, in microseconds; 0 is not known.
     latency: AtomicU64,
+    /// When it was last given something to do, or checked.
+    used: Mutex<Instant>,
+    /// A check is under way.
+    checking: AtomicBool,
     /// No destination leads here any more.
     withdrawn: CancellationToken,
     /// One for each route that names it.
@@ -121,6 +125,8 @@ impl Backend {
             alarmed: Mutex::default(),
             last_tls: Mutex::default(),
             latency: AtomicU64::new(0),
+            used: Mutex::new(Instant::now()),
+            checking: AtomicBool::new(false),
             withdrawn: CancellationToken::new(),
             metrics,
         })
@@ -141,6 +147,27 @@ impl Backend {
     /// How much of what it may be given is in use.
     pub(super) fn load(&self) -> Load {
         self.budget.load()
+    }
+
+    /// How long it may take.
+    pub(super) const fn patience(&self) -> Patience {
+        self.approach.patience
+    }
+
+    /// How long ago it was last given something to do, or checked.
+    pub(super) fn idle_for(&self) -> Duration {
+        lock(&self.used).elapsed()
+    }
+
+    /// Whether a check may begin: one at a time.
+    pub(super) fn begin_check(&self) -> bool {
+        !self.checking.swap(true, Ordering::Relaxed)
+    }
+
+    /// A check is over.
+    pub(super) fn end_check(&self) {
+        *lock(&self.used) = Instant::now();
+        self.checking.store(false, Ordering::Relaxed);
     }
 
     /// Its breaker.
@@ -370,7 +397,7 @@ impl Backend {
     }
 
     /// A new connection, in TLS as that is wanted. One that may go on without leaves time for it.
-    async fn connect(
+    pub(super) async fn connect(
         &self,
         opening: &Opening,
         introduction: &Introduction,
@@ -411,7 +438,7 @@ impl Backend {
         self.metrics.first().into_iter().for_each(|series| series.tls_handshake(result));
     }
 
-    fn serves_us(&self, connection: &Connection, attempt: Attempt<'_>, opening: Opening) {
+    pub(super) fn serves_us(&self, connection: &Connection, attempt: Attempt<'_>, opening: Opening) {
         attempt.succeeded();
         opening.succeeded();
         let mut announced = lock(&self.announced);
@@ -436,7 +463,7 @@ impl Backend {
         }
     }
 
-    fn does_not(&self, fault: &Fault, attempt: Attempt<'_>) {
+    pub(super) fn does_not(&self, fault: &Fault, attempt: Attempt<'_>) {
         // With connections of ours open it is well, and only has enough.
         if fault.is_crowded(&Introduction::Ourselves) && (self.budget.holders() > 1 || self.kept() > 0) {
             attempt.succeeded();
@@ -444,14 +471,27 @@ impl Backend {
         }
         drop(attempt);
         self.budget.begin_slowly();
-        let news = lock(&self.last_fault).replace(fault.to_string()).is_none();
-        if news {
-            tracing::warn!(backend = %self.site(), %fault, "backend does not serve us");
+        self.is_faulty(fault.to_string());
+    }
+
+    /// It takes sessions, and is not well: nobody is to be given one that is kept.
+    pub(super) fn is_not_well(&self, fault: String) {
+        self.is_faulty(fault);
+        for kept in std::mem::take(&mut *lock(&self.kept)) {
+            tokio::spawn(kept.leave());
         }
     }
 
+    fn is_faulty(&self, fault: String) {
+        let mut last = lock(&self.last_fault);
+        if last.is_none() {
+            tracing::warn!(backend = %self.site(), %fault, "backend does not serve us");
+        }
+        *last = Some(fault);
+    }
+
     /// Takes leave of the oldest sessions that stand in slots somebody holds a permit for by now.
-    async fn make_room(&self) {
+    pub(super) async fn make_room(&self) {
         loop {
             let oldest = {
                 let mut shelf = lock(&self.kept);
@@ -482,6 +522,7 @@ impl Backend {
     }
 
     fn lend(self: &Arc<Self>, kept: Kept, permit: Permit, origin: Origin, purpose: Use) -> Lease {
+        *lock(&self.used) = Instant::now();
         let counted = match purpose {
             Use::Probe => BackendUse::Probe,
             Use::Delivery(_) | Use::Greeting => BackendUse::Delivery,

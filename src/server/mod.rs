@@ -120,6 +120,7 @@ impl Server {
             tokio::spawn(door.serve(socket));
         }
         tokio::spawn(tidy(Arc::clone(&self.context), self.ended.clone()));
+        self.context.backends.check(&self.ended);
         self.serving.cancel();
     }
 

@@ -206,7 +206,7 @@ impl Follower {
                 data
             }
             (Err(Lack::Fault(fault)), known) => {
-                round.fault.get_or_insert(format!("{}: {fault}", question.name));
+                round.fault.get_or_insert_with(|| format!("{}: {fault}", question.name));
                 return known.map(|known| known.data.clone());
             }
             (Err(Lack::Absent), Some(known)) if !known.data.is_empty() && !known.doubted => {
