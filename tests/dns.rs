@@ -32,7 +32,7 @@ impl Pods {
             let (mut pods, mut port) = (Vec::new(), 0);
             for pod in 0..number {
                 // Addresses that no other test of this or another process has.
-                let last = u8::try_from(pod).unwrap() + 1;
+                let last = u8::try_from(pod + 1).expect("few pods");
                 let ip = IpAddr::from([127, 64 | ours, high, low.wrapping_mul(8).wrapping_add(last)]);
                 let backend = Backend::new(Script::knowing([KNOWN]));
                 let Ok(address) = backend.listen(SocketAddr::new(ip, port)).await else { continue 'port };
@@ -254,8 +254,8 @@ async fn ask(follower: &mut Follower) -> (Vec<String>, Answer) {
     (found, answer)
 }
 
-fn follower(server: SocketAddr, destination: Destination) -> Follower {
-    Follower::new(&Resolver::new(&[server]), &destination)
+fn follower(server: SocketAddr, destination: &Destination) -> Follower {
+    Follower::new(&Resolver::new(&[server]), destination)
 }
 
 fn host(name: &str) -> Destination {
@@ -263,13 +263,13 @@ fn host(name: &str) -> Destination {
 }
 
 fn address(text: &str) -> Data {
-    Data::Address(text.parse().unwrap())
+    Data::Address(text.parse().expect("an address"))
 }
 
 #[tokio::test]
 async fn an_mx_domain_leads_to_its_exchangers_or_itself_or_nowhere() {
     let (dns, server) = NameServer::start().await;
-    let mut mx = follower(server, Destination::Mx("example.test".into()));
+    let mut mx = follower(server, &Destination::Mx("example.test".into()));
     // It is its own exchanger where it names none (RFC 5321 §5.1).
     dns.leads("example.test", 60, &["192.0.2.1:25".parse().unwrap()]);
     dns.says("example.test", MX, Said::Records(60, Vec::new()));
@@ -298,7 +298,7 @@ async fn an_mx_domain_leads_to_its_exchangers_or_itself_or_nowhere() {
 #[tokio::test]
 async fn an_answer_holds_for_its_time_within_reason_and_a_fault_for_longer_each_time() {
     let (dns, server) = NameServer::start().await;
-    let mut name = follower(server, host("mail.test"));
+    let mut name = follower(server, &host("mail.test"));
     for (ttl, again) in [(0, 1), (30, 30), (86_400, 3600)] {
         dns.leads("mail.test", ttl, &["192.0.2.1:25".parse().unwrap()]);
         let (found, answer) = ask(&mut name).await;
@@ -316,7 +316,7 @@ async fn an_answer_holds_for_its_time_within_reason_and_a_fault_for_longer_each_
 #[tokio::test]
 async fn that_a_name_is_gone_is_believed_when_it_is_said_twice() {
     let (dns, server) = NameServer::start().await;
-    let mut name = follower(server, host("mail.test"));
+    let mut name = follower(server, &host("mail.test"));
     for gone in [Said::NxDomain, Said::Records(60, Vec::new())] {
         dns.leads("mail.test", 60, &["192.0.2.1:25".parse().unwrap()]);
         assert_eq!(ask(&mut name).await.0.len(), 1);
@@ -334,7 +334,7 @@ async fn that_a_name_is_gone_is_believed_when_it_is_said_twice() {
 #[tokio::test]
 async fn a_family_that_cannot_be_asked_for_takes_nothing_from_the_other() {
     let (dns, server) = NameServer::start().await;
-    let mut name = follower(server, host("mail.test"));
+    let mut name = follower(server, &host("mail.test"));
     dns.leads("mail.test", 60, &["192.0.2.1:25".parse().unwrap()]);
     dns.says("mail.test", AAAA, Said::Records(60, vec![address("2001:db8::1")]));
     assert_eq!(ask(&mut name).await.0.len(), 2);
@@ -348,7 +348,7 @@ async fn a_destination_has_a_bounded_number_of_backends() {
     let (dns, server) = NameServer::start().await;
     let many: Vec<_> = (0..70).map(|last| SocketAddr::from(([192, 0, 2, last], 25))).collect();
     dns.leads("mail.test", 60, &many);
-    let (found, answer) = ask(&mut follower(server, host("mail.test"))).await;
+    let (found, answer) = ask(&mut follower(server, &host("mail.test"))).await;
     assert_eq!((found.len(), answer.excess), (64, 6));
     assert_eq!(found[0], "0 mail.test 192.0.2.0:25", "the same ones each time");
 }
