@@ -337,9 +337,11 @@ impl Connection {
             (ReplyReader::default(), Extensions::default(), HelloKind::Ehlo);
         self.xclient = None;
         self.greet_other(name, identity).await.map_err(|fault| match fault {
-            Fault::Io(..) | Fault::Closed(_) | Fault::Timeout(_) | Fault::Garbled(..) => {
-                Fault::TlsForNothing(Box::new(fault))
-            }
+            Fault::Io(..)
+            | Fault::Closed(_)
+            | Fault::Timeout(_)
+            | Fault::Garbled(..)
+            | Fault::Unsolicited => Fault::TlsForNothing(Box::new(fault)),
             fault => fault,
         })
     }

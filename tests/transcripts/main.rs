@@ -221,6 +221,7 @@ transcripts! {
     routed_recipients_are_refused
     routed_recipients_pass_where_that_is_wanted
     rset_gives_the_backend_session_back
+    silent_fronts_make_way_where_places_are_scarce
     ten_unknown_recipients_end_a_session
     the_bare_postmaster_goes_to_the_first_route
     the_end_is_not_written_behind_an_early_reply
