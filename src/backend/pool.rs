@@ -52,6 +52,8 @@ pub struct Backend {
     alarmed: Mutex<Option<Instant>>,
     /// Of the last new session.
     last_tls: Mutex<Option<TlsFacts>>,
+    /// It refused XCLIENT in a session that had been another client's: Postfix asks whether that client is authorised.
+    refuses_anew: AtomicBool,
     /// What a new session takes, smoothed, in microseconds; 0 is not known.
     latency: AtomicU64,
     /// When it was last given something to do, or checked.
@@ -124,6 +126,7 @@ impl Backend {
             last_fault: Mutex::default(),
             alarmed: Mutex::default(),
             last_tls: Mutex::default(),
+            refuses_anew: AtomicBool::new(false),
             latency: AtomicU64::new(0),
             used: Mutex::new(Instant::now()),
             checking: AtomicBool::new(false),
@@ -324,7 +327,7 @@ impl Backend {
                 return Err(LeaseFault::Withdrawn);
             }
             if reuse == Reuse::Kept
-                && let Some((kept, origin)) = self.take_kept(introduction, deadline).await
+                && let Some((kept, origin)) = self.take_kept(introduction, deadline).await?
             {
                 return Ok(self.lend(kept, permit, origin, purpose));
             }
@@ -377,6 +380,7 @@ impl Backend {
                     Blame::Backend => self.does_not(&fault, attempt),
                     // It is well, and does what it is there for.
                     Blame::Client(_) => attempt.succeeded(),
+                    Blame::Unclear(_) => attempt.undecided(),
                     Blame::Route => {
                         attempt.undecided();
                         self.alarm(&fault);
@@ -409,9 +413,12 @@ impl Backend {
             opened => return opened,
         };
         let opened = self.connect_with(opening, introduction, Protection::Absent).await?;
-        tracing::warn!(backend = %self.site(), %fault, "no TLS with the backend: going on without for a while");
-        self.security.avoid();
         self.count_tls(TlsResult::Fallback);
+        // Who was in a hurry has seen nothing that others are to heed.
+        if !fault.is_of_time() || self.security.was_patient(protection) {
+            tracing::warn!(backend = %self.site(), %fault, "no TLS with the backend: going on without for a while");
+            self.security.avoid();
+        }
         Ok(opened)
     }
 
@@ -428,6 +435,7 @@ impl Backend {
                 handshake.into_iter().for_each(|handshake| self.count_tls(counted(Ok(handshake))));
             }
             Err(Fault::Tls(fault)) => self.count_tls(counted(Err(fault))),
+            Err(Fault::TlsForNothing(_)) => self.count_tls(TlsResult::Failed),
             Err(_) => {}
         }
         opened
@@ -443,8 +451,10 @@ impl Backend {
         opening.succeeded();
         let mut announced = lock(&self.announced);
         // What others are offered: to one client it may announce less.
-        if announced.is_none() || *connection.introduction() == Introduction::Ourselves {
-            *announced = Some(*connection.announced());
+        if let Some(to_us) = connection.announced_to_us() {
+            *announced = Some(*to_us);
+        } else {
+            announced.get_or_insert(*connection.announced());
         }
         drop(announced);
         *lock(&self.last_fault) = None;
@@ -531,21 +541,34 @@ impl Backend {
         Lease::new(self, kept, permit, origin, counted)
     }
 
-    /// A kept session that is for this client, or was made so.
-    async fn take_kept(&self, introduction: &Introduction, deadline: Instant) -> Option<(Kept, Origin)> {
+    /// A kept session that is for this client, or was made so. What the backend says of the client it would say in any
+    /// other session, too.
+    async fn take_kept(
+        &self,
+        introduction: &Introduction,
+        deadline: Instant,
+    ) -> Result<Option<(Kept, Origin)>, Fault> {
         if let Some(kept) = self.youngest_kept(introduction, Fit::AsItIs) {
-            return Some((kept, Origin::Kept));
+            return Ok(Some((kept, Origin::Kept)));
         }
-        while let Some(mut kept) = self.youngest_kept(introduction, Fit::Anew) {
+        while !self.refuses_anew.load(Ordering::Relaxed)
+            && let Some(mut kept) = self.youngest_kept(introduction, Fit::Anew)
+        {
             let introducing = timeout_at(deadline, kept.connection().introduce_anew(introduction));
-            match introducing.await {
+            let Ok(introduced) = introducing.await else { break };
+            let Err(fault) = introduced else {
                 // As good as new: what it said just now was an answer.
-                Ok(Ok(())) => return Some((kept, Origin::Fresh)),
-                Ok(Err(fault)) => tracing::debug!(backend = %self.site(), %fault, "kept session lost"),
-                Err(_) => return None,
+                return Ok(Some((kept, Origin::Fresh)));
+            };
+            match fault.blame(introduction) {
+                Blame::Client(_) | Blame::Unclear(_) => return Err(fault),
+                // Whether it is one of the route a new session shows.
+                Blame::Route => self.refuses_anew.store(true, Ordering::Relaxed),
+                Blame::Backend => {}
             }
+            tracing::debug!(backend = %self.site(), %fault, "kept session lost");
         }
-        None
+        Ok(None)
     }
 
     /// The youngest kept session that still looks alive.

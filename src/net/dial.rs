@@ -160,7 +160,10 @@ async fn connect(site: &Site, origin: Origin, ours: &RwLock<Vec<SocketAddr>>) ->
         }
         Origin::Client(client) => {
             let connected = transparent::connect(client, address).await;
-            connected.map_err(|fault| DialFault::Transparent(site.clone(), fault))?
+            connected.map_err(|fault| match transparent::is_of_the_address(&fault) {
+                true => DialFault::Transparent(site.clone(), fault),
+                false => DialFault::Refused(site.clone(), fault),
+            })?
         }
     };
     if leads_home(&stream, ours) {
