@@ -4,9 +4,8 @@
 //! transaction ends, so a client that idles holds none. It is reused by whoever comes next, as long as it is
 //! young, has refused nothing, and answers RSET with 2yz (RFC 5321 §4.1.1.5); across clients only where that misleads
 //! nobody about who is speaking (see [`Introduction`]).
-//!
-//! A session that is kept holds no permit: who waits for one would never get it. It stands in a slot nobody
-//! needs, and leaves when a new connection needs that slot, or the backend finds that there are too many.
+
+mod shelf;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +18,7 @@ use super::budget::{Budget, Load, Opening, Permit, Use};
 use super::connection::{Approach, Blame, Connection, Fault, Identity, Patience, Phase};
 use super::habits::Habits;
 use super::health::{Attempt, Health, Standing, Trier};
-use super::introduction::{Fit, Introduction};
+use super::introduction::Introduction;
 use super::lease::{Kept, Lease, Origin};
 use super::quota::Quota;
 use super::secure::{Protection, Security, counted};
@@ -29,8 +28,6 @@ use crate::observe::metrics::{BackendMetrics, BackendUse, TlsResult};
 use crate::proto::ehlo::Extensions;
 use crate::proto::tls::TlsFacts;
 
-/// Sessions kept idle per backend.
-const MAX_KEPT: usize = 16;
 /// Between two alarms of one backend.
 const ALARM_EVERY: Duration = Duration::from_secs(60);
 /// How often one lease tries again where there were too many connections: halved so often, any budget that
@@ -500,37 +497,6 @@ impl Backend {
         *last = Some(fault);
     }
 
-    /// Takes leave of the oldest sessions that stand in slots somebody holds a permit for by now.
-    pub(super) async fn make_room(&self) {
-        loop {
-            let oldest = {
-                let mut shelf = lock(&self.kept);
-                if shelf.len() <= self.budget.free() {
-                    return;
-                }
-                shelf.remove(0)
-            };
-            oldest.leave().await;
-        }
-    }
-
-    fn oldest_kept(&self) -> Option<Kept> {
-        let mut shelf = lock(&self.kept);
-        if shelf.is_empty() { None } else { Some(shelf.remove(0)) }
-    }
-
-    /// Keeps a session whose permit is about to be given back. Gives it back when there is no room for it.
-    pub(super) fn keep(&self, kept: Kept) -> Option<Kept> {
-        let mut shelf = lock(&self.kept);
-        // Above a budget that shrank nothing is kept: it would be one connection too many.
-        if !self.is_withdrawn() && shelf.len() < MAX_KEPT && shelf.len() < self.budget.free_but_for_one() {
-            shelf.push(kept);
-            None
-        } else {
-            Some(kept)
-        }
-    }
-
     fn lend(self: &Arc<Self>, kept: Kept, permit: Permit, origin: Origin, purpose: Use) -> Lease {
         *lock(&self.used) = Instant::now();
         let counted = match purpose {
@@ -539,71 +505,6 @@ impl Backend {
         };
         let counted = self.metrics.iter().map(|series| series.connection(counted)).collect();
         Lease::new(self, kept, permit, origin, counted)
-    }
-
-    /// A kept session that is for this client, or was made so. What the backend says of the client it would say in any
-    /// other session, too.
-    async fn take_kept(
-        &self,
-        introduction: &Introduction,
-        deadline: Instant,
-    ) -> Result<Option<(Kept, Origin)>, Fault> {
-        if let Some(kept) = self.youngest_kept(introduction, Fit::AsItIs) {
-            return Ok(Some((kept, Origin::Kept)));
-        }
-        while !self.refuses_anew.load(Ordering::Relaxed)
-            && let Some(mut kept) = self.youngest_kept(introduction, Fit::Anew)
-        {
-            let introducing = timeout_at(deadline, kept.connection().introduce_anew(introduction));
-            let Ok(introduced) = introducing.await else { break };
-            let Err(fault) = introduced else {
-                // As good as new: what it said just now was an answer.
-                return Ok(Some((kept, Origin::Fresh)));
-            };
-            match fault.blame(introduction) {
-                Blame::Client(_) | Blame::Unclear(_) => return Err(fault),
-                // Whether it is one of the route a new session shows.
-                Blame::Route => self.refuses_anew.store(true, Ordering::Relaxed),
-                Blame::Backend => {}
-            }
-            tracing::debug!(backend = %self.site(), %fault, "kept session lost");
-        }
-        Ok(None)
-    }
-
-    /// The youngest kept session that still looks alive.
-    fn youngest_kept(&self, introduction: &Introduction, fit: Fit) -> Option<Kept> {
-        let mut shelf = lock(&self.kept);
-        while let Some(at) = shelf.iter().rposition(|kept| introduction.fit(kept.introduction()) == fit) {
-            let mut kept = shelf.remove(at);
-            if kept.is_fit() {
-                return Some(kept);
-            }
-        }
-        None
-    }
-
-    /// Takes leave of the sessions that are good for nobody once this session of a client is over.
-    pub(super) fn dismiss(&self, session: &str) {
-        let mut shelf = lock(&self.kept);
-        let bound = |kept: &Kept| kept.introduction().bound_to() == Some(session);
-        let (bound, others): (Vec<_>, Vec<_>) = shelf.drain(..).partition(bound);
-        *shelf = others;
-        drop(shelf);
-        for kept in bound {
-            tokio::spawn(kept.leave());
-        }
-    }
-
-    /// Takes leave of sessions nobody has needed for a while.
-    pub fn sweep(&self) {
-        let mut shelf = lock(&self.kept);
-        let (forgotten, fit): (Vec<_>, Vec<_>) = shelf.drain(..).partition(Kept::is_forgotten);
-        *shelf = fit;
-        drop(shelf);
-        for kept in forgotten {
-            tokio::spawn(kept.leave());
-        }
     }
 }
 
