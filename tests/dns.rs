@@ -344,6 +344,17 @@ async fn a_family_that_cannot_be_asked_for_takes_nothing_from_the_other() {
 }
 
 #[tokio::test]
+async fn a_target_that_is_no_host_name_is_left_out() {
+    let (dns, server) = NameServer::start().await;
+    dns.leads("mail.test", 60, &["192.0.2.1:25".parse().unwrap()]);
+    let targets = ["mail.test", "two words.test", "bell\u{7}.test", ""];
+    let targets = targets.map(|target| Data::Srv { priority: 1, weight: 1, port: 25, target });
+    dns.says("_smtp._tcp.test", SRV, Said::Records(60, targets.to_vec()));
+    let (found, answer) = ask(&mut follower(server, &Destination::Srv("_smtp._tcp.test".into()))).await;
+    assert_eq!((found, answer.fault), (vec!["1 mail.test 192.0.2.1:25".to_owned()], None));
+}
+
+#[tokio::test]
 async fn a_destination_has_a_bounded_number_of_backends() {
     let (dns, server) = NameServer::start().await;
     let many: Vec<_> = (0..70).map(|last| SocketAddr::from(([192, 0, 2, last], 25))).collect();

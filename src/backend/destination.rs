@@ -5,6 +5,7 @@
 //! session and no new transaction, its idle sessions take leave, and what is under way with it ends in peace.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub struct Destination {
     /// The lowest tier first.
     members: ArcSwap<Vec<Member>>,
     looked_up: watch::Sender<LookedUp>,
+    /// Addresses there were beyond those that are used.
+    excess: AtomicUsize,
     /// What was withdrawn and is in use yet counts when the address comes back.
     budgets: Mutex<HashMap<Site, Weak<Budget>>>,
 }
@@ -72,6 +75,7 @@ impl Destination {
             blueprint,
             members: ArcSwap::from_pointee(first),
             looked_up: watch::Sender::new(looked_up),
+            excess: AtomicUsize::new(0),
             budgets: Mutex::default(),
         })
     }
@@ -144,7 +148,7 @@ impl Destination {
     fn heard(&self, answer: Answer) -> Vec<Arc<Backend>> {
         let Answer { found, excess, fault, .. } = answer;
         let news = self.looked_up();
-        if excess > 0 {
+        if self.excess.swap(excess, Ordering::Relaxed) != excess && excess > 0 {
             tracing::warn!(backend = %self.named, excess, "more addresses than are used");
         }
         match (&fault, &news) {

@@ -52,6 +52,8 @@ pub struct Server {
     sessions: TaskTracker,
     /// The admin endpoint and the housekeeping outlive the sessions.
     ended: CancellationToken,
+    /// Backends are neither looked up nor checked any more: nothing new begins with them.
+    parted: CancellationToken,
     /// All listeners accept.
     serving: CancellationToken,
     bound: Vec<Bound>,
@@ -97,6 +99,7 @@ impl Server {
             admin,
             sessions: TaskTracker::new(),
             ended: CancellationToken::new(),
+            parted: CancellationToken::new(),
             serving: CancellationToken::new(),
             bound: sockets.bound,
             started: tokio::time::Instant::now(),
@@ -108,7 +111,7 @@ impl Server {
         if let Some((socket, admin)) = self.admin.take() {
             tokio::spawn(admin::serve(socket, Arc::new(self.panel(admin)), self.ended.clone()));
         }
-        self.context.backends.follow(&self.ended, LOOKED_UP).await;
+        self.context.backends.follow(&self.parted, LOOKED_UP).await;
         tokio::join!(greet_backends(&self.context), self.context.verifier.test_relays());
         for (listener, socket) in self.doors.drain(..) {
             let door = listen::Door {
@@ -120,7 +123,7 @@ impl Server {
             tokio::spawn(door.serve(socket));
         }
         tokio::spawn(tidy(Arc::clone(&self.context), self.ended.clone()));
-        self.context.backends.check(&self.ended);
+        self.context.backends.check(&self.parted);
         self.serving.cancel();
     }
 
@@ -163,6 +166,7 @@ impl Server {
             let patience = timeouts.backend_end_of_data + FAREWELL;
             let _ = timeout(patience, self.sessions.wait()).await;
         }
+        self.parted.cancel();
         self.context.verifier.leave();
         self.context.backends.leave(FAREWELL).await;
         self.context.verifier.put_away(FAREWELL).await;

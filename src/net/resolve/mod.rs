@@ -18,6 +18,9 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
+use crate::observe::Escaped;
+use crate::proto::address::Domain;
+
 pub use follow::{Answer, Follower, Found};
 use system::System;
 
@@ -89,6 +92,7 @@ impl Resolver {
         Arc::new(Self { servers: servers.to_vec(), system: Mutex::default() })
     }
 
+    /// Asks for `question`; of names that are none there are no records.
     async fn records(&self, question: &Question) -> Result<Records, Lack> {
         let system = self.system()?;
         let mut lack = Lack::Absent;
@@ -129,7 +133,8 @@ impl Lack {
         match fault {
             _ if fault.is_no_records_found() => Self::Absent,
             NetError::Timeout => Self::Fault("no name server answers in time".to_owned()),
-            fault => Self::Fault(fault.to_string()),
+            // What a name server sent may be in it.
+            fault => Self::Fault(Escaped(&fault.to_string()).to_string()),
         }
     }
 }
@@ -165,17 +170,21 @@ impl Data {
                 priority: srv.priority,
                 weight: srv.weight,
                 port: srv.port,
-                target: plain(&srv.target),
+                target: plain(&srv.target)?,
             }),
             (RData::MX(mx), Kind::Mx) => {
-                Some(Self::Mx { preference: mx.preference, exchange: plain(&mx.exchange) })
+                Some(Self::Mx { preference: mx.preference, exchange: plain(&mx.exchange)? })
             }
             _ => None,
         }
     }
 }
 
-/// A name in small letters, without the dot at its end; the root is empty.
-fn plain(name: &Name) -> String {
-    name.to_ascii().trim_end_matches('.').to_ascii_lowercase()
+/// A name in small letters, without the dot at its end; the root is empty. None for what no host has: it goes into
+/// logs, and TLS is to find it in a certificate.
+fn plain(name: &Name) -> Option<String> {
+    if name.is_root() {
+        return Some(String::new());
+    }
+    Domain::parse(&name.to_ascii()).ok().map(|domain| domain.to_string())
 }
