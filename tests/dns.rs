@@ -3,6 +3,7 @@
 mod support;
 
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
@@ -11,8 +12,10 @@ use backstop::net::resolve::{Answer, Follower, Resolver};
 use serde_json::Value;
 use support::backend::{Backend, Script};
 use support::backstop::Backstop;
+use support::certificate::Authority;
 use support::client::{Client, Reply};
 use support::dns::{A, AAAA, Data, MX, NameServer, SRV, Said};
+use support::machine::Directory;
 use support::{PATIENCE, settled};
 use tokio::time::{Instant, sleep};
 
@@ -190,6 +193,44 @@ async fn srv_records_name_ports_and_who_comes_first() {
     let before = pods[0].connections(0);
     mail(address).await.is("250");
     assert_eq!((pods[1].messages(0), pods[0].connections(0)), (1, before));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_to_name_the_target_and_neither_address_nor_record_set() {
+    let (authority, directory) = (Authority::new(), Directory::new("dns-tls"));
+    let roots = directory.write("ca.pem", &authority.root);
+    let (dns, server) = NameServer::start().await;
+    let keys = format!("tls = \"verify\"\ntls_ca = \"{}\"\n", roots.display());
+    for (named, code) in [("one.test", "250"), ("mail.test", "451")] {
+        let script = Script::knowing([KNOWN]).with_starttls(authority.issue(&[named]).server());
+        let (_backend, store) = Backend::start(script).await;
+        dns.leads("one.test", 60, &[store]);
+        let record = Data::Srv { priority: 1, weight: 1, port: store.port(), target: "one.test" };
+        dns.says("_smtp._tcp.mail.test", SRV, Said::Records(60, vec![record]));
+        let text = configuration("\"srv:_smtp._tcp.mail.test\"", server, &keys);
+        let (_backstop, address) = Backstop::ready(&text).await;
+        mail(address).await.is(code);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_examines_each_address() {
+    let pods = Pods::start(2).await;
+    let (dns, server) = NameServer::start().await;
+    dns.leads("mail.test", 60, &pods.addresses(&[0, 1]));
+    let directory = Directory::new("dns-doctor");
+    let names = format!("\"mail.test:{}\", \"gone.test:25\"", pods.port());
+    let file = directory.write("backstop.toml", configuration(&names, server, ""));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
+    command.args(["doctor", "--json", "--no-connections", "--config"]).arg(file);
+    let output =
+        tokio::task::spawn_blocking(move || command.output().expect("it was built")).await.expect("it ends");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let examined: Vec<_> = report["backends"].as_array().expect("a list").iter().collect();
+    let addresses: Vec<_> = examined.iter().filter_map(|one| one["address"].as_str()).collect();
+    let site = |pod: usize| format!("mail.test[{}]:{}", pods.address(pod).ip(), pods.port());
+    assert_eq!(addresses, [site(0), site(1), "gone.test:25".to_owned()], "{report:#}");
+    assert!(report.to_string().contains("unresolvable"), "{report:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -126,6 +126,9 @@ section! {
         trusted: Vec<Network> = Vec::new();
         /// Takes connections meant for other addresses, which the system redirects here (TPROXY).
         transparent: bool = false;
+        /// Whether another process may listen on the same addresses meanwhile (SO_REUSEPORT): a new Backstop takes over before
+        /// the old one ends. Both must write it, and run as the same user.
+        reuse_port: bool = false;
         /// Whether TLS is offered, demanded, or there from the beginning. Default: offered if there is a certificate.
         tls: Option<ListenerTls> = None;
     }

@@ -68,6 +68,8 @@ pub struct Listener {
     pub trusted: Networks,
     /// Whether connections meant for other addresses are taken.
     pub transparent: bool,
+    /// Whether other processes may listen on the same addresses.
+    pub reuse_port: bool,
     /// Other than off only where there is a certificate.
     pub tls: ListenerTls,
 }

@@ -16,7 +16,7 @@ use crate::admin;
 use crate::config::{self, Config};
 use crate::net::dial::Dialer;
 use crate::net::inherited::Inherited;
-use crate::net::listen::Reach;
+use crate::net::listen::{Reach, Sharing};
 use crate::session::Context;
 use crate::verify::{ListFault, TIDY_EVERY};
 
@@ -81,13 +81,17 @@ impl Server {
         for listener in &context.config.listeners {
             for address in &listener.addresses {
                 let reach = if listener.transparent { Reach::Others } else { Reach::Own };
-                let socket = sockets.bind(*address, reach, &listener.name)?;
+                let sharing = if listener.reuse_port { Sharing::Shared } else { Sharing::Alone };
+                let socket = sockets.bind(*address, (reach, sharing), &listener.name)?;
                 doors.push((listener.clone(), socket));
             }
         }
         sockets.bound.iter().for_each(|bound| dialer.is_ours(bound.address));
         let admin = match &context.config.admin {
-            Some(admin) => Some((sockets.bind(admin.address, Reach::Own, &"admin".into())?, admin.clone())),
+            Some(admin) => Some((
+                sockets.bind(admin.address, (Reach::Own, Sharing::Alone), &"admin".into())?,
+                admin.clone(),
+            )),
             None => None,
         };
         for address in sockets.inherited.left() {
@@ -224,12 +228,12 @@ impl Sockets {
     fn bind(
         &mut self,
         address: SocketAddr,
-        reach: Reach,
+        (reach, sharing): (Reach, Sharing),
         name: &Arc<str>,
     ) -> Result<TcpListener, StartFault> {
         let socket = match self.inherited.take(address, reach) {
             Ok(Some(socket)) => Ok(socket),
-            Ok(None) => crate::net::listen::bind(address, reach),
+            Ok(None) => crate::net::listen::bind(address, reach, sharing),
             Err(fault) => Err(fault),
         };
         let socket = socket.map_err(|fault| StartFault::Bind(address, fault))?;

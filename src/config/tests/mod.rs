@@ -125,7 +125,7 @@ fn every_key_reaches_the_configuration_in_use() {
     let text = format!(
         "hostname = 'MX.Bücher.example'
         [[listener]]\nname = 'in'\naddress = ['127.0.0.1:0', '[::1]:2525']
-        proxy_protocol = 'late'\nxclient = true\ntrusted = ['10.0.0.0/8']\ntransparent = true
+        proxy_protocol = 'late'\nxclient = true\ntrusted = ['10.0.0.0/8']\ntransparent = true\nreuse_port = true
         [[listener]]\nname = 'smtps'\naddress = ['127.0.0.1:465']\ntls = 'implicit'
         [tls]\nmin_version = '1.3'\ncertificates = [{{ chain = {chain:?}, key = {key:?} }}]
         [[route]]\nname = 'store'\ndomains = ['*']\nbackends = ['mail:2525', 'smtps://[::1]:465']
@@ -149,7 +149,7 @@ fn every_key_reaches_the_configuration_in_use() {
     let listener = &config.listeners[0];
     assert_eq!(listener.addresses.len(), 2);
     assert_eq!(listener.proxy_protocol, ProxyProtocol::Late);
-    assert!(listener.xclient && listener.transparent);
+    assert!(listener.xclient && listener.transparent && listener.reuse_port);
     assert!(listener.trusted.contains("10.1.2.3".parse().unwrap()));
     assert_eq!(config.store.path, Some("/var/lib/backstop".into()));
     assert_eq!(config.store.secret.as_ref().map(Secret::reveal), Some("salt"));
