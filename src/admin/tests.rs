@@ -67,11 +67,17 @@ fn panel_with(backend: SocketAddr, token: Option<&str>, change: impl FnOnce(&mut
         alarms: context.alarms,
         backends: context.backends,
         metrics: context.metrics,
+        history: History::default(),
+        events: context.events,
+        live: context.live,
+        connections: context.connections,
+        keyring: context.acceptor.map(|acceptor| Arc::clone(acceptor.keyring())),
         harvest: context.harvest,
         drain: context.drain,
         serving: CancellationToken::new(),
         token,
         started: Instant::now(),
+        ended: CancellationToken::new(),
     }
 }
 
@@ -209,7 +215,9 @@ async fn the_status_tells_version_sizes_and_routes() {
 async fn what_cannot_be_done_is_said_in_json() {
     let counter = Counter(panel(nobody()));
     for (method, target, status, says) in [
-        ("GET", "/", 404, "/"),
+        ("GET", "/page", 404, "/page"),
+        ("GET", "/api/v1/history?seconds=x", 400, "x is no number"),
+        ("HEAD", "/api/v1/events", 405, "only GET"),
         ("GET", "/api/v1/nothing", 404, "/api/v1/nothing"),
         ("POST", "/readyz", 405, "POST"),
         ("DELETE", "/api/v1/status", 405, "DELETE"),
@@ -373,9 +381,9 @@ async fn pages_of_strangers_are_refused_by_host_and_origin() {
 async fn served() -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
-    let ended = CancellationToken::new();
-    let serving = tokio::spawn(serve(socket, Arc::new(panel(nobody())), ended.clone()));
-    (address, ended, serving)
+    let panel = panel(nobody());
+    let ended = panel.ended.clone();
+    (address, ended, tokio::spawn(serve(socket, Arc::new(panel))))
 }
 
 /// What comes back for these octets, until the connection is closed.
