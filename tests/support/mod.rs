@@ -11,6 +11,7 @@
 //! - `sender`: swaks and Python's smtplib, the clients we did not write.
 //! - `backstop`: the built binary with a configuration, its log, its memory and its end.
 //! - `admin`: HTTP to its admin endpoint.
+//! - `browser`: a real Chromium, for the live page.
 //! - `certificate`, `tls`, `openssl`: certificates made for a test, and clients that look at them.
 //! - `message`: messages that careless software damages.
 //! - `machine`: directories, ports and signals.
@@ -32,6 +33,7 @@ pub mod aiosmtpd;
 pub mod attack;
 pub mod backend;
 pub mod backstop;
+pub mod browser;
 pub mod certificate;
 pub mod client;
 pub mod exim;
