@@ -1,5 +1,7 @@
 //! Requests and their answers, and conversations over a socket.
 
+mod openapi;
+
 use std::net::SocketAddr;
 
 use hyper::StatusCode;
@@ -470,4 +472,62 @@ async fn clients_that_guess_are_listed_and_a_ban_is_lifted() {
     assert_eq!((status, told), (StatusCode::NOT_FOUND, json!({ "error": "2001:db8::/64 is not banned" })));
     assert_eq!(counter.ask("DELETE", "/api/v1/clients/nobody").await.0, 400);
     assert_eq!(counter.ask("GET", target).await.0, 405);
+}
+
+#[tokio::test]
+async fn the_page_may_run_its_own_script_and_nothing_else() {
+    let panel = panel_with(nobody(), Some("secret"), |_| {});
+    let answer = request::answer(&panel, ELSEWHERE.parse().unwrap(), &asked("GET", "/", &[])).await;
+    let policy = answer.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert_eq!(
+        (answer.status(), &answer.headers()["content-type"]),
+        (StatusCode::OK, &"text/html; charset=utf-8".parse().unwrap())
+    );
+    for part in ["default-src 'none'", "script-src 'sha256-", "frame-ancestors 'none'", "connect-src 'self'"]
+    {
+        assert!(policy.contains(part), "{part}: {policy}");
+    }
+    assert!(!policy.contains("unsafe") && !policy.contains("http"), "{policy}");
+    assert!(body(answer).await.starts_with("<!doctype html>"));
+    // Its data is for operators.
+    for path in ["/api/v1/events", "/api/v1/configuration", "/api/v1/openapi.json"] {
+        let answer = request::answer(
+            &panel,
+            ELSEWHERE.parse().unwrap(),
+            &asked("GET", path, &[("host", "localhost")]),
+        )
+        .await;
+        assert_eq!(answer.status(), 401, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn settings_are_told_with_their_origin_and_without_their_secrets() {
+    let counter = Counter(panel_with(nobody(), Some("opensesame"), |_| {}));
+    let (_, text) = counter.ask_text("GET", "/api/v1/configuration").await;
+    assert!(!text.contains("opensesame"), "{text}");
+    let told: Value = serde_json::from_str(&text).unwrap();
+    let find =
+        |key: &str| told["settings"].as_array().unwrap().iter().find(|s| s["key"] == key).unwrap().clone();
+    assert_eq!(
+        find("admin.token"),
+        json!({ "key": "admin.token", "value": "\"(set)\"", "origin": "BACKSTOP__ADMIN__TOKEN" })
+    );
+    assert_eq!(find("route[0].verify.mode")["origin"], Value::Null);
+    assert_eq!(find("route[0].domains")["origin"], "--domain, --backend");
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_endpoint() {
+    let (address, ended, serving) = served().await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut first = [0; 15];
+    stream.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200 OK");
+    ended.cancel();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.ends_with("0\r\n\r\n"), "the stream is whole: {rest}");
+    serving.await.unwrap();
 }

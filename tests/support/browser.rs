@@ -60,7 +60,7 @@ impl Browser {
     pub async fn start() -> Self {
         let profile = Directory::new("browser");
         let flags = format!(
-            "--headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-extensions \
+            "--headless=new --hide-scrollbars --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-extensions \
              --disable-background-networking --disable-component-update --remote-debugging-pipe --user-data-dir={}",
             profile.path().display()
         );
@@ -181,6 +181,7 @@ impl Browser {
     pub async fn picture(&mut self, name: &str) {
         for view in VIEWS {
             self.view(view).await;
+            self.evaluate("scrollTo(0, 0)").await;
             // The page draws itself anew for its size.
             self.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
                 .await;

@@ -74,7 +74,7 @@ function drawChart() {
   for (const n of [0, most / 2, most]) {
     picture.append(svg("line", { x1: left, x2: width, y1: y(n), y2: y(n) }));
     const label = svg("text", { x: left - 8, y: y(n) + 4, "text-anchor": "end" });
-    label.textContent = most < 2 ? some.format(n) : whole.format(n);
+    label.textContent = Number.isInteger(n) ? whole.format(n) : some.format(n);
     picture.append(label);
   }
   for (const minutes of [15, 10, 5, 0]) {

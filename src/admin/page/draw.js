@@ -81,6 +81,7 @@ function lasting(seconds) {
   const s = Math.max(0, Math.round(seconds));
   if (s < 60) return s + " s";
   if (s < 3600) return Math.floor(s / 60) + " min " + String(s % 60).padStart(2, "0") + " s";
+  if (s > 3650 * 86400) return "over 10 years";
   if (s < 86400) return Math.floor(s / 3600) + " h " + String(Math.floor(s / 60) % 60).padStart(2, "0") + " min";
   return Math.floor(s / 86400) + " d " + String(Math.floor(s / 3600) % 24) + " h";
 }
