@@ -531,3 +531,16 @@ async fn a_stream_ends_with_the_endpoint() {
     assert!(rest.ends_with("0\r\n\r\n"), "the stream is whole: {rest}");
     serving.await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_that_takes_nothing_is_given_up() {
+    let panel = panel(nobody());
+    let request = asked("GET", "/api/v1/events", &[("host", "localhost")]);
+    let answer = request::answer(&panel, LOOPBACK.parse().unwrap(), &request).await;
+    let Stalled(stalled) = answer.extensions().get::<Stalled>().unwrap().clone();
+    let heartbeats = Duration::from_secs(300);
+    assert!(tokio::time::timeout(heartbeats, stalled.cancelled()).await.is_ok(), "nothing was taken of it");
+    drop(answer);
+    let all: Vec<_> = (0..16).map(|_| panel.events.listen()).collect();
+    assert!(all.iter().all(Option::is_some), "its place is free");
+}

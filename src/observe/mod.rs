@@ -19,7 +19,7 @@ mod session_id;
 mod captured;
 
 pub use alarm::{Alarm, AlarmKind, Alarms};
-pub use escape::Escaped;
+pub use escape::{Escaped, EscapedWhole};
 pub use event::{
     Event, Events, Heard, Listener, MOST_LISTENERS, RecipientCounts, RecipientRefused, SessionEnded,
 };
