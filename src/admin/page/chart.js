@@ -58,7 +58,7 @@ function columns(step) {
 function roundUp(n) {
   if (n <= 1) return 1;
   const power = 10 ** Math.floor(Math.log10(n));
-  return [1, 2, 5, 10].map((f) => f * power).find((f) => f >= n);
+  return [1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10].map((f) => f * power).find((f) => f >= n);
 }
 
 function drawChart() {
