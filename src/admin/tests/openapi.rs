@@ -46,7 +46,8 @@ fn misfit(document: &Value, schema: &Value, value: &Value, place: &str) -> Optio
         Value::Array(_) => "array",
         Value::Object(_) => "object",
     };
-    if !kinds.contains(&kind) && !(kind == "integer" && kinds.contains(&"number")) {
+    let fits = kinds.contains(&kind) || kind == "integer" && kinds.contains(&"number");
+    if !fits {
         return Some(format!("{place} is {kind}, not {kinds:?}: {value}"));
     }
     if schema["enum"].as_array().is_some_and(|words| !words.contains(value)) {
