@@ -12,6 +12,7 @@
 
 mod access;
 mod answer;
+mod backend_status;
 mod clients;
 mod configuration;
 mod events;

@@ -10,6 +10,7 @@
 //! - `attack`: names nobody has, from many connections, and what they heard.
 //! - `sender`: swaks and Python's smtplib, the clients we did not write.
 //! - `backstop`: the built binary with a configuration, its log, its memory and its end.
+//! - `dns`: a name server that says what it is told.
 //! - `admin`: HTTP to its admin endpoint.
 //! - `browser`: a real Chromium, for the live page.
 //! - `hostile`: what is said to whoever reads logs and pages.
@@ -37,6 +38,7 @@ pub mod backstop;
 pub mod browser;
 pub mod certificate;
 pub mod client;
+pub mod dns;
 pub mod exim;
 pub mod haproxy;
 pub mod hostile;

@@ -54,13 +54,12 @@ function drawStatus(status) {
 
 const REACH = { up: "good", down: "bad", untried: "quiet" };
 
-// Each backend once for a route; one that takes mail and is asked too says both.
-function backendsOf(route) {
+// Each destination of a route once; one that takes mail and is asked too says both.
+function destinationsOf(route) {
   const all = new Map();
   const add = (backend, use) => {
     const known = all.get(backend.address) || { ...backend, route: route.name, uses: [] };
     known.uses.push(use);
-    known.learnt = route.probes && route.probes.learnt.find((l) => l.address === backend.address);
     all.set(backend.address, known);
   };
   route.backends.forEach((backend) => add(backend, "mail"));
@@ -68,13 +67,28 @@ function backendsOf(route) {
   return [...all.values()];
 }
 
+// Each address that a destination leads to; one that leads nowhere stands for itself.
+function backendsOf(route) {
+  const learnt = (address) => route.probes && route.probes.learnt.find((l) => l.address === address);
+  return destinationsOf(route).flatMap((d) => {
+    const { route: name, uses } = d;
+    const nowhere = { ...d, latency_seconds: 0, name: d.address, learnt: learnt(d.address) };
+    if (!d.members.length) return [nowhere];
+    return d.members.map((m) => ({ ...m, route: name, uses, name: d.address, learnt: learnt(m.address) || learnt(d.address) }));
+  });
+}
+
 function drawBackends(routes) {
   const used = (b) => (b.connections ? b.connections.in_use.probe + b.connections.in_use.delivery : 0);
-  fill("backends", routes.flatMap(backendsOf), (b) => b.route + "\0" + b.address, [
+  fill("backends", routes.flatMap(backendsOf), (b) => [b.route, b.name, b.address].join("\0"), [
     { text: (b) => b.route },
-    { className: "code", text: (b) => b.address },
+    { className: "code", text: (b) => (b.name === b.address ? b.address : `${b.address} (${b.name})`) },
     { text: (b) => b.uses.join(", ") },
-    { shows: (b) => b.state, node: (b) => pill(REACH[b.state] || "quiet", b.state) },
+    {
+      shows: (b) => [b.state, b.resting_seconds],
+      node: (b) => (b.resting_seconds ? pill("warn", `rests ${lasting(b.resting_seconds)}`) : pill(REACH[b.state] || "quiet", b.state)),
+    },
+    { className: "n", text: (b) => (b.latency_seconds > 0 ? latency(b.latency_seconds) : "–") },
     { className: "n", text: (b) => (b.learnt && b.learnt.seconds_per_answer > 0 ? latency(b.learnt.seconds_per_answer) : "–") },
     {
       shows: (b) => [used(b), b.connections],
@@ -135,6 +149,9 @@ function problemsOf(status) {
   const all = [];
   const say = (kind, name, text, more) => all.push({ kind, name, text, more: more || "" });
   for (const route of status.routes) {
+    const destinations = destinationsOf(route);
+    destinations.filter((d) => d.dns && d.dns.fault).forEach((d) =>
+      say("warn", "dns", `${d.address} (${route.name}) cannot be looked up${d.members.length ? "; what was known last is used" : ""}.`, d.dns.fault));
     const backends = backendsOf(route);
     const down = backends.filter((b) => b.state === "down");
     if (down.length && down.length === backends.length) say("bad", "down", `No backend of ${route.name} can be reached; its mail is answered 451.`, down[0].last_fault);

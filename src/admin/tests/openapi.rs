@@ -32,6 +32,10 @@ fn misfit(document: &Value, schema: &Value, value: &Value, place: &str) -> Optio
         let named = document.pointer(reference.strip_prefix('#').unwrap());
         return misfit(document, named.unwrap_or_else(|| panic!("{reference} is nowhere")), value, place);
     }
+    if let Some(either) = schema["oneOf"].as_array() {
+        let faults = either.iter().map(|one| misfit(document, one, value, place));
+        return faults.min_by_key(Option::is_some).flatten();
+    }
     let kinds: Vec<&str> = match &schema["type"] {
         Value::String(kind) => vec![kind],
         Value::Array(kinds) => kinds.iter().map(|kind| kind.as_str().unwrap()).collect(),
