@@ -29,8 +29,8 @@ pub(super) use children::Children;
 use families::Families;
 pub use handles::{BackendConnection, BackendMetrics, ListenerMetrics, RouteMetrics, SessionGauge};
 pub use labels::{
-    BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult, RecipientSource,
-    SessionState, TlsResult, TlsSide,
+    BackendState, BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult,
+    RecipientSource, SessionState, TlsResult, TlsSide,
 };
 
 /// What [`Metrics::render`] returns, as a `Content-Type`; Prometheus 3 insists on one.
