@@ -70,7 +70,8 @@ impl Session {
         }
     }
 
-    fn limited<'r>(
+    /// Counts and logs recipients that are not looked up.
+    pub(super) fn limited<'r>(
         &self,
         recipients: impl Iterator<Item = &'r Recipient>,
         reply: &Reply,
@@ -90,6 +91,8 @@ impl Session {
                 waits = self.pause().await == Paused::Over;
             }
             self.client.say(&reply);
+            // A client that is gone is found out when it is listened to.
+            let _ = self.client.flush_much(self.context.config.timeouts.command).await;
         }
     }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::Session;
 use super::attachment::{Answer, Attachment, Envelope, Given};
@@ -17,15 +17,15 @@ use crate::net::dial::turn;
 use crate::observe::Escaped;
 use crate::observe::metrics::{RecipientResult, RecipientSource};
 use crate::observe::record::Refusal;
-use crate::proto::dialogue::{Outcome, Recipient, Sender, Transaction};
+use crate::proto::dialogue::{Health, Input, Outcome, Recipient, Sender, Step, Transaction};
 use crate::proto::ehlo::Keyword;
 use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
 use crate::proto::verdict::{Meaning, Stage, meaning};
 use crate::verify::{Asker, Contradicted, Decision, Judgement, Kept, Serving, Urgency};
 
-/// How long a backend may take for an envelope: clients wait 5 minutes (RFC 5321 §4.5.3.2.3).
-const ENVELOPE: Duration = Duration::from_secs(240);
+/// How long an envelope may take, a session replaced in between included: clients wait 5 minutes (RFC 5321 §4.5.3.2.3).
+pub(super) const ENVELOPE: Duration = Duration::from_secs(240);
 
 /// One recipient on its way through the batch.
 struct Candidate {
@@ -58,24 +58,44 @@ impl Candidate {
 }
 
 impl Session {
-    /// What becomes of `batch`, in its order.
-    pub(super) async fn recipients(&mut self, batch: Vec<Recipient>) -> Vec<Outcome> {
-        let mut outcomes = Vec::with_capacity(batch.len());
+    /// What `batch` is answered, in its order: as many at once as may be looked up. The dialogue hears of each part before
+    /// the next, so that whoever was accepted is in the transaction should its backend have to be replaced.
+    pub(super) async fn recipients(&mut self, batch: Vec<Recipient>) -> Step {
+        self.envelope_ends = Instant::now() + ENVELOPE;
+        let mut said = Vec::with_capacity(batch.len());
         let mut waiting = batch;
-        while !waiting.is_empty() {
-            let granted = match self.leave(&waiting).await {
-                Ok(granted) => granted,
-                Err(rest) => {
-                    outcomes.extend(rest);
-                    break;
+        loop {
+            let (outcomes, later) = self.some_recipients(waiting).await;
+            match self.dialogue.step(Input::Recipients(outcomes)) {
+                Step::SayEach(replies) => said.extend(replies),
+                Step::SayEachAndHangUp(replies) => {
+                    said.extend(replies);
+                    return Step::SayEachAndHangUp(said);
                 }
-            };
-            let later = waiting.split_off(granted.recipients().min(waiting.len()));
-            outcomes.extend(self.look_up(waiting, granted.standing()).await);
-            granted.answered(self.conduct.take());
+                step => return step,
+            }
+            if later.is_empty() {
+                return Step::SayEach(said);
+            }
             waiting = later;
         }
-        outcomes
+    }
+
+    /// What becomes of the first of `waiting`, and who is left.
+    async fn some_recipients(&mut self, mut waiting: Vec<Recipient>) -> (Vec<Outcome>, Vec<Recipient>) {
+        if self.dialogue.transaction().is_some_and(|transaction| transaction.health() == Health::Broken) {
+            // With those that were told 250 its backend is gone: nobody else can be served in it.
+            self.limited(waiting.iter(), &replies::BACKEND_LOST, RecipientResult::Undetermined);
+            return (waiting.iter().map(|_| Outcome::Lost).collect(), Vec::new());
+        }
+        let granted = match self.leave(&waiting).await {
+            Ok(granted) => granted,
+            Err(outcomes) => return (outcomes, Vec::new()),
+        };
+        let later = waiting.split_off(granted.recipients().min(waiting.len()));
+        let outcomes = self.look_up(waiting, granted.standing()).await;
+        granted.answered(self.conduct.take());
+        (outcomes, later)
     }
 
     /// What becomes of recipients that may be looked up, all of them at once.
@@ -278,7 +298,7 @@ impl Session {
         source: RecipientSource,
     ) -> Outcome {
         let metrics = self.context.route(route);
-        if reply.class() == Class::Positive {
+        if reply.is_done() {
             metrics.recipient(RecipientResult::Accepted, source);
             self.record.recipient(RecipientResult::Accepted);
             self.conduct.named_known();
@@ -332,9 +352,9 @@ impl Session {
         earlier: &[Recipient],
         new: &[Recipient],
     ) -> Result<Given, Reply> {
-        // As long as it can become: more recipients only make it shorter.
-        let only = earlier.iter().chain(new).next();
-        let added = self.trace_of(route, sender, only).map_or(0, |line| line.len() as u64);
+        // As long as it can become: whoever is accepted alone is named in it, and where several are, nobody.
+        let longest = earlier.iter().chain(new).max_by_key(|recipient| recipient.mailbox.written().len());
+        let added = self.trace_of(route, sender, longest).map_or(0, |line| line.len() as u64);
         let mut earlier = earlier.to_vec();
         let mut answered: Vec<Answer> = Vec::new();
         let mut cut = None;
@@ -345,9 +365,10 @@ impl Session {
             };
             let left = new.get(answered.len()..).unwrap_or_default();
             let giving = attachment.give(Envelope { sender, added, earlier: &earlier, new: left });
-            let given = timeout(ENVELOPE, giving).await.unwrap_or_else(|_| Given::Cut(Vec::new()));
+            let given =
+                timeout_at(self.envelope_ends, giving).await.unwrap_or_else(|_| Given::Cut(Vec::new()));
             match given {
-                Given::Cut(answers) if !self.replaced => {
+                Given::Cut(answers) if !self.replaced && Instant::now() < self.envelope_ends => {
                     self.replaced = true;
                     // A kept session may just have been old; a new one that is lost tells of its backend.
                     if attachment.lease.origin() == Origin::Fresh {
