@@ -11,8 +11,8 @@ use prometheus::{IntCounter, IntGauge};
 use super::children::{Children, Label as _};
 use super::families::Families;
 use super::{
-    BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult, RecipientSource,
-    RefusalCause, SessionState, TlsResult, TlsSide,
+    BackendState, BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult,
+    RecipientSource, RefusalCause, SessionState, TlsResult, TlsSide,
 };
 
 /// Numbers of a listener.
@@ -216,6 +216,8 @@ impl RouteMetrics {
 #[derive(Debug, Clone)]
 pub struct BackendMetrics {
     up: IntGauge,
+    addresses: Arc<Children<BackendState, IntGauge>>,
+    dns_up: IntGauge,
     limit: IntGauge,
     connections: Arc<Children<BackendUse, IntGauge>>,
     tls: Arc<Children<TlsResult, IntCounter>>,
@@ -225,6 +227,10 @@ impl BackendMetrics {
     pub(super) fn new(families: &Families, route: &str, backend: &str) -> Self {
         Self {
             up: families.backend_up.with_label_values(&[route, backend]),
+            addresses: Arc::new(Children::new(|state: BackendState| {
+                families.backend_addresses.with_label_values(&[route, backend, state.as_str()])
+            })),
+            dns_up: families.backend_dns_up.with_label_values(&[route, backend]),
             limit: families.backend_connection_limit.with_label_values(&[route, backend]),
             connections: Arc::new(Children::new(|purpose: BackendUse| {
                 families.backend_connections.with_label_values(&[route, backend, purpose.as_str()])
@@ -246,6 +252,21 @@ impl BackendMetrics {
     /// It did not.
     pub fn down(&self) {
         self.up.set(0);
+    }
+
+    /// So many of its addresses are in this state. Told before a rendering.
+    pub fn addresses(&self, state: BackendState, number: usize) {
+        self.addresses.get(state).set(i64::try_from(number).unwrap_or(i64::MAX));
+    }
+
+    /// DNS says where it is, or nothing is to be looked up. Told before a rendering.
+    pub fn dns_up(&self) {
+        self.dns_up.set(1);
+    }
+
+    /// DNS does not.
+    pub fn dns_down(&self) {
+        self.dns_up.set(0);
     }
 
     /// It is given so many connections at most. Told before a rendering.

@@ -136,6 +136,18 @@ label! {
 }
 
 label! {
+    /// What came of the last new session with an address of a backend.
+    BackendState {
+        /// It took us.
+        Up = "up",
+        /// It did not.
+        Down = "down",
+        /// There was none yet.
+        Untried = "untried",
+    }
+}
+
+label! {
     /// Whom TLS is spoken with.
     TlsSide {
         /// A client.

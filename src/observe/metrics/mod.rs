@@ -33,8 +33,8 @@ pub use handles::{
     BackendConnection, BackendMetrics, ListenerMetrics, Moved, RefusalCount, RouteMetrics, SessionGauge,
 };
 pub use labels::{
-    BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult, RecipientSource,
-    RefusalCause, SessionState, TlsResult, TlsSide,
+    BackendState, BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult,
+    RecipientSource, RefusalCause, SessionState, TlsResult, TlsSide,
 };
 pub use totals::Totals;
 
