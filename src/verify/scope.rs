@@ -72,6 +72,15 @@ pub(super) enum AskAt {
     Nowhere,
 }
 
+/// What is planned for a question.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    /// Where it is to be asked.
+    pub(super) ask_at: AskAt,
+    /// The last random name asked at RCPT got no answer.
+    pub(super) missed: bool,
+}
+
 /// How far a good answer can be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Belief {
@@ -157,7 +166,10 @@ impl Scope {
 
     /// Where a recipient is to be asked about.
     pub(super) fn ask_at(&self) -> AskAt {
-        let state = self.state();
+        self.asked_at(&self.state())
+    }
+
+    fn asked_at(&self, state: &State) -> AskAt {
         match (self.stage, state.recipient.truth(), state.data.truth()) {
             (StageKind::Recipient, ..) | (StageKind::Auto, Truth::Untested | Truth::Truthful, _) => {
                 AskAt::Recipient
@@ -165,6 +177,12 @@ impl Scope {
             (_, _, Truth::Blind) => AskAt::Nowhere,
             _ => AskAt::Data,
         }
+    }
+
+    /// How a recipient is to be asked about, all of it at one moment.
+    pub(super) fn plan(&self) -> Plan {
+        let state = self.state();
+        Plan { ask_at: self.asked_at(&state), missed: state.recipient.missed() }
     }
 
     /// How far a good answer got at `at` can be believed.
@@ -183,9 +201,13 @@ impl Scope {
         }
     }
 
-    /// The test a random name should make now at the store, if one is due; the caller then makes it.
-    pub(super) fn begin_test(&self) -> Option<Tested> {
+    /// The test a random name should make now at the store, if one is due and the store is still asked as in `plan`; the
+    /// caller then makes it.
+    pub(super) fn begin_test(&self, plan: Plan) -> Option<Tested> {
         let mut state = self.state();
+        if self.asked_at(&state) != plan.ask_at {
+            return None;
+        }
         if self.stage == StageKind::Auto && state.recipient.begin(self.blind_ttl) {
             return Some(Tested::Recipient);
         }
@@ -195,11 +217,6 @@ impl Scope {
             StageKind::Auto => state.recipient.truth() == Truth::Blind,
         };
         (at_data && state.data.begin(self.blind_ttl)).then_some(Tested::Data)
-    }
-
-    /// Whether the last random name asked at RCPT got no answer.
-    pub(super) fn missed_test(&self) -> bool {
-        self.state().recipient.missed()
     }
 
     /// Whether a test is due, without making it.
@@ -214,15 +231,17 @@ impl Scope {
         self.state().delivery.begin(self.blind_ttl)
     }
 
-    /// A random name was answered, or was not: none.
-    pub(super) fn tested(&self, what: Tested, sighting: Option<Sighting>) {
+    /// What became of a random name.
+    pub(super) fn tested(&self, what: Tested, sighting: Sighting) {
         let mut state = self.state();
         let test = match what {
             Tested::Recipient => &mut state.recipient,
             Tested::Data => &mut state.data,
             Tested::Delivery => &mut state.delivery,
         };
-        let Some(truth) = test.saw(sighting) else { return };
+        let truth = test.saw(sighting);
+        self.who_guards(&state.delivery);
+        let Some(truth) = truth else { return };
         if self.stage == StageKind::Auto && state.recipient.truth() == Truth::Blind {
             self.flags.fetch_or(AT_DATA, Ordering::Relaxed);
         } else {
@@ -237,12 +256,9 @@ impl Scope {
         let (route, domain) = (&self.route, &self.name);
         match (what, truth) {
             (Tested::Delivery, Truth::Blind) => {
-                self.flags.fetch_or(SOLE_GUARD, Ordering::Relaxed);
                 tracing::warn!(%route, %domain, "the delivery port takes any recipient: what is remembered is the only guard, for 15 minutes at most");
             }
-            (Tested::Delivery, _) => {
-                self.flags.fetch_and(!SOLE_GUARD, Ordering::Relaxed);
-            }
+            (Tested::Delivery, _) => {}
             (Tested::Recipient | Tested::Data, Truth::Blind) => {
                 tracing::warn!(%route, %domain, at = ?what, "the mail store takes a recipient that does not exist");
             }
@@ -259,6 +275,15 @@ impl Scope {
             );
         } else {
             self.alarms.clear(route, AlarmKind::Unverifiable, domain);
+        }
+    }
+
+    /// A delivery port that takes anyone is no guard, nor one that never says.
+    fn who_guards(&self, delivery: &Test) {
+        if delivery.truth() == Truth::Blind || delivery.is_hopeless() {
+            self.flags.fetch_or(SOLE_GUARD, Ordering::Relaxed);
+        } else {
+            self.flags.fetch_and(!SOLE_GUARD, Ordering::Relaxed);
         }
     }
 

@@ -3,7 +3,9 @@
 //!
 //! The reply is given to probes alone (they come from the null sender or our postmaster); a client's own RCPT is taken.
 
-use super::house::{ANN, House, PLAIN, Remembered};
+use std::sync::Arc;
+
+use super::house::{ANN, CID, House, MINUTE, NOBODY, PLAIN, Remembered};
 use super::support::backend::{Action, Phase, Script, at};
 
 /// What a row comes to.
@@ -21,11 +23,20 @@ struct Row {
 const PROBES_FROM: [&str; 2] = ["", "postmaster@mx.example.org"];
 
 impl Row {
+    /// Without names nobody has, and beside them.
     async fn holds(&self) {
-        let about = match self.phase {
-            Phase::Data => "stage = \"data\"\n[cache]\ntempfail_ttl = \"1h\"\n",
-            _ => "stage = \"rcpt\"\n[cache]\ntempfail_ttl = \"1h\"\n",
-        };
+        match self.phase {
+            Phase::Data => self.holds_at("data").await,
+            _ => {
+                self.holds_at("rcpt").await;
+                self.holds_at("auto").await;
+            }
+        }
+        self.is_bounded().await;
+    }
+
+    async fn holds_at(&self, stage: &str) {
+        let about = &format!("stage = \"{stage}\"\n[cache]\ntempfail_ttl = \"1h\"\n");
         let script = PROBES_FROM.into_iter().fold(Script::knowing([ANN]), |script, sender| {
             let when = at(self.phase).from(sender);
             let when = if self.phase == Phase::Rcpt { when.to(ANN) } else { when };
@@ -42,6 +53,29 @@ impl Row {
         assert!(heard.starts_with(self.hears), "{}: {heard}", self.name);
         let again = house.probes_for(ANN) - probes;
         assert_eq!(again == 0, self.remembered != Remembered::Nothing, "{}: asked {again} times", self.name);
+    }
+}
+
+impl Row {
+    /// Names nobody has are answered so too: questions are asked nevertheless, and nothing without end.
+    async fn is_bounded(&self) {
+        let stage = if self.phase == Phase::Data { "data" } else { "auto" };
+        let script = PROBES_FROM.into_iter().fold(Script::knowing([ANN]), |script, sender| {
+            script.on(at(self.phase).from(sender), Action::reply(self.reply))
+        });
+        let house = House::with(&format!("stage = \"{stage}\"\n"), script);
+        for name in [ANN, CID, NOBODY] {
+            let verdict = house.verdict(name).await;
+            assert_ne!(verdict, "timeout", "{}: {name}", self.name);
+        }
+        tokio::time::sleep(MINUTE).await;
+        let record = house.store.record();
+        let (questions, sessions) = (record.count("MAIL"), record.connections);
+        assert!(
+            questions <= 20 && sessions <= 20,
+            "{}: {questions} questions, {sessions} sessions",
+            self.name
+        );
     }
 }
 
@@ -142,7 +176,7 @@ async fn several_faults_in_a_row_make_the_backend_rest() {
     house.hears(1, ANN).await.is("451 4.4.3");
     assert_eq!(house.store.record().connections, connections, "it is left alone");
     house.store.rescript(Script::ordinary);
-    tokio::time::sleep(super::house::MINUTE).await;
+    tokio::time::sleep(MINUTE).await;
     house.hears(1, ANN).await.is("250");
 }
 
@@ -184,6 +218,26 @@ async fn a_session_lost_is_replaced_three_times_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_closes_over_every_name_is_not_hammered() {
+    let house = Arc::new(House::with(
+        "stage = \"auto\"\n",
+        Script::knowing([ANN]).on(at(Phase::Rcpt), Action::close()),
+    ));
+    let mut asking = tokio::task::JoinSet::new();
+    for number in 0..200_u8 {
+        let house = Arc::clone(&house);
+        asking.spawn(async move { house.verdict(&format!("guess{number}@example.org")).await });
+    }
+    for verdict in asking.join_all().await {
+        assert!(verdict == "unreachable" || verdict == "timeout", "{verdict}");
+    }
+    tokio::time::sleep(MINUTE).await;
+    // Three tries each would be 600. In 25 s it is about one in two seconds for each of 22 sessions.
+    let connections = house.store.record().connections;
+    assert!(connections <= 400, "{connections} connections");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_store_is_no_answer() {
     let house = House::with(PLAIN, Script::knowing([ANN]).on(at(Phase::Rcpt), Action::ignore()));
     assert_eq!(house.verdict(ANN).await, "timeout");
@@ -199,7 +253,7 @@ async fn too_many_connections_halves_the_budget() {
     house.verdict(ANN).await;
     assert_eq!(house.backend().budget().account().limit, before / 2);
     assert_ne!(house.remembered(ANN), Remembered::Bad);
-    tokio::time::sleep(super::house::MINUTE).await;
+    tokio::time::sleep(MINUTE).await;
     assert_eq!(house.backend().budget().account().limit, before / 2 + 1);
 }
 
@@ -209,7 +263,7 @@ async fn pressure_slows_down_and_passes() {
     let house = House::with(PLAIN, script);
     house.verdict(ANN).await;
     assert!(house.backend().budget().account().pressed);
-    tokio::time::sleep(super::house::MINUTE).await;
+    tokio::time::sleep(MINUTE).await;
     assert!(!house.backend().budget().account().pressed);
 }
 

@@ -13,7 +13,7 @@ mod round;
 mod sessions;
 mod settle;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -86,6 +86,8 @@ pub struct Prober {
     work: Mutex<Work>,
     /// The null sender was refused; forgotten when the fallback is refused too.
     use_fallback: AtomicBool,
+    /// Sessions in a row that ended without a single answer.
+    fruitless: AtomicU32,
     rechecks: Arc<Semaphore>,
     /// Numbers the questions that have no key of their own.
     anonymous: AtomicU64,
@@ -195,6 +197,7 @@ impl Prober {
             pending: DashMap::with_hasher(AsIs),
             work: Mutex::default(),
             use_fallback: AtomicBool::new(false),
+            fruitless: AtomicU32::new(0),
             anonymous: AtomicU64::new(0),
         })
     }
@@ -262,6 +265,12 @@ impl Prober {
         let mut work = self.work();
         work.leaving = true;
         work.idle.clear();
+    }
+
+    /// As whom it asks; the second where the first is refused.
+    pub(super) fn senders(&self) -> [Option<&Mailbox>; 2] {
+        let Store { sender, fallback_sender, .. } = &self.store;
+        [sender.as_ref(), fallback_sender.as_ref().or(sender.as_ref())]
     }
 
     /// What it is doing.

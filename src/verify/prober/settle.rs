@@ -38,12 +38,7 @@ impl Prober {
         match question.purpose {
             Purpose::Recipient => {}
             Purpose::Random(what) => {
-                let sighting = match finding {
-                    Some(Finding::Good) => Some(Sighting::Taken),
-                    Some(Finding::Bad(_) | Finding::Refused(_)) => Some(Sighting::Refused),
-                    _ => None,
-                };
-                question.scope.tested(what, sighting);
+                question.scope.tested(what, Sighting::of(finding));
                 for entry in question.scope.proved() {
                     self.shared.cache.learn_good(entry, question.scope.tally());
                 }
@@ -67,6 +62,9 @@ impl Prober {
     ) {
         if question.purpose != Purpose::Recipient {
             return;
+        }
+        if finding == Finding::Later {
+            return again.push(question);
         }
         let more_tries = question.tries + 1 < MAX_TRIES;
         let finding = match finding {
@@ -182,7 +180,7 @@ impl Prober {
                 }
                 (Verdict::Unknown(cause), ProbeResult::Unknown)
             }
-            Finding::OtherSender(_) | Finding::Again => {
+            Finding::OtherSender(_) | Finding::Again | Finding::Later => {
                 (Verdict::Unknown(Cause::Unreachable), ProbeResult::Unknown)
             }
         };
