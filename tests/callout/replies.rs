@@ -125,6 +125,9 @@ rows! {
     at_rcpt_5_7_54_is_a_fault_of_the_route: Rcpt "550 5.7.54 SMTP; Unable to relay recipient in non-accepted domain" => "route-fault", Nothing, "451 4.4.3", alarm "route-fault";
     at_rcpt_relay_access_denied_is_a_fault_of_the_route: Rcpt "554 5.7.1 <ann@example.org>: Relay access denied" => "route-fault", Nothing, "451 4.4.3", alarm "route-fault";
     at_rcpt_another_5_7_is_about_our_probe_and_the_client_may_try: Rcpt "550 5.7.606 Access denied, banned sending IP" => "policy", Deferred, "250";
+    at_rcpt_relaying_in_other_words_is_a_fault_of_the_route: Rcpt "550 Relaying not allowed" => "route-fault", Nothing, "451 4.4.3", alarm "route-fault";
+    at_rcpt_rcpthosts_is_a_fault_of_the_route: Rcpt "553 sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)" => "route-fault", Nothing, "451 4.4.3", alarm "route-fault";
+    at_rcpt_552_with_5_1_1_is_bad: Rcpt "552 5.1.1 No such user" => "bad 552", Bad, "552 5.1.1";
     at_rcpt_530_is_a_fault_of_the_route: Rcpt "530 5.7.0 Authentication required" => "route-fault", Nothing, "451 4.4.3", alarm "route-fault";
     at_mail_530_is_a_fault_of_the_route: Mail "530 5.7.0 Must issue a STARTTLS command first" => "route-fault", Nothing, "451 4.4.3", alarm "route-fault";
     at_rcpt_552_is_a_full_mailbox_which_exists: Rcpt "552 Too much mail" => "good", Good, "250";
@@ -246,7 +249,7 @@ async fn a_silent_store_is_no_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn too_many_connections_halves_the_budget() {
-    let words = "421 4.3.2 The maximum number of concurrent connections: per-source limit exceeded";
+    let words = "421 4.3.2 The maximum number of concurrent connections has exceeded a limit, closing transmission channel";
     let script = Script::knowing([ANN]).on(at(Phase::Greeting).nth(1), Action::reply(words));
     let house = House::with(PLAIN, script);
     let before = house.backend().budget().account().limit;
