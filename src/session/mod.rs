@@ -349,7 +349,10 @@ impl Session {
             Framing::Lines => Body::lines(self.bare_newlines),
             Framing::Chunk(chunk) => Body::counted(chunk.size),
         };
-        let end = self.carry(&mut body, go_ahead.as_ref(), framing).await.map(|end| self.understood(end));
+        let end = match self.carry(&mut body, go_ahead.as_ref(), framing).await {
+            Ok(end) => Ok(self.understood(end).await),
+            Err(loss) => Err(loss),
+        };
         self.client.body_done();
         self.record.bytes += body.octets();
         self.count(end.as_ref(), framing, body.octets());
@@ -366,11 +369,11 @@ impl Session {
     }
 
     /// The same end, with what the client is to be told of a refusal that is about a recipient.
-    fn understood(&self, end: BodyEnd) -> BodyEnd {
+    async fn understood(&self, end: BodyEnd) -> BodyEnd {
         match end {
-            BodyEnd::Answered(reply) => BodyEnd::Answered(self.about_the_message(reply)),
+            BodyEnd::Answered(reply) => BodyEnd::Answered(self.about_the_message(reply).await),
             BodyEnd::Stopped(Stop::EarlyReply(reply)) => {
-                BodyEnd::Stopped(Stop::EarlyReply(self.about_the_message(reply)))
+                BodyEnd::Stopped(Stop::EarlyReply(self.about_the_message(reply).await))
             }
             end => end,
         }

@@ -201,7 +201,7 @@ impl Session {
     ///
     /// A 5.1.x there is about a recipient it had taken. Of one recipient it is true; of several it is true of
     /// one, and to pass it on would refuse the others too. So they are to be tried again one by one.
-    pub(super) fn about_the_message(&self, reply: Reply) -> Reply {
+    pub(super) async fn about_the_message(&self, reply: Reply) -> Reply {
         let (Some(route), Some(transaction)) = (&self.route, self.dialogue.transaction()) else {
             return reply;
         };
@@ -212,7 +212,7 @@ impl Session {
         match transaction.accepted() {
             // Once, or named more than once.
             [only, again @ ..] if again.iter().all(|other| other.mailbox == only.mailbox) => {
-                if self.context.verifier.contradicted(route, &only.mailbox) == Contradicted::StoreIll {
+                if self.contradicted(route, only, RecipientSource::Live).await == Contradicted::StoreIll {
                     return replies::UNDETERMINED;
                 }
                 let told = Event::Answered(Tally { unknown: 1, known: 0 }, self.held);
@@ -247,11 +247,12 @@ impl Session {
         let new: Vec<Recipient> = chosen.iter().map(|c| c.recipient.clone()).collect();
         let given = self.give(&route, &sender, &earlier, &new).await;
         let words = self.words(&route, given, new.len());
-        for (candidate, word) in chosen.iter_mut().zip(words) {
+        let contradicted = self.all_contradicted(&route, &chosen, &words).await;
+        for ((candidate, word), contradicted) in chosen.iter_mut().zip(words).zip(contradicted) {
             let Fate::Forward(source) = candidate.fate else { continue };
             let recipient = &candidate.recipient;
             candidate.fate = Fate::Settled(match word {
-                Word::Own(reply) => self.answered(&route, recipient.clone(), reply, source),
+                Word::Own(reply) => self.answered(&route, recipient.clone(), reply, (source, contradicted)),
                 Word::Shared(reply) => {
                     let result = match reply.class() {
                         Class::Permanent => RecipientResult::Refused,
@@ -269,13 +270,41 @@ impl Session {
         }
     }
 
+    /// For each recipient what the delivery port's word says of what is remembered, all of them looked into at once.
+    async fn all_contradicted(
+        &self,
+        route: &Arc<Route>,
+        chosen: &[&mut Candidate],
+        words: &[Word],
+    ) -> Vec<Contradicted> {
+        let each = chosen.iter().zip(words).map(async |(candidate, word)| match (word, &candidate.fate) {
+            (Word::Own(reply), Fate::Forward(source))
+                if meaning(Stage::Recipient, &replies::passed_on(reply.clone())) == Meaning::Bad =>
+            {
+                self.contradicted(route, &candidate.recipient, *source).await
+            }
+            _ => Contradicted::Nothing,
+        });
+        futures_util::future::join_all(each).await
+    }
+
+    async fn contradicted(
+        &self,
+        route: &Arc<Route>,
+        recipient: &Recipient,
+        source: RecipientSource,
+    ) -> Contradicted {
+        let asker = self.asker(Standing::Suspect);
+        self.context.verifier.contradicted(route, &recipient.mailbox, source, asker).await
+    }
+
     /// The delivery port's word on one recipient.
     fn answered(
         &self,
         route: &Arc<Route>,
         recipient: Recipient,
         reply: Reply,
-        source: RecipientSource,
+        (source, contradicted): (RecipientSource, Contradicted),
     ) -> Outcome {
         let metrics = self.context.route(route);
         if reply.class() == Class::Positive {
@@ -286,7 +315,7 @@ impl Session {
         }
         let reply = replies::passed_on(reply);
         let result = match (meaning(Stage::Recipient, &reply), reply.class()) {
-            (Meaning::Bad, _) => match self.context.verifier.contradicted(route, &recipient.mailbox) {
+            (Meaning::Bad, _) => match contradicted {
                 Contradicted::StoreIll => {
                     let (reply, result) = (replies::UNDETERMINED, RecipientResult::Undetermined);
                     self.refused(Some(route), &recipient, &reply, result, RecipientSource::Live);

@@ -367,10 +367,11 @@ impl Cache {
         if known { Contradicted::Good } else { Contradicted::Nothing }
     }
 
-    /// Whether a good entry is there, of whatever age.
+    /// Whether a good entry is there that still serves, if only where the store cannot be asked.
     #[must_use]
-    pub fn held_good(&self, key: Key) -> bool {
-        self.good.peek(&key).is_some()
+    pub fn held_good(&self, key: Key, guard: Guard) -> bool {
+        let age = self.good.peek(&key).map(|good| since(self.now(), good.learnt));
+        age.is_some_and(|age| self.freshness(key, age, guard).is_some())
     }
 
     /// Nothing is known of it any more.

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::brake::{Brake, Braking};
 use super::cache::{Guard, Tally};
 use super::key::Key;
@@ -37,6 +39,10 @@ struct State {
     delivery: Test,
     brake: Brake,
     witnesses: VecDeque<Mailbox>,
+    /// When the store last knew a recipient.
+    knew: Option<Instant>,
+    /// When a good recipient was refused and no other was at hand to compare it with, for the first time in a while.
+    alone: Option<Instant>,
     /// Entries that would be good if the store proved truthful: their answers came before that of the random name.
     provisional: Vec<Key>,
 }
@@ -46,9 +52,13 @@ const MAX_PROVISIONAL: usize = 64;
 /// Recipients kept for comparison.
 const WITNESSES: usize = 2;
 
+/// How long a good recipient's refusal is not believed where no other can be heard.
+const ALONE: Duration = Duration::from_secs(10 * 60);
+
 const BRAKED: u8 = 1;
 const SOLE_GUARD: u8 = 2;
 const AT_DATA: u8 = 4;
+const WITNESSED: u8 = 8;
 
 /// What a random name is to find out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,6 +144,8 @@ impl Scope {
                 delivery: Test::new(),
                 brake: Brake::default(),
                 witnesses: VecDeque::new(),
+                knew: None,
+                alone: None,
                 provisional: Vec::new(),
             }),
         })
@@ -294,9 +306,44 @@ impl Scope {
             state.witnesses.truncate(WITNESSES - 1);
             state.witnesses.push_front(mailbox.clone());
         }
+        state.knew = Some(Instant::now());
+        state.alone = None;
+        self.are_there_witnesses(&state);
         let braking = state.brake.knows();
         drop(state);
         self.braked(braking);
+    }
+
+    /// `mailbox` is remembered as good. What was learnt before a restart names its witnesses again as it is used.
+    pub(super) fn recalls(&self, mailbox: &Mailbox) {
+        if self.flags.load(Ordering::Relaxed) & WITNESSED != 0 {
+            return;
+        }
+        let mut state = self.state();
+        if state.witnesses.len() < WITNESSES && !state.witnesses.contains(mailbox) {
+            state.witnesses.push_back(mailbox.clone());
+        }
+        self.are_there_witnesses(&state);
+    }
+
+    fn are_there_witnesses(&self, state: &State) {
+        if state.witnesses.len() < WITNESSES {
+            self.flags.fetch_and(!WITNESSED, Ordering::Relaxed);
+        } else {
+            self.flags.fetch_or(WITNESSED, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the refusal of a recipient that was good, first met at `since`, is believed: the store knew another
+    /// meanwhile, or there is none. Where others are remembered and none could be heard it is, after a while.
+    pub(super) fn believes_refusal(&self, since: Instant) -> bool {
+        let mut state = self.state();
+        let heard = state.knew.is_some_and(|knew| knew >= since);
+        if heard || self.tally.count() <= 1 {
+            return true;
+        }
+        let alone = *state.alone.get_or_insert_with(Instant::now);
+        alone.elapsed() >= ALONE
     }
 
     /// The answer for `entry` was good, and whether that means anything is being tested.
@@ -335,6 +382,7 @@ impl Scope {
         let good = usize::try_from(self.tally.count()).unwrap_or(usize::MAX);
         let mut state = self.state();
         state.witnesses.retain(|witness| witness != mailbox);
+        self.are_there_witnesses(&state);
         let braking = state.brake.turned(good);
         drop(state);
         self.braked(braking);

@@ -70,6 +70,8 @@ fn fates() -> impl Strategy<Value = Vec<Fate>> {
 #[derive(Debug, Default)]
 struct Ledger {
     fates: std::vec::IntoIter<Fate>,
+    /// Behind those everybody is good, instead of nobody.
+    well: bool,
     /// Sessions in which a name is asked about and not answered yet.
     open: HashMap<String, usize>,
     most_open: usize,
@@ -135,7 +137,8 @@ async fn converse(
         let fate = {
             let mut ledger = ledger.lock().unwrap();
             ledger.asked(name);
-            ledger.fates.next().unwrap_or(Fate::Bad)
+            let otherwise = if ledger.well { Fate::Good } else { Fate::Bad };
+            ledger.fates.next().unwrap_or(otherwise)
         };
         *unanswered = Some(name.to_owned());
         let reply = decide(stream, fate).await;
@@ -239,11 +242,14 @@ async fn play(stage: &str, acts: Vec<Act>, fates: Vec<Fate>) -> Result<(), TestC
         }
     }
     // The store has come to itself: nothing that went before is in the way of a plain answer.
-    ledger.lock().unwrap().fates = Vec::new().into_iter();
+    {
+        let mut ledger = ledger.lock().unwrap();
+        (ledger.fates, ledger.well) = (Vec::new().into_iter(), true);
+    }
     for name in 0..8 {
         let verdict = ask(name).await;
         let plain =
-            verdict == "good" || verdict.starts_with("bad") || (verdict == "blind" && stage == "auto");
+            verdict == "good" || verdict.starts_with("bad") || (verdict == "blind" && stage != "rcpt");
         prop_assert!(plain, "name{name}: {verdict}");
     }
     sleep(Duration::from_secs(600)).await;

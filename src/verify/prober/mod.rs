@@ -127,6 +127,8 @@ struct Question {
     voice: Voice,
     tries: u8,
     asked: Instant,
+    /// Since when a refusal of what was good is looked into.
+    doubted: Option<Instant>,
 }
 
 /// What a question is asked for.
@@ -147,6 +149,8 @@ enum Voice {
     Usual,
     /// As the fallback sender: is it this recipient, or our probe, that the store does not like?
     Second,
+    /// As the usual sender once more, beside another recipient: the fallback sender was not heard.
+    Last,
 }
 
 #[derive(Debug, Default)]
@@ -304,6 +308,7 @@ impl Prober {
             voice: Voice::Usual,
             tries: 0,
             asked: Instant::now(),
+            doubted: None,
         };
         let mut work = self.work();
         work.waiting.push(question)?;

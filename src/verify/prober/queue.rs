@@ -251,6 +251,7 @@ mod tests {
             voice: Voice::Usual,
             tries: 0,
             asked: Instant::now(),
+            doubted: None,
         }
     }
 

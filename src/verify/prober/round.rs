@@ -128,7 +128,7 @@ impl Prober {
     /// A name nobody has, where it is time to ask about one.
     fn random_beside(&self, question: &Question, plan: Plan) -> Option<Question> {
         let domain = question.mailbox.domain()?;
-        if question.voice == Voice::Second || question.purpose != Purpose::Recipient {
+        if question.voice != Voice::Usual || question.purpose != Purpose::Recipient {
             return None;
         }
         let tested = question.scope.begin_test(plan)?;

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio::time::Instant;
+
 use super::{Answer, Prober, Purpose, Question, Voice};
 use crate::observe::AlarmKind;
 use crate::observe::metrics::ProbeResult;
@@ -68,9 +70,12 @@ impl Prober {
         }
         let more_tries = question.tries + 1 < MAX_TRIES;
         let finding = match finding {
-            Finding::Again | Finding::OtherSender(_) if question.voice == Voice::Second => {
-                // The fallback sender is not taken here: what the usual one heard stands alone.
-                Finding::Unknown(Cause::Unreachable)
+            // The fallback sender is not heard here: the usual one asks once more, beside another recipient.
+            Finding::OtherSender(_) if question.voice == Voice::Second => {
+                return self.ask_beside(question, Voice::Last, again);
+            }
+            Finding::Again if question.voice == Voice::Second && !more_tries => {
+                return self.ask_beside(question, Voice::Last, again);
             }
             Finding::Again if more_tries => {
                 question.tries += 1;
@@ -89,7 +94,10 @@ impl Prober {
                 // RCPT takes anyone: DATA may tell.
                 AskAt::Data => return again.push(question),
             },
-            Finding::Bad(_) if self.is_doubtful(&question) => return self.ask_twice(question, again),
+            Finding::Bad(_) if self.is_doubtful(&question) => {
+                question.doubted = Some(Instant::now());
+                return self.ask_beside(question, Voice::Second, again);
+            }
             finding => finding,
         };
         let finding = match finding {
@@ -101,29 +109,33 @@ impl Prober {
 
     /// A good recipient that is refused is asked about a second time before that is believed.
     fn is_doubtful(&self, question: &Question) -> bool {
-        question.voice == Voice::Usual
-            && !question.scope.is_braked()
-            && self.shared.cache.held_good(question.scope.entry(question.key))
+        question.voice == Voice::Usual && !question.scope.is_braked() && self.was_good(question)
     }
 
-    /// As another sender, and beside another recipient that was good: one that vanished leaves the others there.
-    fn ask_twice(&self, mut question: Question, again: &mut Vec<Question>) {
-        question.voice = Voice::Second;
+    fn was_good(&self, question: &Question) -> bool {
+        self.shared.cache.held_good(question.scope.entry(question.key), question.scope.guard())
+    }
+
+    /// In another voice, and beside another recipient that was good: one that vanished leaves the others there.
+    fn ask_beside(&self, mut question: Question, voice: Voice, again: &mut Vec<Question>) {
+        question.voice = voice;
+        question.tries = 0;
         let other = question.scope.witnesses().into_iter().find(|witness| *witness != question.mailbox);
         again.extend(other.map(|witness| self.aside(&question, witness, Purpose::Witness)));
         again.push(question);
     }
 
-    /// Whether a refusal for good is believed: not while the store refuses in numbers what it knew.
+    /// Whether a refusal for good is believed: not while the store refuses in numbers what it knew, and not of what was
+    /// good while no other recipient is known.
     fn believed(&self, question: &Question, reply: Reply) -> Finding {
-        if self.shared.cache.held_good(question.scope.entry(question.key)) && !question.scope.is_braked() {
-            question.scope.turned(&question.mailbox);
+        let scope = &question.scope;
+        if self.was_good(question) && !scope.is_braked() {
+            if !scope.believes_refusal(question.doubted.unwrap_or(question.asked)) {
+                return Finding::Unknown(Cause::StoreIll(reply));
+            }
+            scope.turned(&question.mailbox);
         }
-        if question.scope.is_braked() {
-            Finding::Unknown(Cause::StoreIll(reply))
-        } else {
-            Finding::Bad(reply)
-        }
+        if scope.is_braked() { Finding::Unknown(Cause::StoreIll(reply)) } else { Finding::Bad(reply) }
     }
 
     /// The sender was refused. Gives what that comes to, or none when the other one is to be tried.
