@@ -121,7 +121,7 @@ impl Session {
             return Candidate::refused(recipient, Some(route), reply);
         }
         // Before anything that lets recipients pass unverified: nobody is to relay through us.
-        if self.context.verifier.serves(&route, &recipient.mailbox).await == Serving::RelayUntested {
+        if self.serves(&route, &recipient).await == Serving::RelayUntested {
             let (reply, result) = (replies::UNDETERMINED, RecipientResult::Undetermined);
             self.refused(Some(&route), &recipient, &reply, result, RecipientSource::Policy);
             return Candidate::refused(recipient, Some(route), reply);
@@ -147,6 +147,18 @@ impl Session {
                 self.refused(Some(&route), &recipient, &reply, about, source);
                 Candidate::refused(recipient, Some(route), reply)
             }
+        }
+    }
+
+    /// Whether mail for `recipient` may be passed on, through the backend we are attached to if we are.
+    async fn serves(&self, route: &Arc<Route>, recipient: &Recipient) -> Serving {
+        let verifier = &self.context.verifier;
+        let serving = verifier.serves(route, &recipient.mailbox).await;
+        match &self.attachment {
+            Some(attached) if serving == Serving::Served && Arc::ptr_eq(&attached.route, route) => {
+                verifier.serves_through(route, &recipient.mailbox, attached.lease.backend().endpoint())
+            }
+            _ => serving,
         }
     }
 
@@ -369,7 +381,7 @@ impl Session {
         loop {
             let mut attachment = match self.attachment.take() {
                 Some(attachment) => attachment,
-                None => self.attach(route).await?,
+                None => self.attach(route, earlier.iter().chain(new)).await?,
             };
             let left = new.get(answered.len()..).unwrap_or_default();
             let giving = attachment.give(Envelope { sender, added, earlier: &earlier, new: left });
@@ -406,14 +418,24 @@ impl Session {
         self.attachment = Some(attachment);
     }
 
-    /// A session with the first backend of the route that gives one.
-    async fn attach(&mut self, route: &Arc<Route>) -> Result<Attachment, Reply> {
+    /// A session with the first backend of the route that gives one, and that mail for `recipients` may go through.
+    async fn attach(
+        &mut self,
+        route: &Arc<Route>,
+        recipients: impl Iterator<Item = &Recipient> + Clone,
+    ) -> Result<Attachment, Reply> {
         let introduction = self.introduction(route);
         let mut reply = replies::BACKEND_UNREACHABLE;
         let deadline = Instant::now() + route.verify.timeout;
         for (at, endpoint) in route.backends.iter().enumerate() {
             let deadline = turn(deadline, route.backends.len() - at);
             let Some(backend) = self.context.backends.find(endpoint) else { continue };
+            let verifier = &self.context.verifier;
+            let bars =
+                |r: &Recipient| verifier.serves_through(route, &r.mailbox, endpoint) != Serving::Served;
+            if recipients.clone().any(bars) {
+                continue;
+            }
             let purpose = Use::Delivery(self.key);
             let lease = if self.replaced {
                 backend.lease_fresh(purpose, &introduction, deadline).await

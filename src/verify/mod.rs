@@ -32,7 +32,7 @@ use tokio::time::Instant;
 
 use self::apart::Apart;
 use crate::backend::Backends;
-use crate::config::{self, Config, Route, Routes};
+use crate::config::{self, Config, Endpoint, Route, Routes};
 use crate::observe::Alarms;
 use crate::observe::metrics::{CacheKind, Metrics, RecipientSource, RouteMetrics, StoreHealth};
 use crate::proto::address::{Domain, Mailbox};
@@ -304,6 +304,15 @@ impl Verifier {
     pub async fn serves(&self, route: &Route, mailbox: &Mailbox) -> Serving {
         match self.relay_test(route, mailbox) {
             Some(test) if !test.passes().await => Serving::RelayUntested,
+            _ => Serving::Served,
+        }
+    }
+
+    /// Whether mail for `mailbox` may be passed on through `backend`, by what is known.
+    #[must_use]
+    pub fn serves_through(&self, route: &Route, mailbox: &Mailbox, backend: &Endpoint) -> Serving {
+        match self.relay_test(route, mailbox) {
+            Some(test) if !test.passed_by(backend) => Serving::RelayUntested,
             _ => Serving::Served,
         }
     }

@@ -3,8 +3,11 @@
 //! Such a route passes on mail for domains nobody named, trusting the backend to refuse what is not its own. A
 //! backend that trusts our address may not, and we would be an open relay. So it is asked, at the start and every
 //! `cache.blind_ttl`, about a recipient of a foreign domain, from a sender of another: MAIL, RCPT, RSET, never
-//! data. Until it was seen to refuse, mail that only `*` covers is answered 451, whoever sends it and however its
-//! recipients are verified: this is about what we are, not about who they are.
+//! data. Until a backend was seen to refuse, mail that only `*` covers does not go there, whoever sends it and however
+//! its recipients are verified: this is about what we are, not about who they are. Where none was it is answered 451.
+//!
+//! Each backend is judged by itself. One that cannot be asked again keeps its good name for a while; only an
+//! acceptance that was seen takes it away at once.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +17,7 @@ use tokio::time::Instant;
 use super::names;
 use super::probe::{self, Finding};
 use crate::backend::{Backend, Backends};
-use crate::config::{Config, DomainPattern, Route};
+use crate::config::{Config, DomainPattern, Endpoint, Route};
 use crate::observe::{AlarmKind, Alarms};
 use crate::proto::address::Domain;
 use crate::proto::verdict::Cause;
@@ -24,33 +27,45 @@ const AGAIN_UNTESTED: Duration = Duration::from_secs(5);
 /// One that relays is asked again after so long.
 const AGAIN_RELAYS: Duration = Duration::from_secs(60);
 
+/// How long a backend that was seen to refuse, and does not answer now, is still taken for one that does, beyond the
+/// time that an outcome holds.
+const GRACE: Duration = Duration::from_secs(24 * 3600);
+
 /// The test of one route.
 #[derive(Debug)]
 pub(super) struct RelayTest {
     route: Arc<str>,
-    backends: Vec<Arc<Backend>>,
+    tested: Vec<Tested>,
     sender: Domain,
     recipient: Domain,
     holds: Duration,
     alarms: Alarms,
-    state: Mutex<State>,
     running: tokio::sync::Mutex<()>,
+}
+
+/// One backend of it.
+#[derive(Debug)]
+struct Tested {
+    backend: Arc<Backend>,
+    state: Mutex<State>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct State {
     outcome: Outcome,
     last: Option<Instant>,
+    /// When it was seen to refuse, unless it was seen to take since.
+    refused: Option<Instant>,
 }
 
 /// What a test came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    /// Every backend refuses foreign domains.
+    /// It refuses foreign domains.
     Refuses,
-    /// One takes mail for them.
+    /// It takes mail for them.
     Relays,
-    /// One could not be asked, or did not say.
+    /// It could not be asked, or did not say.
     Untested,
 }
 
@@ -66,24 +81,35 @@ impl RelayTest {
             route.domains.contains(&DomainPattern::Any).then(|| foreign_domains(config))?;
         Some(Arc::new(Self {
             route: Arc::clone(&route.name),
-            backends: route.backends.iter().filter_map(|endpoint| backends.find(endpoint).cloned()).collect(),
+            tested: route
+                .backends
+                .iter()
+                .filter_map(|e| backends.find(e).cloned())
+                .map(Tested::new)
+                .collect(),
             sender,
             recipient,
             holds: config.cache.blind_ttl,
             alarms: alarms.clone(),
-            state: Mutex::new(State { outcome: Outcome::Untested, last: None }),
             running: tokio::sync::Mutex::new(()),
         }))
     }
 
-    /// Whether the last test went well.
+    /// Whether the last test of a backend went well.
     pub(super) fn passed(&self) -> bool {
-        self.state().outcome == Outcome::Refuses
+        self.tested.iter().any(|tested| tested.state().passed(self.holds))
+    }
+
+    /// Whether that of this one did.
+    pub(super) fn passed_by(&self, backend: &Endpoint) -> bool {
+        self.tested
+            .iter()
+            .any(|tested| tested.backend.endpoint() == backend && tested.state().passed(self.holds))
     }
 
     /// Whether the route may serve. Tests first where nothing is known, and anew in the background when it is time.
     pub(super) async fn passes(self: &Arc<Self>) -> bool {
-        if self.is_due() {
+        if self.tested.iter().any(|tested| tested.state().is_due(self.holds)) {
             let test = Arc::clone(self);
             let run = tokio::spawn(async move { test.run().await });
             if !self.passed() {
@@ -93,41 +119,26 @@ impl RelayTest {
         self.passed()
     }
 
-    fn is_due(&self) -> bool {
-        let State { outcome, last } = *self.state();
-        let holds = match outcome {
-            Outcome::Refuses => self.holds,
-            Outcome::Relays => AGAIN_RELAYS,
-            Outcome::Untested => AGAIN_UNTESTED,
-        };
-        last.is_none_or(|last| last.elapsed() >= holds)
-    }
-
     async fn run(&self) {
         let _one_at_a_time = self.running.lock().await;
-        if !self.is_due() {
-            return;
-        }
-        let mut outcome = Outcome::Refuses;
-        for backend in &self.backends {
-            match self.ask(backend).await {
-                Outcome::Refuses => {}
-                Outcome::Relays => {
-                    outcome = Outcome::Relays;
-                    break;
-                }
-                Outcome::Untested => outcome = Outcome::Untested,
-            }
-        }
-        *self.state() = State { outcome, last: Some(Instant::now()) };
+        let due = self.tested.iter().filter(|tested| tested.state().is_due(self.holds));
+        futures_util::future::join_all(due.map(|tested| self.test(tested))).await;
+    }
+
+    async fn test(&self, tested: &Tested) {
+        let outcome = self.ask(&tested.backend).await;
+        tested.state().came_to(outcome);
+        let passed = tested.state().passed(self.holds);
+        let about = tested.backend.endpoint().to_string();
         let detail = format!("asked about a recipient at {}", self.recipient);
-        for (kind, when) in
-            [(AlarmKind::OpenRelay, Outcome::Relays), (AlarmKind::RelayUntested, Outcome::Untested)]
-        {
-            if outcome == when {
-                self.alarms.raise(&self.route, kind, "*", &detail);
+        for (kind, is) in [
+            (AlarmKind::OpenRelay, outcome == Outcome::Relays),
+            (AlarmKind::RelayUntested, outcome == Outcome::Untested && !passed),
+        ] {
+            if is {
+                self.alarms.raise(&self.route, kind, &about, &detail);
             } else {
-                self.alarms.clear(&self.route, kind, "*");
+                self.alarms.clear(&self.route, kind, &about);
             }
         }
     }
@@ -146,9 +157,43 @@ impl RelayTest {
             finding => outcome_of(finding.as_ref()),
         }
     }
+}
+
+impl Tested {
+    const fn new(backend: Arc<Backend>) -> Self {
+        Self { backend, state: Mutex::new(State::NEW) }
+    }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    const NEW: Self = Self { outcome: Outcome::Untested, last: None, refused: None };
+
+    fn came_to(&mut self, outcome: Outcome) {
+        let now = Some(Instant::now());
+        (self.outcome, self.last) = (outcome, now);
+        match outcome {
+            Outcome::Refuses => self.refused = now,
+            Outcome::Relays => self.refused = None,
+            Outcome::Untested => {}
+        }
+    }
+
+    fn passed(&self, holds: Duration) -> bool {
+        self.outcome == Outcome::Refuses
+            || self.refused.is_some_and(|refused| refused.elapsed() < holds.saturating_add(GRACE))
+    }
+
+    fn is_due(&self, holds: Duration) -> bool {
+        let holds = match self.outcome {
+            Outcome::Refuses => holds,
+            Outcome::Relays => AGAIN_RELAYS,
+            Outcome::Untested => AGAIN_UNTESTED,
+        };
+        self.last.is_none_or(|last| last.elapsed() >= holds)
     }
 }
 
@@ -172,4 +217,41 @@ fn foreign_domains(config: &Config) -> [Domain; 2] {
         .filter(|domain| config.routes.is_by_any(domain));
     let fallback = || Domain::parse("relay-test.invalid").expect("a domain");
     [foreign.next().unwrap_or_else(fallback), foreign.next().unwrap_or_else(fallback)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn after(outcomes: &[Outcome]) -> State {
+        let mut state = State::NEW;
+        for outcome in outcomes {
+            state.came_to(*outcome);
+        }
+        state
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_seen_acceptance_takes_a_good_name_away_at_once() {
+        use Outcome::{Refuses, Relays, Untested};
+        for (outcomes, passed) in [
+            (&[][..], false),
+            (&[Untested], false),
+            (&[Refuses], true),
+            (&[Refuses, Untested, Untested], true),
+            (&[Refuses, Relays], false),
+            (&[Refuses, Relays, Untested], false),
+            (&[Relays, Refuses], true),
+        ] {
+            assert_eq!(after(outcomes).passed(6 * HOUR), passed, "{outcomes:?}");
+        }
+        let mut silent = after(&[Refuses]);
+        tokio::time::advance(29 * HOUR).await;
+        silent.came_to(Untested);
+        assert!(silent.passed(6 * HOUR) && !silent.is_due(6 * HOUR));
+        tokio::time::advance(HOUR).await;
+        assert!(!silent.passed(6 * HOUR) && silent.is_due(6 * HOUR));
+    }
 }

@@ -121,6 +121,7 @@ transcripts! {
     a_refused_go_ahead_is_passed_on
     a_refused_message_is_refused_in_the_backends_words
     a_refused_null_sender_is_replaced
+    a_backend_that_relays_carries_no_unnamed_domain_and_the_others_do
     a_relay_for_the_world_serves_no_bypassed_network
     a_relay_for_the_world_serves_no_unnamed_domain
     a_relay_for_the_world_serves_nobody_in_a_shadow
