@@ -136,6 +136,15 @@ impl Reply {
         self.text.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word.as_bytes()))
     }
 
+    /// The same reply, cut to so many octets of text where it is longer.
+    #[must_use]
+    pub fn shortened(self, most: usize) -> Self {
+        let Some(short) = self.text.get(..most).filter(|short| short.len() < self.text.len()) else {
+            return self;
+        };
+        Self { text: Cow::Owned(short.to_vec()), ..self }
+    }
+
     /// The same reply with `note` behind its last line.
     #[must_use]
     pub fn with_note(mut self, note: impl fmt::Display) -> Self {

@@ -31,6 +31,8 @@ pub enum Cause {
     Unverified,
     /// The store does not serve the domain, or wants something first: the route is wrong.
     RouteFault(Reply),
+    /// Only a route for every domain covers the domain, and the store refuses to relay for it: nobody serves it.
+    NotServed(Reply),
     /// The store takes any recipient: it knows no answer.
     Blind,
     /// The store refuses in numbers what it knew a moment ago, this one too.
@@ -49,14 +51,31 @@ impl Cause {
     #[must_use]
     pub const fn store_answered(&self) -> StoreAnswered {
         match self {
-            Self::Deferred(_) | Self::Policy(_) | Self::SenderRefused(_) | Self::Unverified | Self::Blind => {
-                StoreAnswered::NotAboutTheRecipient
-            }
+            Self::Deferred(_)
+            | Self::Policy(_)
+            | Self::SenderRefused(_)
+            | Self::NotServed(_)
+            | Self::Unverified
+            | Self::Blind => StoreAnswered::NotAboutTheRecipient,
             Self::RouteFault(_)
             | Self::StoreIll(_)
             | Self::Unreachable
             | Self::Timeout
             | Self::NoCapacity => StoreAnswered::Nothing,
+        }
+    }
+
+    /// The same, of the store's words no more than so many octets.
+    #[must_use]
+    pub fn shortened(self, most: usize) -> Self {
+        match self {
+            Self::Deferred(reply) => Self::Deferred(reply.shortened(most)),
+            Self::Policy(reply) => Self::Policy(reply.shortened(most)),
+            Self::SenderRefused(reply) => Self::SenderRefused(reply.shortened(most)),
+            Self::RouteFault(reply) => Self::RouteFault(reply.shortened(most)),
+            Self::NotServed(reply) => Self::NotServed(reply.shortened(most)),
+            Self::StoreIll(reply) => Self::StoreIll(reply.shortened(most)),
+            Self::Unverified | Self::Blind | Self::Unreachable | Self::Timeout | Self::NoCapacity => self,
         }
     }
 
@@ -69,6 +88,7 @@ impl Cause {
             Self::SenderRefused(_) => "sender-refused",
             Self::Unverified => "unverified",
             Self::RouteFault(_) => "route-fault",
+            Self::NotServed(_) => "not-served",
             Self::Blind => "blind",
             Self::StoreIll(_) => "store-ill",
             Self::Unreachable => "unreachable",
@@ -85,6 +105,7 @@ impl Cause {
             | Self::Policy(r)
             | Self::SenderRefused(r)
             | Self::RouteFault(r)
+            | Self::NotServed(r)
             | Self::StoreIll(r) => Some(r),
             Self::Unverified | Self::Blind | Self::Unreachable | Self::Timeout | Self::NoCapacity => None,
         }

@@ -452,6 +452,7 @@ impl Verifier {
             self.forget_all();
         }
         self.apart.forget(domain.as_str());
+        self.callouts().for_each(|callout| callout.scopes.reset(domain, &self.routes, &self.shared.cache));
         let hash = self.hash(domain);
         let mut generation = self.generations.entry(hash).or_insert(0);
         *generation += 1;
@@ -471,6 +472,7 @@ impl Verifier {
         self.generations.clear();
         self.apart.clear();
         self.shared.cache.clear();
+        self.callouts().for_each(|callout| callout.scopes.reset_all(&self.shared.cache));
         if let Some(store) = &self.store {
             store.journal().forgot_all(epoch);
         }

@@ -4,8 +4,8 @@
 //! are two of its recipients. Subdomains that one wildcard covers share all of it; domains behind `*` do not.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -23,10 +23,14 @@ use crate::proto::address::Mailbox;
 pub(super) struct Scope {
     route: Arc<str>,
     name: Box<str>,
+    /// What its alarms are about: clients choose the names of domains that only `*` covers.
+    about: Box<str>,
     stage: StageKind,
     blind_ttl: Duration,
-    tally: Tally,
+    tally: RwLock<Tally>,
     alarms: Alarms,
+    /// How often the store proved blind at RCPT: what was learnt before is not found any more.
+    generation: AtomicU32,
     /// What the hot path asks, so that it takes no lock.
     flags: AtomicU8,
     state: Mutex<State>,
@@ -57,8 +61,10 @@ const ALONE: Duration = Duration::from_secs(10 * 60);
 
 const BRAKED: u8 = 1;
 const SOLE_GUARD: u8 = 2;
-const AT_DATA: u8 = 4;
-const WITNESSED: u8 = 8;
+const WITNESSED: u8 = 4;
+
+/// The pattern of every domain.
+const ANY: &str = "*";
 
 /// What a random name is to find out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,27 +134,49 @@ pub(super) struct Common {
     pub(super) alarms: Alarms,
 }
 
+impl State {
+    fn new() -> Self {
+        Self {
+            recipient: Test::new(),
+            data: Test::new(),
+            delivery: Test::new(),
+            brake: Brake::default(),
+            witnesses: VecDeque::new(),
+            knew: None,
+            alone: None,
+            provisional: Vec::new(),
+        }
+    }
+}
+
 impl Scope {
     pub(super) fn new(common: &Common, name: &str, tally: Tally) -> Arc<Self> {
+        Self::about(common, name, name, tally)
+    }
+
+    /// Of a domain that only `*` covers.
+    pub(super) fn unnamed(common: &Common, name: &str, tally: Tally) -> Arc<Self> {
+        Self::about(common, name, ANY, tally)
+    }
+
+    fn about(common: &Common, name: &str, about: &str, tally: Tally) -> Arc<Self> {
         Arc::new(Self {
+            about: about.into(),
+            generation: AtomicU32::new(0),
             route: Arc::clone(&common.route),
             name: name.into(),
             stage: common.stage,
             blind_ttl: common.blind_ttl,
-            tally,
+            tally: RwLock::new(tally),
             alarms: common.alarms.clone(),
             flags: AtomicU8::new(0),
-            state: Mutex::new(State {
-                recipient: Test::new(),
-                data: Test::new(),
-                delivery: Test::new(),
-                brake: Brake::default(),
-                witnesses: VecDeque::new(),
-                knew: None,
-                alone: None,
-                provisional: Vec::new(),
-            }),
+            state: Mutex::new(State::new()),
         })
+    }
+
+    /// The domain, or the pattern that covers several.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The route it belongs to.
@@ -156,14 +184,36 @@ impl Scope {
         &self.route
     }
 
-    pub(super) const fn tally(&self) -> &Tally {
-        &self.tally
+    pub(super) fn tally(&self) -> Tally {
+        self.tally.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether only `*` covers it.
+    pub(super) fn is_unnamed(&self) -> bool {
+        &*self.about == ANY
+    }
+
+    /// What alarms about it name.
+    pub(super) fn alarms_name(&self) -> &str {
+        &self.about
+    }
+
+    /// Everything that was found out is forgotten, and what is good is counted in `tally` from now on.
+    pub(super) fn reset(&self, tally: Tally) {
+        *self.tally.write().unwrap_or_else(PoisonError::into_inner) = tally;
+        let mut state = self.state();
+        *state = State::new();
+        self.flags.store(0, Ordering::Relaxed);
+        drop(state);
+        for kind in [AlarmKind::StoreIll, AlarmKind::Unverifiable] {
+            self.alarms.clear(&self.route, kind, &self.about);
+        }
     }
 
     /// What the cache holds an answer about the recipient of `key` under. Once RCPT has proved blind that is another
-    /// entry: good answers to RCPT are not found any more.
+    /// entry: good answers from before are not found any more, also when it tells again.
     pub(super) fn entry(&self, key: Key) -> Key {
-        if self.flags.load(Ordering::Relaxed) & AT_DATA == 0 { key } else { key.otherwise() }
+        key.in_generation(self.generation.load(Ordering::Relaxed))
     }
 
     /// Whether the delivery port guards too, or the cache alone.
@@ -254,10 +304,8 @@ impl Scope {
         let truth = test.saw(sighting);
         self.who_guards(&state.delivery);
         let Some(truth) = truth else { return };
-        if self.stage == StageKind::Auto && state.recipient.truth() == Truth::Blind {
-            self.flags.fetch_or(AT_DATA, Ordering::Relaxed);
-        } else {
-            self.flags.fetch_and(!AT_DATA, Ordering::Relaxed);
+        if self.stage == StageKind::Auto && what == Tested::Recipient && truth == Truth::Blind {
+            self.generation.fetch_add(1, Ordering::Relaxed);
         }
         let unverifiable = match self.stage {
             StageKind::Recipient => false,
@@ -282,11 +330,11 @@ impl Scope {
             self.alarms.raise(
                 route,
                 AlarmKind::Unverifiable,
-                domain,
+                &self.about,
                 "random names are taken at RCPT and at DATA",
             );
         } else {
-            self.alarms.clear(route, AlarmKind::Unverifiable, domain);
+            self.alarms.clear(route, AlarmKind::Unverifiable, &self.about);
         }
     }
 
@@ -339,7 +387,7 @@ impl Scope {
     pub(super) fn believes_refusal(&self, since: Instant) -> bool {
         let mut state = self.state();
         let heard = state.knew.is_some_and(|knew| knew >= since);
-        if heard || self.tally.count() <= 1 {
+        if heard || self.tally().count() <= 1 {
             return true;
         }
         let alone = *state.alone.get_or_insert_with(Instant::now);
@@ -379,7 +427,7 @@ impl Scope {
 
     /// A recipient that was good is refused for good.
     pub(super) fn turned(&self, mailbox: &Mailbox) {
-        let good = usize::try_from(self.tally.count()).unwrap_or(usize::MAX);
+        let good = usize::try_from(self.tally().count()).unwrap_or(usize::MAX);
         let mut state = self.state();
         state.witnesses.retain(|witness| witness != mailbox);
         self.are_there_witnesses(&state);
@@ -415,11 +463,11 @@ impl Scope {
             Braking::Began => {
                 self.flags.fetch_or(BRAKED, Ordering::Relaxed);
                 let detail = "recipients that were good are refused in numbers";
-                self.alarms.raise(&self.route, AlarmKind::StoreIll, &self.name, detail);
+                self.alarms.raise(&self.route, AlarmKind::StoreIll, &self.about, detail);
             }
             Braking::Ended => {
                 self.flags.fetch_and(!BRAKED, Ordering::Relaxed);
-                self.alarms.clear(&self.route, AlarmKind::StoreIll, &self.name);
+                self.alarms.clear(&self.route, AlarmKind::StoreIll, &self.about);
             }
             Braking::Unchanged => {}
         }
@@ -434,11 +482,42 @@ impl Scope {
             data: state.data.truth(),
             delivery: state.delivery.truth(),
             braked: state.brake.is_on(),
-            good: self.tally.count(),
+            good: self.tally().count(),
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::cache::Cache;
+    use crate::verify::cache::tests::lifetimes;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_learnt_while_a_store_was_blind_unnoticed_does_not_come_back() {
+        let cache = Cache::new(lifetimes());
+        let (route, alarms) = ("route".into(), Alarms::default());
+        let common = Common { route, stage: StageKind::Auto, blind_ttl: HOUR, alarms };
+        let scope = Scope::new(&common, "example.org", cache.tally_of("route", "example.org"));
+        let key = Key::anonymous(1);
+        let before = scope.entry(key);
+        scope.tested(Tested::Recipient, Sighting::Unknown);
+        assert_eq!(scope.entry(key), before);
+        let mut entries = vec![before];
+        for _ in 0..3 {
+            scope.tested(Tested::Recipient, Sighting::Taken);
+            let blind = scope.entry(key);
+            assert!(!entries.contains(&blind), "answers to RCPT are not found any more");
+            scope.tested(Tested::Data, Sighting::Unknown);
+            scope.tested(Tested::Recipient, Sighting::Unknown);
+            assert_eq!(scope.entry(key), blind, "nor when it tells again, and what DATA told is kept");
+            entries.push(blind);
+        }
     }
 }

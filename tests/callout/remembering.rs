@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use backstop::proto::address::Domain;
 use backstop::verify::Urgency;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -367,6 +368,28 @@ async fn a_user_table_lost_before_a_restart_is_believed_of_nobody_behind_it() {
     }
     assert_eq!(house.alarms(), ["store-ill"]);
     assert!(names.iter().any(|name| house.probes_for(name) > 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_forgotten_is_no_reason_to_doubt_the_store() {
+    let domain = Domain::parse("example.org").unwrap();
+    for forget in [
+        |house: &House, domain: &Domain| house.context.verifier.forget_domain(domain),
+        |house: &House, _: &Domain| {
+            house.context.verifier.forget_all();
+        },
+    ] {
+        let (house, names) = knowing(30, PLAIN).await;
+        house.store.rescript(|script| script.on(at(Phase::Rcpt), Action::reply(UNKNOWN)));
+        sleep(MINUTE).await;
+        house.hears(1, &names[0]).await.is("451 4.4.3");
+        assert_eq!(house.alarms(), ["store-ill"]);
+        forget(&house, &domain);
+        assert_eq!(house.alarms(), [""; 0]);
+        for name in &names {
+            house.hears(2, name).await.is(UNKNOWN);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -206,6 +206,7 @@ async fn a_refused_null_sender_gives_way_to_the_fallback_sender() {
     assert_eq!(house.verdict(ANN).await, "good");
     assert_eq!(house.remembered(ANN), Remembered::Good);
     assert!(house.store.record().count("MAIL FROM:<postmaster@mx.example.org>") > 0);
+    assert_eq!(house.alarms(), ["sender-refused"], "it works, and is to be mended");
 }
 
 #[tokio::test(start_paused = true)]

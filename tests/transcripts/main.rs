@@ -60,6 +60,7 @@ transcripts! {
     a_client_that_vanishes_in_the_middle_of_a_message
     a_connection_without_the_header_that_must_come_is_closed
     a_delivery_port_that_is_down_is_said_so
+    a_domain_the_backend_of_every_domain_does_not_serve_is_refused
     a_domain_without_a_route_is_refused
     a_drain_ends_a_pause
     a_drain_lets_transactions_finish

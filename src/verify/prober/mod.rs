@@ -32,6 +32,7 @@ use crate::config::Endpoint;
 use crate::observe::Alarms;
 use crate::observe::metrics::{Metrics, RouteMetrics};
 use crate::proto::address::Mailbox;
+use crate::proto::reply::Reply;
 use crate::proto::verdict::{Cause, Verdict};
 
 pub use self::queue::{Asker, Urgency};
@@ -86,6 +87,8 @@ pub struct Prober {
     work: Mutex<Work>,
     /// The null sender was refused; forgotten when the fallback is refused too.
     use_fallback: AtomicBool,
+    /// What it was refused with.
+    refused_sender: Mutex<Option<Reply>>,
     /// Sessions in a row that ended without a single answer.
     fruitless: AtomicU32,
     rechecks: Arc<Semaphore>,
@@ -201,6 +204,7 @@ impl Prober {
             pending: DashMap::with_hasher(AsIs),
             work: Mutex::default(),
             use_fallback: AtomicBool::new(false),
+            refused_sender: Mutex::default(),
             fruitless: AtomicU32::new(0),
             anonymous: AtomicU64::new(0),
         })

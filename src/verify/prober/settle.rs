@@ -1,7 +1,7 @@
 //! What an answer leads to: what is remembered, who hears of it, what is asked next.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use tokio::time::Instant;
 
@@ -9,10 +9,10 @@ use super::{Answer, Prober, Purpose, Question, Voice};
 use crate::observe::AlarmKind;
 use crate::observe::metrics::ProbeResult;
 use crate::proto::reply::Reply;
-use crate::proto::verdict::{Cause, StoreAnswered, Verdict};
+use crate::proto::verdict::{Cause, Meaning, Stage, StoreAnswered, Verdict, meaning};
 use crate::verify::conversation::Conversation;
 use crate::verify::probe::Finding;
-use crate::verify::scope::{AskAt, Belief};
+use crate::verify::scope::{AskAt, Belief, Scope};
 use crate::verify::truth::Sighting;
 
 /// How something was asked.
@@ -42,7 +42,7 @@ impl Prober {
             Purpose::Random(what) => {
                 question.scope.tested(what, Sighting::of(finding));
                 for entry in question.scope.proved() {
-                    self.shared.cache.learn_good(entry, question.scope.tally());
+                    self.shared.cache.learn_good(entry, &question.scope.tally());
                 }
             }
             Purpose::Witness => match finding {
@@ -144,6 +144,7 @@ impl Prober {
             self.use_fallback.store(false, Ordering::Relaxed);
             return Some(Finding::Unknown(Cause::RouteFault(reply)));
         }
+        *self.refused_sender.lock().unwrap_or_else(PoisonError::into_inner) = Some(reply.clone());
         self.use_fallback.store(true, Ordering::Relaxed);
         (!more_tries).then_some(Finding::Unknown(Cause::SenderRefused(reply)))
     }
@@ -159,15 +160,18 @@ impl Prober {
         let Question { key, mailbox, scope, .. } = question;
         let cache = &self.shared.cache;
         let entry = scope.entry(*key);
-        let remember = self.pending.get(key).is_none_or(|pending| !pending.forget);
+        let finding = not_served(scope, finding);
         self.raise_alarms(question, &finding);
+        // Held while it is learnt: whoever wants it forgotten meanwhile waits, and forgets it then.
+        let pending = self.pending.get(key);
+        let remember = pending.as_ref().is_none_or(|pending| !pending.forget);
         let (verdict, result) = match finding {
             Finding::Good => {
                 match scope.belief(at) {
                     Belief::Full => {
                         scope.knows(mailbox);
                         if remember {
-                            cache.learn_good(entry, scope.tally());
+                            cache.learn_good(entry, &scope.tally());
                         }
                     }
                     Belief::Once if remember && at == AskAt::Recipient => scope.provisionally(entry),
@@ -196,6 +200,7 @@ impl Prober {
                 (Verdict::Unknown(Cause::Unreachable), ProbeResult::Unknown)
             }
         };
+        drop(pending);
         self.shared.metrics.probed(question.asked.elapsed());
         self.series.probe(result);
         if !conversation.lines().is_empty() {
@@ -212,17 +217,21 @@ impl Prober {
     /// Faults of the route are an operator's business, and never an address's.
     fn raise_alarms(&self, question: &Question, finding: &Finding) {
         let (alarms, route) = (&self.shared.alarms, question.scope.route());
-        let domain = question.mailbox.domain().map_or("", |domain| domain.as_str());
+        let about = question.scope.alarms_name();
         match finding {
             Finding::Unknown(Cause::RouteFault(reply)) => {
-                alarms.raise(route, AlarmKind::RouteFault, domain, &reply.to_string());
+                alarms.raise(route, AlarmKind::RouteFault, about, &reply.to_string());
             }
             Finding::Unknown(Cause::SenderRefused(reply)) => {
                 alarms.raise(route, AlarmKind::SenderRefused, "", &reply.to_string());
             }
             Finding::Good | Finding::Bad(_) => {
-                alarms.clear(route, AlarmKind::RouteFault, domain);
-                alarms.clear(route, AlarmKind::SenderRefused, "");
+                alarms.clear(route, AlarmKind::RouteFault, about);
+                let refused = self.refused_sender.lock().unwrap_or_else(PoisonError::into_inner);
+                match refused.as_ref().filter(|_| self.use_fallback.load(Ordering::Relaxed)) {
+                    Some(reply) => alarms.raise(route, AlarmKind::SenderRefused, "", &reply.to_string()),
+                    None => alarms.clear(route, AlarmKind::SenderRefused, ""),
+                }
             }
             _ => {}
         }
@@ -238,5 +247,16 @@ impl Prober {
                 self.settle(&question, unreachable, Conversation::default(), AskAt::Recipient);
             }
         }
+    }
+}
+
+/// A store that relays for no domain but its own is what a route for every domain wants: no fault, and nobody's mail.
+fn not_served(scope: &Scope, finding: Finding) -> Finding {
+    match finding {
+        Finding::Unknown(Cause::RouteFault(reply)) if scope.is_unnamed() && reply.code() != 530 => {
+            let about_relaying = meaning(Stage::Recipient, &reply) == Meaning::RouteFault;
+            Finding::Unknown(if about_relaying { Cause::NotServed(reply) } else { Cause::RouteFault(reply) })
+        }
+        finding => finding,
     }
 }
