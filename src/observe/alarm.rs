@@ -63,10 +63,10 @@ impl AlarmKind {
                 "the backend does not take mail for this domain from us: name the right backend, or allow our address there"
             }
             Self::OpenRelay => {
-                "mail for domains nobody named is answered 451: stop the backend from relaying for our address, or name its domains"
+                "mail for domains nobody named does not go through it, and is answered 451 where there is no other: stop the backend from relaying for our address, or name its domains"
             }
             Self::RelayUntested => {
-                "mail for domains nobody named is answered 451 until the backend was seen to refuse a foreign domain"
+                "mail for domains nobody named does not go through a backend, and is answered 451 where there is no other, until it was seen to refuse a foreign domain"
             }
             Self::StoreIll => {
                 "unknown recipients are answered 451 until the store knows one of its own again: look at its directory"

@@ -7,6 +7,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Session;
 use super::client::Heading;
 use crate::config::{BareNewline, Listener, ListenerTls, Networks, ProxyProtocol};
@@ -241,8 +243,10 @@ impl Session {
         if self.client.flush(rest).await.is_err() {
             return Some(End::ClientLost);
         }
+        let due = Instant::now() + rest;
         let heading = tokio::select! {
             heading = self.client.heading(first, rest) => heading,
+            () = unread.make_way(due) => Heading::Silence,
             () = self.context.drain.idle_ends() => {
                 self.client.say(&replies::DRAINING);
                 return Some(End::Drained);
@@ -306,7 +310,7 @@ impl Session {
         if self.context.sources.note(address, self.arrival.told()) {
             tracing::warn!(
                 client = %address,
-                "every client so far has the same private address: something in front hides who they are (source NAT), so \
+                "every client so far has one of a few private addresses: something in front hides who they are (source NAT), so \
                  limits hold for all of them together; see docs/client-address.md"
             );
         }

@@ -31,8 +31,8 @@ use dashmap::DashMap;
 use tokio::time::Instant;
 
 use self::apart::Apart;
-use crate::backend::Backends;
-use crate::config::{self, Config, Endpoint, Route, Routes};
+use crate::backend::{Backend, Backends};
+use crate::config::{self, Config, Route, Routes};
 use crate::observe::Alarms;
 use crate::observe::metrics::{CacheKind, Metrics, RecipientSource, RouteMetrics, StoreHealth};
 use crate::proto::address::{Domain, Mailbox};
@@ -310,7 +310,7 @@ impl Verifier {
 
     /// Whether mail for `mailbox` may be passed on through `backend`, by what is known.
     #[must_use]
-    pub fn serves_through(&self, route: &Route, mailbox: &Mailbox, backend: &Endpoint) -> Serving {
+    pub fn serves_through(&self, route: &Route, mailbox: &Mailbox, backend: &Backend) -> Serving {
         match self.relay_test(route, mailbox) {
             Some(test) if !test.passed_by(backend) => Serving::RelayUntested,
             _ => Serving::Served,

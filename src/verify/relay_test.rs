@@ -8,7 +8,9 @@
 //!
 //! Each backend is judged by itself. One that cannot be asked again keeps its good name for a while; only an
 //! acceptance that was seen takes it away at once.
+//! Each address is asked for itself: one that DNS adds is asked before any of that mail goes on through it.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,8 +18,9 @@ use tokio::time::Instant;
 
 use super::names;
 use super::probe::{self, Finding};
-use crate::backend::{Backend, Backends};
-use crate::config::{Config, DomainPattern, Endpoint, Route};
+use crate::backend::{Backend, Backends, Balancer};
+use crate::config::{Config, DomainPattern, Route};
+use crate::net::dial::Site;
 use crate::observe::{AlarmKind, Alarms};
 use crate::proto::address::Domain;
 use crate::proto::verdict::Cause;
@@ -35,19 +38,14 @@ const GRACE: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug)]
 pub(super) struct RelayTest {
     route: Arc<str>,
-    tested: Vec<Tested>,
+    backends: Balancer,
     sender: Domain,
     recipient: Domain,
     holds: Duration,
     alarms: Alarms,
+    /// By where they listen.
+    states: Mutex<HashMap<Site, State>>,
     running: tokio::sync::Mutex<()>,
-}
-
-/// One backend of it.
-#[derive(Debug)]
-struct Tested {
-    backend: Arc<Backend>,
-    state: Mutex<State>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -81,35 +79,29 @@ impl RelayTest {
             route.domains.contains(&DomainPattern::Any).then(|| foreign_domains(config))?;
         Some(Arc::new(Self {
             route: Arc::clone(&route.name),
-            tested: route
-                .backends
-                .iter()
-                .filter_map(|e| backends.find(e).cloned())
-                .map(Tested::new)
-                .collect(),
+            backends: backends.balancer(&route.backends, route.balance),
             sender,
             recipient,
             holds: config.cache.blind_ttl,
             alarms: alarms.clone(),
+            states: Mutex::default(),
             running: tokio::sync::Mutex::new(()),
         }))
     }
 
     /// Whether the last test of a backend went well.
     pub(super) fn passed(&self) -> bool {
-        self.tested.iter().any(|tested| tested.state().passed(self.holds))
+        self.backends.backends().any(|backend| self.passed_by(&backend))
     }
 
     /// Whether that of this one did.
-    pub(super) fn passed_by(&self, backend: &Endpoint) -> bool {
-        self.tested
-            .iter()
-            .any(|tested| tested.backend.endpoint() == backend && tested.state().passed(self.holds))
+    pub(super) fn passed_by(&self, backend: &Backend) -> bool {
+        self.state_of(backend).passed(self.holds)
     }
 
     /// Whether the route may serve. Tests first where nothing is known, and anew in the background when it is time.
     pub(super) async fn passes(self: &Arc<Self>) -> bool {
-        if self.tested.iter().any(|tested| tested.state().is_due(self.holds)) {
+        if self.backends.backends().any(|backend| self.is_due(&backend)) {
             let test = Arc::clone(self);
             let run = tokio::spawn(async move { test.run().await });
             if !self.passed() {
@@ -119,27 +111,36 @@ impl RelayTest {
         self.passed()
     }
 
-    async fn run(&self) {
-        let _one_at_a_time = self.running.lock().await;
-        let due = self.tested.iter().filter(|tested| tested.state().is_due(self.holds));
-        futures_util::future::join_all(due.map(|tested| self.test(tested))).await;
+    fn is_due(&self, backend: &Backend) -> bool {
+        self.state_of(backend).is_due(self.holds)
     }
 
-    async fn test(&self, tested: &Tested) {
-        let outcome = self.ask(&tested.backend).await;
-        tested.state().came_to(outcome);
-        let passed = tested.state().passed(self.holds);
-        let about = tested.backend.endpoint().to_string();
-        let detail = format!("asked about a recipient at {}", self.recipient);
-        for (kind, is) in [
-            (AlarmKind::OpenRelay, outcome == Outcome::Relays),
-            (AlarmKind::RelayUntested, outcome == Outcome::Untested && !passed),
-        ] {
-            if is {
-                self.alarms.raise(&self.route, kind, &about, &detail);
-            } else {
-                self.alarms.clear(&self.route, kind, &about);
-            }
+    async fn run(&self) {
+        let _one_at_a_time = self.running.lock().await;
+        let backends: Vec<_> = self.backends.backends().collect();
+        let due = backends.iter().filter(|backend| self.is_due(backend));
+        futures_util::future::join_all(due.map(|backend| self.test(backend))).await;
+        self.states().retain(|site, _| backends.iter().any(|backend| backend.site() == site));
+        let relays = |state: State| state.outcome == Outcome::Relays;
+        let untested = |state: State| state.outcome == Outcome::Untested && !state.passed(self.holds);
+        self.tell(AlarmKind::OpenRelay, backends.iter().filter(|b| relays(self.state_of(b))));
+        self.tell(AlarmKind::RelayUntested, backends.iter().filter(|b| untested(self.state_of(b))));
+    }
+
+    async fn test(&self, backend: &Arc<Backend>) {
+        let outcome = self.ask(backend).await;
+        self.states().entry(backend.site().clone()).or_insert(State::NEW).came_to(outcome);
+    }
+
+    /// One alarm for all backends that deserve it.
+    fn tell<'b>(&self, kind: AlarmKind, deserve: impl Iterator<Item = &'b Arc<Backend>>) {
+        let mut names: Vec<_> = deserve.map(|backend| backend.endpoint().to_string()).collect();
+        names.dedup();
+        if names.is_empty() {
+            self.alarms.clear(&self.route, kind, "*");
+        } else {
+            let detail = format!("{}, asked about a recipient at {}", names.join(", "), self.recipient);
+            self.alarms.raise(&self.route, kind, "*", &detail);
         }
     }
 
@@ -157,15 +158,13 @@ impl RelayTest {
             finding => outcome_of(finding.as_ref()),
         }
     }
-}
 
-impl Tested {
-    const fn new(backend: Arc<Backend>) -> Self {
-        Self { backend, state: Mutex::new(State::NEW) }
+    fn state_of(&self, backend: &Backend) -> State {
+        self.states().get(backend.site()).copied().unwrap_or(State::NEW)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn states(&self) -> MutexGuard<'_, HashMap<Site, State>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
