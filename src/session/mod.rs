@@ -365,7 +365,10 @@ impl Session {
             Framing::Lines => Body::lines(self.bare_newlines),
             Framing::Chunk(chunk) => Body::counted(chunk.size, self.pace),
         };
-        let end = self.carry(&mut body, go_ahead.as_ref(), framing).await.map(|end| self.understood(end));
+        let end = match self.carry(&mut body, go_ahead.as_ref(), framing).await {
+            Ok(end) => Ok(self.understood(end).await),
+            Err(loss) => Err(loss),
+        };
         self.client.body_done();
         self.pace = body.pace();
         self.record.octets(body.octets());
@@ -383,11 +386,11 @@ impl Session {
     }
 
     /// The same end, with what the client is to be told of a refusal that is about a recipient.
-    fn understood(&self, end: BodyEnd) -> BodyEnd {
+    async fn understood(&self, end: BodyEnd) -> BodyEnd {
         match end {
-            BodyEnd::Answered(reply) => BodyEnd::Answered(self.about_the_message(reply)),
+            BodyEnd::Answered(reply) => BodyEnd::Answered(self.about_the_message(reply).await),
             BodyEnd::Stopped(Stop::EarlyReply(reply)) => {
-                BodyEnd::Stopped(Stop::EarlyReply(self.about_the_message(reply)))
+                BodyEnd::Stopped(Stop::EarlyReply(self.about_the_message(reply).await))
             }
             end => end,
         }

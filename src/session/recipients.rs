@@ -137,7 +137,7 @@ impl Session {
             return Candidate::refused(recipient, Some(route), reply);
         }
         // Before anything that lets recipients pass unverified: nobody is to relay through us.
-        if self.context.verifier.serves(&route, &recipient.mailbox).await == Serving::RelayUntested {
+        if self.serves(&route, &recipient).await == Serving::RelayUntested {
             let reply = replies::UNDETERMINED;
             let grounds = by_policy(RecipientResult::Undetermined, RefusalCause::RelayUntested);
             self.refused(Some(&route), &recipient, &reply, grounds);
@@ -171,6 +171,18 @@ impl Session {
                 self.refused(Some(&route), &recipient, &reply, Grounds { result: about, source, cause });
                 Candidate::refused(recipient, Some(route), reply)
             }
+        }
+    }
+
+    /// Whether mail for `recipient` may be passed on, through the backend we are attached to if we are.
+    async fn serves(&self, route: &Arc<Route>, recipient: &Recipient) -> Serving {
+        let verifier = &self.context.verifier;
+        let serving = verifier.serves(route, &recipient.mailbox).await;
+        match &self.attachment {
+            Some(attached) if serving == Serving::Served && Arc::ptr_eq(&attached.route, route) => {
+                verifier.serves_through(route, &recipient.mailbox, attached.lease.backend())
+            }
+            _ => serving,
         }
     }
 
@@ -227,7 +239,7 @@ impl Session {
     ///
     /// A 5.1.x there is about a recipient it had taken. Of one recipient it is true; of several it is true of
     /// one, and to pass it on would refuse the others too. So they are to be tried again one by one.
-    pub(super) fn about_the_message(&self, reply: Reply) -> Reply {
+    pub(super) async fn about_the_message(&self, reply: Reply) -> Reply {
         let (Some(route), Some(transaction)) = (&self.route, self.dialogue.transaction()) else {
             return reply;
         };
@@ -238,7 +250,7 @@ impl Session {
         match transaction.accepted() {
             // Once, or named more than once.
             [only, again @ ..] if again.iter().all(|other| other.mailbox == only.mailbox) => {
-                if self.context.verifier.contradicted(route, &only.mailbox) == Contradicted::StoreIll {
+                if self.contradicted(route, only, RecipientSource::Live).await == Contradicted::StoreIll {
                     return replies::UNDETERMINED;
                 }
                 let told = Event::Answered(Tally { unknown: 1, known: 0 }, self.held);
@@ -278,11 +290,12 @@ impl Session {
         let new: Vec<Recipient> = chosen.iter().map(|c| c.recipient.clone()).collect();
         let given = self.give(&route, &sender, &earlier, &new).await;
         let words = self.words(&route, given, new.len());
-        for (candidate, word) in chosen.iter_mut().zip(words) {
+        let contradicted = self.all_contradicted(&route, &chosen, &words).await;
+        for ((candidate, word), contradicted) in chosen.iter_mut().zip(words).zip(contradicted) {
             let Fate::Forward(source) = candidate.fate else { continue };
             let recipient = &candidate.recipient;
             candidate.fate = Fate::Settled(match word {
-                Word::Own(reply) => self.answered(&route, recipient.clone(), reply, source),
+                Word::Own(reply) => self.answered(&route, recipient.clone(), reply, (source, contradicted)),
                 Word::Shared(reply) => {
                     let grounds = match reply.class() {
                         Class::Permanent => live(RecipientResult::Refused, RefusalCause::Backend),
@@ -300,13 +313,41 @@ impl Session {
         }
     }
 
+    /// For each recipient what the delivery port's word says of what is remembered, all of them looked into at once.
+    async fn all_contradicted(
+        &self,
+        route: &Arc<Route>,
+        chosen: &[&mut Candidate],
+        words: &[Word],
+    ) -> Vec<Contradicted> {
+        let each = chosen.iter().zip(words).map(async |(candidate, word)| match (word, &candidate.fate) {
+            (Word::Own(reply), Fate::Forward(source))
+                if meaning(Stage::Recipient, &replies::passed_on(reply.clone())) == Meaning::Bad =>
+            {
+                self.contradicted(route, &candidate.recipient, *source).await
+            }
+            _ => Contradicted::Nothing,
+        });
+        futures_util::future::join_all(each).await
+    }
+
+    async fn contradicted(
+        &self,
+        route: &Arc<Route>,
+        recipient: &Recipient,
+        source: RecipientSource,
+    ) -> Contradicted {
+        let asker = self.asker(Standing::Suspect);
+        self.context.verifier.contradicted(route, &recipient.mailbox, source, asker).await
+    }
+
     /// The delivery port's word on one recipient.
     fn answered(
         &self,
         route: &Arc<Route>,
         recipient: Recipient,
         reply: Reply,
-        source: RecipientSource,
+        (source, contradicted): (RecipientSource, Contradicted),
     ) -> Outcome {
         let metrics = self.context.route(route);
         if reply.is_done() {
@@ -317,7 +358,7 @@ impl Session {
         }
         let reply = replies::passed_on(reply);
         let grounds = match (meaning(Stage::Recipient, &reply), reply.class()) {
-            (Meaning::Bad, _) => match self.context.verifier.contradicted(route, &recipient.mailbox) {
+            (Meaning::Bad, _) => match contradicted {
                 Contradicted::StoreIll => {
                     let reply = replies::UNDETERMINED;
                     let grounds = live(RecipientResult::Undetermined, RefusalCause::StoreIll);
@@ -375,7 +416,7 @@ impl Session {
         loop {
             let mut attachment = match self.attachment.take() {
                 Some(attachment) => attachment,
-                None => self.attach(route, cut.take()).await?,
+                None => self.attach(route, cut.take(), earlier.iter().chain(new)).await?,
             };
             let left = new.get(answered.len()..).unwrap_or_default();
             let giving = attachment.give(Envelope { sender, added, earlier: &earlier, new: left });
@@ -418,8 +459,13 @@ impl Session {
     }
 
     /// A session with the first backend of the route that gives one, in the order of its `balance`; the one that
-    /// `lost` this transaction already comes last.
-    async fn attach(&mut self, route: &Arc<Route>, lost: Option<Arc<Backend>>) -> Result<Attachment, Reply> {
+    /// `lost` this transaction already comes last. Only through which mail for `recipients` may go.
+    async fn attach(
+        &mut self,
+        route: &Arc<Route>,
+        lost: Option<Arc<Backend>>,
+        recipients: impl Iterator<Item = &Recipient> + Clone,
+    ) -> Result<Attachment, Reply> {
         let introduction = self.introduction(route);
         let mut reply = replies::BACKEND_UNREACHABLE;
         let deadline = Instant::now() + route.verify.timeout;
@@ -431,6 +477,12 @@ impl Session {
         };
         while let Some(backend) = order.next() {
             let deadline = turn(deadline, order.len() + 1);
+            let verifier = &self.context.verifier;
+            let bars =
+                |r: &Recipient| verifier.serves_through(route, &r.mailbox, &backend) != Serving::Served;
+            if recipients.clone().any(bars) {
+                continue;
+            }
             let purpose = Use::Delivery(self.key);
             let lease = if self.replaced {
                 backend.lease_fresh(purpose, &introduction, deadline).await
