@@ -5,8 +5,6 @@
 
 use std::hash::{BuildHasher, Hash, Hasher};
 
-use siphasher::sip128::{Hasher128 as _, SipHasher13};
-
 use crate::store::HashKey;
 
 /// A recipient of one verification group.
@@ -16,14 +14,14 @@ pub struct Key(u128);
 /// Makes keys. Two keyrings of one secret make the same keys.
 #[derive(Debug, Clone)]
 pub struct Keyring {
-    secret: [u8; 16],
+    secret: HashKey,
 }
 
 impl Keyring {
     /// The keyring of a secret.
     #[must_use]
     pub const fn of(key: HashKey) -> Self {
-        Self { secret: key.octets() }
+        Self { secret: key }
     }
 
     /// A keyring of this process alone.
@@ -35,12 +33,7 @@ impl Keyring {
     /// The key of `parts`, which are told apart also where they touch.
     #[must_use]
     pub fn key(&self, parts: &[&[u8]]) -> Key {
-        let mut hasher = SipHasher13::new_with_key(&self.secret);
-        for part in parts {
-            hasher.write_usize(part.len());
-            hasher.write(part);
-        }
-        Key(hasher.finish128().as_u128())
+        Key(self.secret.hash(parts))
     }
 }
 

@@ -177,6 +177,10 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("[cache]\nsecret = 'a'\nsecret_file = '/x'", "cache.secret_file", "one of the two"),
     ("[cache]\nsecret_file = '/nowhere/at/all'", "cache.secret_file", "path of a file"),
     ("[cache]\nsecret = 'a b'", "cache.secret", "openssl rand"),
+    // What instances share.
+    ("[cache]\nshared = 'redis://cache'", "cache.shared", "openssl rand"),
+    ("[cache]\nsecret = 'a'\nshared = 'cache:6379'", "cache.shared", "redis://"),
+    ("[cache]\nsecret = 'a'\nshared_prefix = 'a*'", "cache.shared_prefix", "\"backstop\""),
 ];
 
 #[test]
