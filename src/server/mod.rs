@@ -109,6 +109,7 @@ impl Server {
         if let Some((socket, admin)) = self.admin.take() {
             tokio::spawn(admin::serve(socket, Arc::new(self.panel(admin)), self.ended.clone()));
         }
+        tokio::spawn(share(Arc::clone(&self.context), self.ended.clone()));
         tokio::join!(greet_backends(&self.context), self.context.verifier.test_relays());
         for (listener, socket) in self.doors.drain(..) {
             let door = listen::Door {
@@ -242,6 +243,16 @@ pub async fn greet_backends(context: &Context) {
         }
     });
     futures_util::future::join_all(greetings).await;
+}
+
+/// Shares with other instances, where there are some: what they did is known here.
+async fn share(context: Arc<Context>, ending: CancellationToken) {
+    let Some(tier) = &context.tier else { return };
+    let hear = |news| {
+        context.verifier.heard(news);
+        context.harvest.heard(news);
+    };
+    ending.run_until_cancelled(tier.run(hear)).await;
 }
 
 /// How often clients are looked for that need not be remembered any more.

@@ -10,6 +10,7 @@
 mod block;
 mod directory;
 mod file;
+mod mark;
 mod queue;
 mod record;
 mod shared;
@@ -78,6 +79,8 @@ pub struct Recalled {
     pub epoch: u32,
     /// How often domains were forgotten, by the hash of the domain.
     pub generations: Vec<(u128, u32)>,
+    /// What random names have shown of domains, by their hash.
+    pub marks: Vec<(u128, Marks)>,
     /// The words of refusals, by number.
     pub texts: Vec<(u16, Template)>,
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 
+use super::Verified;
 use super::names;
 use super::probe::{self, Finding};
 use super::prober::{Answer, Asker, Prober, Shared, Store, Subject, Why};
 use super::scope::{Common, Scope, Tested};
 use super::scopes::Scopes;
 use super::truth::Sighting;
-use super::{Conversation, Verified};
 use crate::backend::{Backend, Backends};
 use crate::config::{Config, Endpoint, Route};
 use crate::observe::metrics::{RecipientSource, RouteMetrics};
@@ -61,6 +61,8 @@ impl Callout {
             stage: route.verify.stage,
             blind_ttl: config.cache.blind_ttl,
             alarms: shared.alarms.clone(),
+            identity: format!("{identity} {:?}", route.backends).into_bytes().into(),
+            sights: Arc::clone(&shared.sights),
         };
         let elsewhere = route.backends.iter().find(|endpoint| !asked.contains(endpoint));
         Self {
@@ -74,12 +76,12 @@ impl Callout {
     /// Asks about `subject`, within `verify.timeout`.
     pub(super) async fn asked(&self, subject: Subject, asker: Asker, why: Why, route: &Route) -> Verified {
         let answer = timeout(route.verify.timeout, self.prober.ask(subject, asker, why)).await;
-        let (verdict, conversation) = match answer {
-            Ok(Ok(Answer { verdict, conversation })) => (verdict, conversation),
-            Ok(Err(_)) => (Verdict::Unknown(Cause::Unreachable), Conversation::default()),
-            Err(_) => (Verdict::Unknown(Cause::Timeout), Conversation::default()),
-        };
-        Verified { verdict, source: RecipientSource::Probe, conversation }
+        let unknown = |cause| Verified::of(Verdict::Unknown(cause), RecipientSource::Probe);
+        match answer {
+            Ok(Ok(Answer { verdict, conversation, source })) => Verified { verdict, source, conversation },
+            Ok(Err(_)) => unknown(Cause::Unreachable),
+            Err(_) => unknown(Cause::Timeout),
+        }
     }
 
     /// Where another port takes the mail: finds out, every now and then, whether that one is truthful too. Nobody

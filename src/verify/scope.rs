@@ -11,10 +11,12 @@ use std::time::Duration;
 use super::brake::{Brake, Braking};
 use super::cache::{Guard, Tally};
 use super::key::Key;
+use super::sights::Sights;
 use super::truth::{Sighting, Test, Truth};
 use crate::config::StageKind;
 use crate::observe::{AlarmKind, Alarms};
 use crate::proto::address::Mailbox;
+use crate::store::Marks;
 
 /// One domain, or all that one wildcard covers.
 #[derive(Debug)]
@@ -25,9 +27,22 @@ pub(super) struct Scope {
     blind_ttl: Duration,
     tally: Tally,
     alarms: Alarms,
+    /// Who is asked, as whom, and who takes the mail.
+    identity: Arc<[u8]>,
+    sights: Arc<Sights>,
     /// What the hot path asks, so that it takes no lock.
     flags: AtomicU8,
     state: Mutex<State>,
+}
+
+impl State {
+    const fn test(&mut self, what: Tested) -> &mut Test {
+        match what {
+            Tested::Recipient => &mut self.recipient,
+            Tested::Data => &mut self.data,
+            Tested::Delivery => &mut self.delivery,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -107,17 +122,21 @@ pub(super) struct Common {
     pub(super) stage: StageKind,
     pub(super) blind_ttl: Duration,
     pub(super) alarms: Alarms,
+    pub(super) identity: Arc<[u8]>,
+    pub(super) sights: Arc<Sights>,
 }
 
 impl Scope {
     pub(super) fn new(common: &Common, name: &str, tally: Tally) -> Arc<Self> {
-        Arc::new(Self {
+        let scope = Arc::new(Self {
             route: Arc::clone(&common.route),
             name: name.into(),
             stage: common.stage,
             blind_ttl: common.blind_ttl,
             tally,
             alarms: common.alarms.clone(),
+            identity: Arc::clone(&common.identity),
+            sights: Arc::clone(&common.sights),
             flags: AtomicU8::new(0),
             state: Mutex::new(State {
                 recipient: Test::new(),
@@ -127,7 +146,42 @@ impl Scope {
                 witnesses: VecDeque::new(),
                 provisional: Vec::new(),
             }),
-        })
+        });
+        common.sights.met(&scope);
+        scope
+    }
+
+    /// What tells it from others.
+    pub(super) fn facts(&self) -> [&[u8]; 4] {
+        [b"scope", &self.identity, self.route.as_bytes(), self.name.as_bytes()]
+    }
+
+    /// What it is called beyond this process; none where nothing is.
+    pub(super) fn hash(&self) -> Option<u128> {
+        self.sights.hash(self)
+    }
+
+    /// What random names have shown.
+    pub(super) fn marks(&self) -> Marks {
+        let state = self.state();
+        Marks { recipient: state.recipient.seen(), data: state.data.seen(), delivery: state.delivery.seen() }
+    }
+
+    /// What they have shown others, or us before a restart.
+    pub(super) fn recall(&self, marks: &Marks) {
+        let [recipient, data, delivery] = marks.each();
+        for (what, seen) in
+            [(Tested::Recipient, recipient), (Tested::Data, data), (Tested::Delivery, delivery)]
+        {
+            let Some(seen) = seen else { continue };
+            let mut state = self.state();
+            let before = state.test(what).truth();
+            let news = state.test(what).recall(seen, self.blind_ttl);
+            let truth = state.test(what).truth();
+            if news && truth != before {
+                self.is_now(state, what, truth);
+            }
+        }
     }
 
     /// The route it belongs to.
@@ -217,12 +271,17 @@ impl Scope {
     /// A random name was answered, or was not: none.
     pub(super) fn tested(&self, what: Tested, sighting: Option<Sighting>) {
         let mut state = self.state();
-        let test = match what {
-            Tested::Recipient => &mut state.recipient,
-            Tested::Data => &mut state.data,
-            Tested::Delivery => &mut state.delivery,
-        };
-        let Some(truth) = test.saw(sighting) else { return };
+        match state.test(what).saw(sighting) {
+            Some(truth) => self.is_now(state, what, truth),
+            None => drop(state),
+        }
+        if sighting.is_some() {
+            self.sights.saw(self);
+        }
+    }
+
+    /// A test has come to something else than before.
+    fn is_now(&self, state: MutexGuard<'_, State>, what: Tested, truth: Truth) {
         if self.stage == StageKind::Auto && state.recipient.truth() == Truth::Blind {
             self.flags.fetch_or(AT_DATA, Ordering::Relaxed);
         } else {

@@ -196,7 +196,7 @@ impl Tier {
             let began = Instant::now();
             let why = self.take_part(&hear).await;
             self.0.link.part();
-            self.0.waits.iter().for_each(|waiting| waiting.notify_waiters());
+            self.0.waits.iter().for_each(|waiting| waiting.notify_one());
             self.tell(Some(why));
             if began.elapsed() > SETTLED {
                 rest = FIRST_REST;

@@ -105,11 +105,12 @@ impl Marks {
     }
 
     /// The same, so much later.
-    pub(super) fn aged(self, by: Duration) -> Self {
+    #[must_use]
+    pub fn aged(self, by: Duration) -> Self {
         Self::of(self.each().map(|seen| seen.map(|seen| Seen { age: seen.age + by, ..seen })))
     }
 
-    pub(super) const fn of([recipient, data, delivery]: [Option<Seen>; 3]) -> Self {
+    pub(in super::super) const fn of([recipient, data, delivery]: [Option<Seen>; 3]) -> Self {
         Self { recipient, data, delivery }
     }
 

@@ -95,7 +95,7 @@ impl Inner {
             match Heard::read(message.get_payload_bytes(), &self.token) {
                 Some(Heard::Answered(key)) => {
                     if let Some(waiting) = self.waits.get(&key) {
-                        waiting.notify_waiters();
+                        waiting.notify_one();
                     }
                 }
                 Some(Heard::News(news, moment)) => {
@@ -145,7 +145,8 @@ impl Inner {
         let full = score(logged).is_some_and(|logged| logged >= MOST_LOGGED as u64);
         if full && known > 0 && score(oldest).is_some_and(|oldest| oldest > known) {
             // What the log has let go was not heard of: only forgetting everything forgets it for certain.
-            hear(News::Epoch(self.epoch.load(Ordering::Relaxed)));
+            hear(News::Epoch(self.epoch.fetch_add(1, Ordering::Relaxed) + 1));
+            self.outbox.order(Order::Epoch);
         }
         for (entry, at) in pairs(log) {
             let Some(at) = score(at) else { continue };
