@@ -127,9 +127,9 @@ impl fmt::Display for SharedAddress {
         for (at, (host, port)) in self.hosts.iter().enumerate() {
             let comma = if at > 0 { "," } else { "" };
             if host.contains(':') {
-                write!(f, "{comma}[{host}]:{port}")?
+                write!(f, "{comma}[{host}]:{port}")?;
             } else {
-                write!(f, "{comma}{host}:{port}")?
+                write!(f, "{comma}{host}:{port}")?;
             }
         }
         if let Some(service) = &self.service {

@@ -80,7 +80,8 @@ if ARGV[1] ~= '' then
   local tag, was = string.match(redis.call('GET', KEYS[1]) or '', '^(%a) (%d+)')
   was = tonumber(was or -1)
   if was < at or (was == at and tag ~= 'g') then
-    redis.call('SET', KEYS[1], string.format('%s %d %s', ARGV[1], at, ARGV[4]), 'PX', ARGV[3])
+    -- The text has zero octets, which string.format would take for its end.
+    redis.call('SET', KEYS[1], ARGV[1] .. string.format(' %d ', at) .. ARGV[4], 'PX', ARGV[3])
   end
 end
 if ARGV[5] ~= '' then

@@ -98,24 +98,20 @@ impl Inner {
                         waiting.notify_one();
                     }
                 }
-                Some(Heard::News(news, moment)) => {
-                    if moment.is_none_or(|moment| self.state().hears(moment)) {
-                        self.hear(news, hear);
-                    }
+                Some(Heard::News(news, moment)) if moment.is_none_or(|moment| self.state().hears(moment)) => {
+                    self.hear(news, hear);
                 }
-                None => {}
+                Some(Heard::News(..)) | None => {}
             }
         }
         "the subscription to its channel ended".to_owned()
     }
 
     fn hear(&self, news: News, hear: &impl Fn(News)) {
-        if let News::Epoch(epoch) = news {
-            if epoch <= self.epoch.fetch_max(epoch, Ordering::Relaxed) {
-                return;
-            }
+        match news {
+            News::Epoch(epoch) if epoch <= self.epoch.fetch_max(epoch, Ordering::Relaxed) => {}
+            news => hear(news),
         }
-        hear(news);
     }
 
     async fn attend_always(&self, joined: &Joined, hear: &impl Fn(News)) -> String {
