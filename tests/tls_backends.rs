@@ -203,6 +203,31 @@ async fn opportunistic_goes_on_without_what_is_broken_and_required_does_not() {
     }
 }
 
+/// In TLS 1.3 the server judges a handshake after the client is done with it (RFC 8446 §4.6).
+#[tokio::test(flavor = "multi_thread")]
+async fn opportunistic_goes_on_without_what_fails_behind_the_handshake() {
+    let script =
+        Script::knowing([KNOWN]).with_starttls(Pair::own_authority(&["store.example"]).demanding_server());
+    let (backend, store) = Backend::start(script).await;
+    let (backstop, front) = Backstop::before(store).await;
+    mail_flows(front).await;
+    mail_flows(front).await;
+    let record = backend.record();
+    assert_eq!(record.messages.len(), 2);
+    assert_eq!(record.count("STARTTLS"), 1, "not every session pays twice");
+    let admin = backstop.admin().await;
+    assert_eq!((counted(&admin, "fallback").await, counted(&admin, "failed").await), (1.0, 1.0));
+
+    let (backstop, front) = Backstop::before_with(store, "tls = \"required\"\neject = \"0s\"\n").await;
+    mail_waits(front).await;
+    assert_eq!(backend.record().messages.len(), 2);
+    assert!(
+        backstop.log().contains("the session in TLS was over before its first reply"),
+        "{}",
+        backstop.log()
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn required_says_so_where_starttls_is_not_offered() {
     let postfix = Postfix::start(&[KNOWN]).await;

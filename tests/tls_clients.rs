@@ -158,6 +158,48 @@ async fn nothing_from_before_starttls_survives_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whom_xclient_named_before_starttls_is_forgotten() {
+    let (backend, store) = Backend::start(Script::knowing([KNOWN])).await;
+    let directory = Directory::new("tls-xclient");
+    let files = Pair::alone(&[NAME]).write(&directory, "pair");
+    let trusting = "xclient = true\ntrusted = [\"127.0.0.1\"]\n";
+    let configuration = Backstop::configuration(store)
+        + "[[listener]]\nname = \"open\"\naddress = [\"127.0.0.1:0\"]\n"
+        + trusting
+        + "[[listener]]\nname = \"strict\"\naddress = [\"127.0.0.1:0\"]\ntls = \"required\"\n"
+        + trusting
+        + &format!("[tls]\ncertificates = [{}]\n", files.entry());
+    let (backstop, _) = Backstop::ready(&configuration).await;
+    // Nobody is named outside of TLS where that is required.
+    let mut client = Client::greeted(backstop.address("strict").await).await;
+    client.command("XCLIENT ADDR=192.0.2.99").await.is("530 5.7.0");
+    let mut client = Client::greeted(backstop.address("open").await).await;
+    client.command("XCLIENT ADDR=192.0.2.99 HELO=forged NAME=forged.example").await.is("220");
+    client.command("STARTTLS").await.is("220 2.0.0");
+    let stream = Hands::new().shake(client.into_stream(), NAME).await.expect("a handshake");
+    let mut client = Client::patient(stream);
+    client.command("EHLO honest.test").await.is("250");
+    client.envelope("after@client.test", KNOWN).await.is("250");
+    client.data(MESSAGE).await.is("250");
+    client.quit().await;
+    let line = backstop.logged("helo=\"honest.test\"").await;
+    let line = line.lines().find(|line| line.contains("honest.test")).expect("its line");
+    assert!(line.contains("client=127.0.0.1:") && !line.contains("192.0.2.99"), "{line}");
+    // Inside TLS nobody can have put it there, and it holds.
+    let mut client = Client::greeted(backstop.address("strict").await).await;
+    client.command("STARTTLS").await.is("220 2.0.0");
+    let stream = Hands::new().shake(client.into_stream(), NAME).await.expect("a handshake");
+    let mut client = Client::patient(stream);
+    client.command("EHLO front.test").await.is("250");
+    client.command("XCLIENT ADDR=192.0.2.99 HELO=true.test").await.is("220");
+    client.command("EHLO front.test").await.is("250");
+    client.quit().await;
+    let line = backstop.logged("helo=\"true.test\"").await;
+    assert!(line.lines().any(|line| line.contains("client=192.0.2.99:")), "{line}");
+    assert_eq!(backend.record().messages.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_command_put_in_front_of_a_handshake_is_never_obeyed() {
     let front = Front::with(&[&Pair::alone(&[NAME])], "").await;
     // In the segment of STARTTLS: heard, and the end.

@@ -70,6 +70,10 @@ pub enum Fault {
     /// No TLS.
     #[error(transparent)]
     Tls(#[from] HandshakeFault),
+    /// TLS came about, and not one reply inside it: the backend may have judged the handshake after we were done
+    /// (RFC 8446 §4.6).
+    #[error("the session in TLS was over before its first reply: {0}")]
+    TlsForNothing(Box<Self>),
     /// It does not offer what may not be done without.
     #[error(
         "does not offer STARTTLS, and tls = {0:?} never goes on without; switch it on there, or write tls = \"off\""
@@ -78,6 +82,15 @@ pub enum Fault {
     /// Octets that answer nothing.
     #[error("sent something unasked")]
     Unsolicited,
+    /// A reply that no server gives to what it follows: whose is it then?
+    #[error("answered {0:?} with {1}, which is no answer to it")]
+    Astray(Phase, Reply),
+    /// It does not expect the header that it was sent.
+    #[error(
+        "does not understand the PROXY header it was sent: {0}; expect it there (Postfix: smtpd_upstream_proxy_protocol), or \
+         write another client_address"
+    )]
+    NoProxyHeader(Reply),
     /// It does not take from us who the client is.
     #[error("it does not offer us XCLIENT with ADDR, which client_address = \"xclient\" needs")]
     NoXclient,
@@ -90,6 +103,8 @@ pub enum Blame {
     Backend,
     /// The client's: the backend has heard of it, and said this.
     Client(Reply),
+    /// Nobody can tell: the backend has heard of the client, and says this for now. It may mean the client, or everybody.
+    Unclear(Reply),
     /// The route's: what it says about the client does not fit the backend, or the network.
     Route,
 }
@@ -99,17 +114,27 @@ impl Fault {
     #[must_use]
     pub fn blame(&self, introduction: &Introduction) -> Blame {
         match (self, introduction.means()) {
-            (Self::NoXclient, _) | (Self::Dial(_), Some(Means::Transparent)) => Blame::Route,
+            (Self::NoXclient | Self::NoProxyHeader(_) | Self::Dial(DialFault::Transparent(..)), _) => {
+                Blame::Route
+            }
             // Not taken as a command at all, or not from us.
             (Self::Refused(Phase::Introduction, reply), _) if is_about_xclient(reply) => Blame::Route,
-            (Self::Refused(Phase::Introduction, reply), _)
-            | (
+            (Self::Refused(Phase::Introduction, reply), _) => Blame::Client(reply.clone()),
+            (
                 Self::Refused(Phase::Greeting | Phase::Hello, reply),
                 Some(Means::Proxy(_) | Means::Transparent),
-            ) => Blame::Client(reply.clone()),
+            ) => match reply.class() {
+                Class::Permanent => Blame::Client(reply.clone()),
+                _ => Blame::Unclear(reply.clone()),
+            },
             _ => Blame::Backend,
         }
     }
+}
+
+/// Whether a refusal says that what was sent is no command, or not one for now.
+fn is_about_no_command(reply: &Reply) -> bool {
+    matches!(reply.code(), 500 | 502..=504 | 554)
 }
 
 /// Whether a refusal of XCLIENT speaks of the command, rather than of the client it names.
@@ -123,12 +148,22 @@ impl Fault {
         matches!(
             self,
             Self::Tls(_)
+                | Self::TlsForNothing(_)
                 | Self::Refused(Phase::StartTls, _)
                 | Self::Timeout(Phase::StartTls)
                 | Self::Closed(Phase::StartTls)
                 | Self::Io(Phase::StartTls, _)
                 | Self::Garbled(Phase::StartTls, _)
         )
+    }
+
+    /// Whether it is one of time alone: with more of it there might have been none.
+    pub(super) fn is_of_time(&self) -> bool {
+        match self {
+            Self::TlsForNothing(fault) => fault.is_of_time(),
+            Self::Timeout(_) | Self::Tls(HandshakeFault::Timeout) => true,
+            _ => false,
+        }
     }
 
     /// Whether the backend is well, and has too many connections of ours.
@@ -185,6 +220,8 @@ pub struct Connection {
     reader: ReplyReader,
     patience: Patience,
     announced: Extensions,
+    /// The same before XCLIENT.
+    announced_first: Extensions,
     /// What it would be told of a client.
     xclient: Option<xclient::Announced>,
     introduction: Introduction,
@@ -194,6 +231,8 @@ pub struct Connection {
     refusals: u32,
     /// It said 421.
     over: bool,
+    /// It was sent a PROXY header.
+    headed: bool,
     secured: Option<(TlsFacts, Handshake)>,
 }
 
@@ -220,6 +259,7 @@ impl Connection {
             reader: ReplyReader::default(),
             patience: *patience,
             announced: Extensions::default(),
+            announced_first: Extensions::default(),
             xclient: None,
             introduction: match introduction.bound_to() {
                 Some(_) => introduction.clone(),
@@ -229,22 +269,21 @@ impl Connection {
             opened: Instant::now(),
             refusals: 0,
             over: false,
+            headed: false,
             secured: None,
         };
         let ends = connection.stream.local_address().zip(connection.stream.peer_address());
         if let Some(header) = introduction.header(identity.header, ends) {
             connection.write(&header, Phase::Greeting).await?;
+            connection.headed = true;
         }
         if endpoint.tls == EndpointTls::Implicit
             && let Protection::Demanded(handshaking, _) = protection
         {
             connection.shake_hands(handshaking).await?;
         }
-        let greeting = connection.reply(Phase::Greeting).await?;
-        if greeting.class() != Class::Positive {
-            connection.farewell().await;
-            return Err(Fault::Refused(Phase::Greeting, greeting));
-        }
+        let greeting = connection.expect(Phase::Greeting, 220).await;
+        let greeting = connection.leaving_if_refused(greeting).await?;
         if names(&greeting, &identity.hostname) {
             return Err(Fault::Ourselves);
         }
@@ -297,7 +336,14 @@ impl Connection {
         (self.reader, self.announced, self.hello) =
             (ReplyReader::default(), Extensions::default(), HelloKind::Ehlo);
         self.xclient = None;
-        self.greet_other(name, identity).await
+        self.greet_other(name, identity).await.map_err(|fault| match fault {
+            Fault::Io(..)
+            | Fault::Closed(_)
+            | Fault::Timeout(_)
+            | Fault::Garbled(..)
+            | Fault::Unsolicited => Fault::TlsForNothing(Box::new(fault)),
+            fault => fault,
+        })
     }
 
     async fn shake_hands(&mut self, handshaking: Handshaking<'_>) -> Result<(), Fault> {
@@ -323,24 +369,31 @@ impl Connection {
     /// EHLO with `name`, HELO where that is refused. Gives the answer.
     async fn greet(&mut self, name: &str, phase: Phase) -> Result<Reply, Fault> {
         self.hello = HelloKind::Ehlo;
+        self.quiet()?;
         self.write(format!("EHLO {name}\r\n").as_bytes(), phase).await?;
-        let mut reply = self.reply(phase).await?;
-        if reply.class() == Class::Permanent {
-            // Only HELO's refusal is a fault: servers from before EHLO are still out there.
-            self.hello = HelloKind::Helo;
-            self.write(format!("HELO {name}\r\n").as_bytes(), phase).await?;
-            reply = self.reply(phase).await?;
+        let mut answer = self.expect(phase, 250).await;
+        match answer {
+            // The header was read as commands: whatever it says now is one reply behind.
+            Err(Fault::Refused(_, reply)) if self.headed && is_about_no_command(&reply) => {
+                return Err(Fault::NoProxyHeader(reply));
+            }
+            // Only HELO's refusal is a fault: servers from before EHLO are still out there. None of them knows headers.
+            Err(Fault::Refused(_, ref reply)) if reply.class() == Class::Permanent && !self.headed => {
+                self.hello = HelloKind::Helo;
+                self.quiet()?;
+                self.write(format!("HELO {name}\r\n").as_bytes(), phase).await?;
+                answer = self.expect(phase, 250).await;
+            }
+            _ => {}
         }
-        if reply.class() != Class::Positive {
-            self.farewell().await;
-            return Err(Fault::Refused(phase, reply));
-        }
+        let reply = self.leaving_if_refused(answer).await?;
         self.announced = match self.hello {
             HelloKind::Ehlo => Extensions::announced(&reply),
             HelloKind::Helo => Extensions::default(),
         };
         if phase == Phase::Hello {
             self.xclient = xclient::Announced::of(&reply);
+            self.announced_first = self.announced;
         }
         Ok(reply)
     }
@@ -353,12 +406,10 @@ impl Connection {
                 return Err(Fault::NoXclient);
             };
             self.introduction = introduction.clone();
+            self.quiet()?;
             self.write(announced.command(client).as_bytes(), Phase::Introduction).await?;
-            let reply = self.reply(Phase::Introduction).await?;
-            if reply.class() != Class::Positive {
-                self.farewell().await;
-                return Err(Fault::Refused(Phase::Introduction, reply));
-            }
+            let answer = self.expect(Phase::Introduction, 220).await;
+            self.leaving_if_refused(answer).await?;
             self.greet(&client.helo, Phase::Introduction).await?;
         }
         Ok(())
@@ -385,6 +436,15 @@ impl Connection {
     #[must_use]
     pub const fn announced(&self) -> &Extensions {
         &self.announced
+    }
+
+    /// What it announced to us, rather than to a client it was introduced to; none where it never took us for ourselves.
+    #[must_use]
+    pub fn announced_to_us(&self) -> Option<&Extensions> {
+        match self.introduction.bound_to() {
+            None => Some(&self.announced_first),
+            Some(_) => None,
+        }
     }
 
     /// How long the session has lasted.
@@ -481,6 +541,25 @@ impl Connection {
             // Inside TLS an end without a word of its own is that of a connection cut off.
             let _ = timeout(wait, self.stream.shutdown()).await;
         }
+    }
+
+    /// The reply with this code. One of success with another answers something else: whatever follows would be one
+    /// reply behind.
+    async fn expect(&mut self, phase: Phase, code: u16) -> Result<Reply, Fault> {
+        let reply = self.reply(phase).await?;
+        match reply.class() {
+            Class::Transient | Class::Permanent => Err(Fault::Refused(phase, reply)),
+            Class::Positive if reply.code() == code => Ok(reply),
+            Class::Positive | Class::Intermediate => Err(Fault::Astray(phase, reply)),
+        }
+    }
+
+    /// `answer`, with a farewell where it is a refusal.
+    async fn leaving_if_refused(&mut self, answer: Result<Reply, Fault>) -> Result<Reply, Fault> {
+        if matches!(answer, Err(Fault::Refused(..))) {
+            self.farewell().await;
+        }
+        answer
     }
 
     async fn write(&mut self, octets: &[u8], phase: Phase) -> Result<(), Fault> {

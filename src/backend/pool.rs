@@ -9,6 +9,7 @@
 //! needs, and leaves when a new connection needs that slot, or the backend finds that there are too many.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub struct Backend {
     alarmed: Mutex<Option<Instant>>,
     /// Of the last new session.
     last_tls: Mutex<Option<TlsFacts>>,
+    /// It refused XCLIENT in a session that had been another client's: Postfix asks whether that client is authorised.
+    refuses_anew: AtomicBool,
     /// One for each route that names it.
     metrics: Vec<BackendMetrics>,
 }
@@ -189,7 +192,7 @@ impl Backend {
             let permit = timeout_at(deadline, self.budget.permit(purpose));
             let permit = permit.await.map_err(|_| LeaseFault::Busy)?;
             if reuse == Reuse::Kept
-                && let Some((kept, origin)) = self.take_kept(introduction, deadline).await
+                && let Some((kept, origin)) = self.take_kept(introduction, deadline).await?
             {
                 return Ok(self.lend(kept, permit, origin, purpose));
             }
@@ -235,6 +238,7 @@ impl Backend {
                     Blame::Backend => self.does_not(&fault, attempt),
                     // It is well, and does what it is there for.
                     Blame::Client(_) => attempt.succeeded(),
+                    Blame::Unclear(_) => attempt.undecided(),
                     Blame::Route => {
                         attempt.undecided();
                         self.alarm(&fault);
@@ -258,9 +262,12 @@ impl Backend {
             opened => return opened,
         };
         let opened = self.connect_with(opening, introduction, Protection::Absent).await?;
-        tracing::warn!(backend = %self.endpoint(), %fault, "no TLS with the backend: going on without for a while");
-        self.security.avoid();
         self.count_tls(TlsResult::Fallback);
+        // Who was in a hurry has seen nothing that others are to heed.
+        if !fault.is_of_time() || self.security.was_patient(protection) {
+            tracing::warn!(backend = %self.endpoint(), %fault, "no TLS with the backend: going on without for a while");
+            self.security.avoid();
+        }
         Ok(opened)
     }
 
@@ -277,6 +284,7 @@ impl Backend {
                 handshake.into_iter().for_each(|handshake| self.count_tls(counted(Ok(handshake))));
             }
             Err(Fault::Tls(fault)) => self.count_tls(counted(Err(fault))),
+            Err(Fault::TlsForNothing(_)) => self.count_tls(TlsResult::Failed),
             Err(_) => {}
         }
         opened
@@ -293,8 +301,10 @@ impl Backend {
         self.metrics.iter().for_each(BackendMetrics::up);
         let mut announced = lock(&self.announced);
         // What others are offered: to one client it may announce less.
-        if announced.is_none() || *connection.introduction() == Introduction::Ourselves {
-            *announced = Some(*connection.announced());
+        if let Some(to_us) = connection.announced_to_us() {
+            *announced = Some(*to_us);
+        } else {
+            announced.get_or_insert(*connection.announced());
         }
         drop(announced);
         *lock(&self.last_fault) = None;
@@ -368,21 +378,34 @@ impl Backend {
         Lease::new(self, kept, permit, origin, counted)
     }
 
-    /// A kept session that is for this client, or was made so.
-    async fn take_kept(&self, introduction: &Introduction, deadline: Instant) -> Option<(Kept, Origin)> {
+    /// A kept session that is for this client, or was made so. What the backend says of the client it would say in any
+    /// other session, too.
+    async fn take_kept(
+        &self,
+        introduction: &Introduction,
+        deadline: Instant,
+    ) -> Result<Option<(Kept, Origin)>, Fault> {
         if let Some(kept) = self.youngest_kept(introduction, Fit::AsItIs) {
-            return Some((kept, Origin::Kept));
+            return Ok(Some((kept, Origin::Kept)));
         }
-        while let Some(mut kept) = self.youngest_kept(introduction, Fit::Anew) {
+        while !self.refuses_anew.load(Ordering::Relaxed)
+            && let Some(mut kept) = self.youngest_kept(introduction, Fit::Anew)
+        {
             let introducing = timeout_at(deadline, kept.connection().introduce_anew(introduction));
-            match introducing.await {
+            let Ok(introduced) = introducing.await else { break };
+            let Err(fault) = introduced else {
                 // As good as new: what it said just now was an answer.
-                Ok(Ok(())) => return Some((kept, Origin::Fresh)),
-                Ok(Err(fault)) => tracing::debug!(backend = %self.endpoint(), %fault, "kept session lost"),
-                Err(_) => return None,
+                return Ok(Some((kept, Origin::Fresh)));
+            };
+            match fault.blame(introduction) {
+                Blame::Client(_) | Blame::Unclear(_) => return Err(fault),
+                // Whether it is one of the route a new session shows.
+                Blame::Route => self.refuses_anew.store(true, Ordering::Relaxed),
+                Blame::Backend => {}
             }
+            tracing::debug!(backend = %self.endpoint(), %fault, "kept session lost");
         }
-        None
+        Ok(None)
     }
 
     /// The youngest kept session that still looks alive.
@@ -476,6 +499,7 @@ impl Backends {
             last_fault: Mutex::default(),
             alarmed: Mutex::default(),
             last_tls: Mutex::default(),
+            refuses_anew: AtomicBool::new(false),
             metrics,
         };
         let by_endpoint = named

@@ -79,6 +79,16 @@ impl Security {
         }
     }
 
+    /// Whether a backend had all the time for its handshake that it may take.
+    pub(super) fn was_patient(&self, protection: Protection<'_>) -> bool {
+        match protection {
+            Protection::Offered(handshaking) | Protection::Demanded(handshaking, _) => {
+                handshaking.patience == self.patience
+            }
+            Protection::Absent => true,
+        }
+    }
+
     /// No TLS could be had, and a session without it could.
     pub(super) fn avoid(&self) {
         *lock(&self.avoided) = Some(Instant::now() + AVOIDED);

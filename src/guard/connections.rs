@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use crate::net::client_key::ClientKey;
 
@@ -19,6 +21,8 @@ pub struct Connections {
     all: AtomicUsize,
     /// Those that wait for a header which says whose they are; counted apart.
     unread: AtomicUsize,
+    /// Wakes them: they have become many.
+    crowd: Notify,
     by_client: DashMap<ClientKey, usize>,
 }
 
@@ -52,6 +56,7 @@ impl Connections {
             most_per_client,
             all: AtomicUsize::new(0),
             unread: AtomicUsize::new(0),
+            crowd: Notify::new(),
             by_client: DashMap::new(),
         })
     }
@@ -92,7 +97,15 @@ impl Connections {
             self.unread.fetch_sub(1, Ordering::Relaxed);
             return Err(Turned::Full);
         }
+        if self.is_crowded() {
+            self.crowd.notify_waiters();
+        }
         Ok(Unread(Arc::clone(self)))
+    }
+
+    /// Whether half of those that may wait for a header do.
+    fn is_crowded(&self) -> bool {
+        self.unread.load(Ordering::Relaxed) * 2 >= self.most.div_ceil(2)
     }
 
     fn count_one(&self) -> Result<(), Turned> {
@@ -118,6 +131,25 @@ impl Drop for Admission {
             *own.get_mut() -= 1;
             if *own.get() == 0 {
                 own.remove();
+            }
+        }
+    }
+}
+
+impl Unread {
+    /// Comes back once so many wait that places are scarce, not before `due`: who is slow is to make way then, or silent
+    /// ones, who may all be one client's, would keep everybody else out.
+    pub async fn make_way(&self, due: Instant) {
+        loop {
+            let mut crowd = std::pin::pin!(self.0.crowd.notified());
+            crowd.as_mut().enable();
+            if self.0.is_crowded() {
+                if Instant::now() >= due {
+                    return;
+                }
+                sleep_until(due).await;
+            } else {
+                crowd.await;
             }
         }
     }

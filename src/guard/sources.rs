@@ -1,5 +1,6 @@
-//! Notices when clients are hidden: every one of them seems to come from one private address, which is what source
-//! NAT in front of us looks like (a Kubernetes Service with `externalTrafficPolicy: Cluster`, a balancer without PROXY headers).
+//! Notices when clients are hidden: all of them seem to come from a few private addresses, which is what source NAT in front
+//! of us looks like (a Kubernetes Service with `externalTrafficPolicy: Cluster`, which shows its nodes; a balancer without
+//! PROXY headers).
 //!
 //! A hint and no proof, so it is given once, and only after many clients over some time.
 
@@ -13,6 +14,8 @@ use crate::net::client_key::is_private;
 
 /// Sessions that are looked at, at least.
 const SESSIONS: u32 = 300;
+/// Private addresses that may hide everybody: the nodes of a small cluster.
+const FEW: usize = 8;
 /// For so long, at least.
 const PERIOD: Duration = Duration::from_secs(5 * 60);
 
@@ -33,9 +36,9 @@ pub struct Sources(Mutex<State>);
 enum State {
     #[default]
     Nobody,
-    /// All came from here.
-    One { address: IpAddr, since: Instant, sessions: u32 },
-    /// They differ, or it was said.
+    /// All came from these.
+    Few { addresses: Vec<IpAddr>, since: Instant, sessions: u32 },
+    /// One was seen that is not hidden, or they are many, or it was said.
     Settled,
 }
 
@@ -47,10 +50,15 @@ impl Sources {
         match &mut *state {
             State::Settled => return false,
             State::Nobody if hidden => {
-                *state = State::One { address: client, since: Instant::now(), sessions: 1 };
+                *state = State::Few { addresses: vec![client], since: Instant::now(), sessions: 1 };
                 return false;
             }
-            State::One { address, since, sessions } if hidden && *address == client => {
+            State::Few { addresses, since, sessions }
+                if hidden && (addresses.contains(&client) || addresses.len() < FEW) =>
+            {
+                if !addresses.contains(&client) {
+                    addresses.push(client);
+                }
                 *sessions = sessions.saturating_add(1);
                 if *sessions < SESSIONS || since.elapsed() < PERIOD {
                     return false;
@@ -58,7 +66,7 @@ impl Sources {
                 *state = State::Settled;
                 return true;
             }
-            State::Nobody | State::One { .. } => *state = State::Settled,
+            State::Nobody | State::Few { .. } => *state = State::Settled,
         }
         false
     }
@@ -83,6 +91,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_few_private_addresses_for_all_are_said_once() {
+        let sources = Sources::default();
+        assert!((0..FEW).all(|node| !sources.note(ip(&format!("10.0.0.{node}")), Told::ByTheSocket)));
+        assert_eq!(said(&sources, "10.0.0.1", Told::ByTheSocket).await, 1);
+        let sources = Sources::default();
+        assert!((0..=FEW).all(|node| !sources.note(ip(&format!("10.0.0.{node}")), Told::ByTheSocket)));
+        assert_eq!(said(&sources, "10.0.0.1", Told::ByTheSocket).await, 0, "too many to be a balancer's");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn one_private_address_for_all_is_said_once() {
         for client in ["10.0.0.1", "192.168.1.1", "100.100.1.1", "fd00::1", "127.0.0.1", "::ffff:10.0.0.1"] {
             let sources = Sources::default();
@@ -97,7 +115,7 @@ mod tests {
         assert_eq!(said(&Sources::default(), "10.0.0.1", Told::ByAFront).await, 0);
         let sources = Sources::default();
         assert!(!sources.note(ip("10.0.0.1"), Told::ByTheSocket));
-        assert!(!sources.note(ip("10.0.0.2"), Told::ByTheSocket));
+        assert!(!sources.note(ip("192.0.2.2"), Told::ByTheSocket));
         assert_eq!(said(&sources, "10.0.0.1", Told::ByTheSocket).await, 0);
     }
 

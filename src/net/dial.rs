@@ -1,4 +1,4 @@
-//! EndpointTls connections to backends.
+//! Connections to backends.
 //!
 //! A name is resolved at each dialling and its addresses are tried in turn, each for its share of the time. A connection that leads back to
 //! one of our own listeners is refused: mail would go round for ever.
@@ -139,8 +139,10 @@ async fn connect(
                 let _ = stream.set_nodelay(true);
                 return Ok(Stream::Tcp(stream));
             }
-            Err(refused) if origin == Origin::Ours => fault = DialFault::Refused(endpoint.clone(), refused),
-            Err(refused) => fault = DialFault::Transparent(endpoint.clone(), refused),
+            Err(refused) if origin != Origin::Ours && transparent::is_of_the_address(&refused) => {
+                fault = DialFault::Transparent(endpoint.clone(), refused);
+            }
+            Err(refused) => fault = DialFault::Refused(endpoint.clone(), refused),
         }
     }
     Err(fault)

@@ -6,6 +6,11 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
+use socket2::SockRef;
+
+use super::listen::Reach;
+use super::transparent;
+
 /// What was handed over and not yet taken.
 #[derive(Debug, Default)]
 pub struct Inherited(Vec<TcpListener>);
@@ -19,16 +24,19 @@ impl Inherited {
         Self((0..handed.len()).filter_map(|at| handed.take_tcp_listener(at).ok().flatten()).collect())
     }
 
-    /// The socket that listens on `address`, if there is one.
+    /// The socket that listens on `address`, if there is one, with this reach.
     ///
     /// # Errors
     /// Those of the system when the socket is prepared for us.
-    pub fn take(&mut self, address: SocketAddr) -> io::Result<Option<tokio::net::TcpListener>> {
+    pub fn take(&mut self, address: SocketAddr, reach: Reach) -> io::Result<Option<tokio::net::TcpListener>> {
         let Some(at) = self.0.iter().position(|socket| socket.local_addr().is_ok_and(|own| own == address))
         else {
             return Ok(None);
         };
         let socket = self.0.swap_remove(at);
+        if reach == Reach::Others {
+            transparent::allow(&SockRef::from(&socket), address)?;
+        }
         socket.set_nonblocking(true)?;
         tokio::net::TcpListener::from_std(socket).map(Some)
     }
@@ -48,9 +56,9 @@ mod tests {
         let handed = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = handed.local_addr().unwrap();
         let mut inherited = Inherited(vec![TcpListener::bind("127.0.0.1:0").unwrap(), handed]);
-        let taken = inherited.take(address).unwrap().unwrap();
+        let taken = inherited.take(address, Reach::Own).unwrap().unwrap();
         assert_eq!(taken.local_addr().unwrap(), address);
-        assert!(inherited.take(address).unwrap().is_none());
+        assert!(inherited.take(address, Reach::Own).unwrap().is_none());
         assert_eq!(inherited.left().count(), 1);
     }
 }

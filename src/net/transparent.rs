@@ -51,6 +51,12 @@ async fn attempt(from: SocketAddr, backend: SocketAddr) -> io::Result<TcpStream>
     TcpSocket::from_std_stream(socket.into()).connect(backend).await
 }
 
+/// Whether a connection failed for the address it was to come from, rather than for who was to take it.
+pub(super) fn is_of_the_address(fault: &io::Error) -> bool {
+    use io::ErrorKind::{AddrInUse, AddrNotAvailable, InvalidInput, PermissionDenied, Unsupported};
+    matches!(fault.kind(), PermissionDenied | AddrInUse | AddrNotAvailable | InvalidInput | Unsupported)
+}
+
 /// Whether the port is in use here, or was for a connection between the same two ends a moment ago.
 fn is_taken(fault: &io::Error) -> bool {
     matches!(fault.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)

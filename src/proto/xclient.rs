@@ -154,8 +154,12 @@ fn protocol(text: &str) -> Option<ClientProtocol> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Announced(u8);
 
-/// In the order they are written: the client's name last, for it is left out where there is no room.
+/// In the order they are written: what the client calls itself last, for it may be long.
 const ATTRIBUTES: [&str; 7] = ["ADDR", "PORT", "NAME", "PROTO", "DESTADDR", "DESTPORT", "HELO"];
+
+/// Octets that what stands behind NAME takes at most, with HELO unavailable.
+const BEHIND_NAME: usize =
+    " PROTO=ESMTP DESTADDR=IPV6:2001:db8:1111:2222:3333:4444:5555:6666 DESTPORT=[UNAVAILABLE] HELO=[UNAVAILABLE]\r\n".len();
 
 impl Announced {
     /// Reads a backend's reply to EHLO; none when it does not offer XCLIENT with ADDR, without which nothing
@@ -179,15 +183,18 @@ impl Announced {
     }
 
     /// The command, with CRLF, that tells who the client is. Every attribute announced is given, so that
-    /// nothing of an earlier client stays; HELO only where there is room, for EHLO says it again.
+    /// nothing of an earlier client stays; a name for which there is no room is unavailable.
     #[must_use]
     pub fn command(self, client: &ClientFacts) -> String {
         let mut line = "XCLIENT".to_owned();
         for name in ATTRIBUTES.iter().filter(|name| self.has(name)) {
-            let mut attribute = format!(" {name}=");
-            xtext_of(name, client, &mut attribute);
-            if line.len() + attribute.len() + 2 <= MAX_LINE {
-                line.push_str(&attribute);
+            let room = if *name == "NAME" { MAX_LINE - BEHIND_NAME } else { MAX_LINE };
+            let before = line.len();
+            let _ = write!(line, " {name}=");
+            xtext_of(name, client, &mut line);
+            if line.len() + 2 > room {
+                line.truncate(before);
+                let _ = write!(line, " {name}={UNAVAILABLE}");
             }
         }
         line.push_str("\r\n");
@@ -313,9 +320,14 @@ mod tests {
     #[test]
     fn what_a_client_calls_itself_never_makes_the_line_too_long_or_two() {
         let all = Announced::of(&Reply::new(250, format!("x\n{OFFER}"))).unwrap();
-        let long = ClientFacts { helo: "ü".repeat(127).into(), ..facts() };
-        let line = all.command(&long);
-        assert!(line.len() <= MAX_LINE && !line.contains("HELO"), "{line}");
+        let (name, helo) = (ClientName::Known("=".repeat(255).into()), "ü".repeat(127).into());
+        let line = all.command(&ClientFacts { name, helo, ..facts() });
+        assert!(line.len() <= MAX_LINE, "{line}");
+        assert!(line.contains(" NAME=[UNAVAILABLE] ") && line.ends_with(" HELO=[UNAVAILABLE]\r\n"), "{line}");
+        let name = ClientName::Known("n".repeat(255).into());
+        let line = all.command(&ClientFacts { name, helo: "ü".repeat(127).into(), ..facts() });
+        assert!(line.len() <= MAX_LINE && line.contains("NAME=nnn"), "{line}");
+        assert!(line.ends_with(" HELO=[UNAVAILABLE]\r\n"), "{line}");
         let hostile = ClientFacts { helo: "a\r\nQUIT".into(), ..facts() };
         assert!(all.command(&hostile).ends_with(" HELO=a+0D+0AQUIT\r\n"));
     }

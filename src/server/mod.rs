@@ -220,7 +220,7 @@ impl Sockets {
         reach: Reach,
         name: &Arc<str>,
     ) -> Result<TcpListener, StartFault> {
-        let socket = match self.inherited.take(address) {
+        let socket = match self.inherited.take(address, reach) {
             Ok(Some(socket)) => Ok(socket),
             Ok(None) => crate::net::listen::bind(address, reach),
             Err(fault) => Err(fault),

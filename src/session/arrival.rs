@@ -1,21 +1,24 @@
 //! Who the client is: at first whoever is at the other end of the socket, then whom a front we trust says it speaks for.
 //!
 //! Everything that looks at the client (limits, standings, logs, backends) asks here. A header or XCLIENT is believed only from the
-//! listener's `trusted`; how many connections one client may have is judged when the true one is known.
+//! listener's `trusted`: XCLIENT only where the client that a header names is trusted, too, or anybody behind a balancer could
+//! name whom they like. How many connections one client may have is judged when the true one is known.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Session;
 use super::client::Heading;
-use crate::config::{BareNewline, Listener, ListenerTls, ProxyProtocol};
+use crate::config::{BareNewline, Listener, ListenerTls, Networks, ProxyProtocol};
 use crate::guard::Told;
 use crate::net::client_key::ClientKey;
 use crate::observe::metrics::ConnectionResult;
 use crate::observe::record::End;
 use crate::proto::body::BareNewlines;
 use crate::proto::client::{ClientFacts, ClientName, ClientProtocol};
-use crate::proto::dialogue::{Hello, HelloKind, Input, Step};
+use crate::proto::dialogue::{Hello, HelloKind, Input, Step, Xclient};
 use crate::proto::proxy_header::Source;
 use crate::proto::replies;
 use crate::proto::tls::TlsFacts;
@@ -27,6 +30,18 @@ use crate::proto::xclient::Attributes;
 pub(super) struct Arrival {
     /// The other end of the socket.
     peer: SocketAddr,
+    front: Front,
+    header: ProxyProtocol,
+    /// From whom XCLIENT is taken; none where it is from nobody.
+    xclient: Option<Networks>,
+    client: Described,
+    /// Who the client was before XCLIENT said otherwise, outside of TLS.
+    before_xclient: Option<Box<Described>>,
+}
+
+/// A client, as the socket and those in front of us describe it.
+#[derive(Debug, Clone)]
+struct Described {
     address: SocketAddr,
     destination: Option<SocketAddr>,
     name: ClientName,
@@ -35,8 +50,6 @@ pub(super) struct Arrival {
     protocol: Option<ClientProtocol>,
     /// The session in TLS is not the client's own: somebody speaks for it.
     spoken_for: bool,
-    front: Front,
-    header: ProxyProtocol,
 }
 
 /// What the other end of the socket is.
@@ -57,12 +70,16 @@ impl Arrival {
         let trusted = believes && listener.trusted.contains(peer.ip());
         Self {
             peer,
-            address: peer,
-            destination: destination.map(canonical),
-            name: ClientName::Unavailable,
-            helo: None,
-            protocol: None,
-            spoken_for: false,
+            client: Described {
+                address: peer,
+                destination: destination.map(canonical),
+                name: ClientName::Unavailable,
+                helo: None,
+                protocol: None,
+                spoken_for: false,
+            },
+            before_xclient: None,
+            xclient: listener.xclient.then(|| listener.trusted.clone()),
             front: if trusted { Front::Trusted } else { Front::Stranger },
             header: match (listener.proxy_protocol, listener.tls) {
                 // Inside TLS the client speaks first: nothing is held back.
@@ -74,17 +91,20 @@ impl Arrival {
 
     /// The true client, as far as it was told.
     pub(super) const fn address(&self) -> SocketAddr {
-        self.address
+        self.client.address
     }
 
     /// What a front says the client called itself.
     pub(super) fn helo(&self) -> Option<&str> {
-        self.helo.as_deref()
+        self.client.helo.as_deref()
     }
 
-    /// Whether it may say for whom it speaks.
-    pub(super) fn is_trusted(&self) -> bool {
-        self.front == Front::Trusted
+    /// Whether the client, as it is known by now, may say for whom it speaks.
+    pub(super) fn xclient(&self) -> Xclient {
+        match &self.xclient {
+            Some(trusted) if trusted.contains(self.client.address.ip()) => Xclient::Taken,
+            _ => Xclient::Refused,
+        }
     }
 
     /// Whether it is a front whose header is still to come.
@@ -94,26 +114,65 @@ impl Arrival {
 
     /// Whether a front was believed.
     fn told(&self) -> Told {
-        if self.address == self.peer { Told::ByTheSocket } else { Told::ByAFront }
+        if self.client.address == self.peer { Told::ByTheSocket } else { Told::ByAFront }
     }
 
     /// A header said so.
     fn is(&mut self, source: Source) {
         if let Source::Client { address, destination } = source {
-            self.address = address;
-            self.destination = Some(destination);
+            self.client.address = address;
+            self.client.destination = Some(destination);
         }
     }
 
-    /// XCLIENT said so. What it does not name stays; an address that is not known is nobody's but the front's own.
-    fn tell(&mut self, attributes: Attributes) {
+    /// XCLIENT said so, inside TLS or not. What it does not name stays; an address that is not known is nobody's but the
+    /// front's own.
+    fn tell(&mut self, attributes: Attributes, inside_tls: bool) {
+        if !inside_tls && self.before_xclient.is_none() {
+            self.before_xclient = Some(Box::new(self.client.clone()));
+        }
+        self.client.tell(attributes, self.peer);
+    }
+
+    /// TLS begins: what XCLIENT said before it was said by whoever wrote on the wire (RFC 3207 §4.2). Gives whether
+    /// that makes the client another one.
+    pub(super) fn forget_xclient(&mut self) -> bool {
+        let before = self.before_xclient.take();
+        let told = before.is_some();
+        if let Some(before) = before {
+            self.client = *before;
+        }
+        told
+    }
+
+    /// All that is known of the client, which greeted so and is in that TLS session.
+    pub(super) fn facts(&self, hello: Option<&Hello>, tls: Option<TlsFacts>) -> ClientFacts {
+        let said = hello.map_or(ClientProtocol::Esmtp, |hello| match hello.kind {
+            HelloKind::Helo => ClientProtocol::Smtp,
+            HelloKind::Ehlo => ClientProtocol::Esmtp,
+        });
+        let Described { address, destination, name, helo, protocol, spoken_for: _ } = &self.client;
+        ClientFacts {
+            address: *address,
+            destination: *destination,
+            name: name.clone(),
+            // A front greets for itself, perhaps in its own name.
+            helo: helo.clone().or_else(|| Some(hello?.name.clone())).unwrap_or_else(|| "unknown".into()),
+            protocol: protocol.unwrap_or(said),
+            tls,
+        }
+    }
+}
+
+impl Described {
+    fn tell(&mut self, attributes: Attributes, front: SocketAddr) {
         use xclient::Told::{Known, TemporarilyUnavailable, Unavailable};
         self.spoken_for = true;
         let Attributes { name, address, port, protocol, helo, login: _, destination, destination_port } =
             attributes;
         if let Some(address) = address {
             let known = |ip| SocketAddr::new(ip, 0);
-            self.address = if let Known(ip) = address { known(ip) } else { self.peer };
+            self.address = if let Known(ip) = address { known(ip) } else { front };
             // A name and a greeting belong to the client they were told of.
             (self.name, self.helo, self.protocol) = (ClientName::Unavailable, None, None);
         }
@@ -137,23 +196,6 @@ impl Arrival {
         }
         if let (Some(Known(port)), Some(destination)) = (destination_port, &mut self.destination) {
             destination.set_port(port);
-        }
-    }
-
-    /// All that is known of the client, which greeted so and is in that TLS session.
-    pub(super) fn facts(&self, hello: Option<&Hello>, tls: Option<TlsFacts>) -> ClientFacts {
-        let said = hello.map_or(ClientProtocol::Esmtp, |hello| match hello.kind {
-            HelloKind::Helo => ClientProtocol::Smtp,
-            HelloKind::Ehlo => ClientProtocol::Esmtp,
-        });
-        ClientFacts {
-            address: self.address,
-            destination: self.destination,
-            name: self.name.clone(),
-            // A front greets for itself, perhaps in its own name.
-            helo: self.helo.clone().or_else(|| Some(hello?.name.clone())).unwrap_or_else(|| "unknown".into()),
-            protocol: self.protocol.unwrap_or(said),
-            tls,
         }
     }
 }
@@ -201,8 +243,10 @@ impl Session {
         if self.client.flush(rest).await.is_err() {
             return Some(End::ClientLost);
         }
+        let due = Instant::now() + rest;
         let heading = tokio::select! {
             heading = self.client.heading(first, rest) => heading,
+            () = unread.make_way(due) => Heading::Silence,
             () = self.context.drain.idle_ends() => {
                 self.client.say(&replies::DRAINING);
                 return Some(End::Drained);
@@ -211,7 +255,10 @@ impl Session {
         drop(unread);
         let required = self.arrival.header == ProxyProtocol::Required;
         match heading {
-            Heading::Says(source) => self.arrival.is(source),
+            Heading::Says(source) => {
+                self.arrival.is(source);
+                self.dialogue.set_xclient(self.arrival.xclient());
+            }
             Heading::Silence if self.arrival.header == ProxyProtocol::Late => {
                 self.client.say(&replies::IDLE);
                 return Some(End::Idle);
@@ -230,7 +277,7 @@ impl Session {
     /// Lets the client in, now that it is known who it is: what depends on that is set, and how many connections it has
     /// is judged.
     fn admit(&mut self) -> Option<End> {
-        let address = self.arrival.address;
+        let address = self.arrival.address();
         let limits = &self.context.config.limits;
         self.key = ClientKey::of(address.ip());
         self.bypass = limits.bypass.contains(address.ip());
@@ -240,7 +287,7 @@ impl Session {
         // The place of the client before is not counted against this one.
         self.admission = None;
         // One that speaks for many has as many connections as they.
-        let front = self.arrival.is_trusted() && self.arrival.told() == Told::ByTheSocket;
+        let front = self.arrival.front == Front::Trusted && self.arrival.told() == Told::ByTheSocket;
         let connections = &self.context.connections;
         let admission = if front { connections.admit_front() } else { connections.admit(address.ip()) };
         match admission {
@@ -263,7 +310,7 @@ impl Session {
         if self.context.sources.note(address, self.arrival.told()) {
             tracing::warn!(
                 client = %address,
-                "every client so far has the same private address: something in front hides who they are (source NAT), so \
+                "every client so far has one of a few private addresses: something in front hides who they are (source NAT), so \
                  limits hold for all of them together; see docs/client-address.md"
             );
         }
@@ -276,17 +323,25 @@ impl Session {
 
     /// The same with what is the client's own alone.
     pub(super) fn own_facts(&self) -> ClientFacts {
-        let tls = self.record.tls.clone().filter(|_| !self.arrival.spoken_for);
+        let tls = self.record.tls.clone().filter(|_| !self.arrival.client.spoken_for);
         self.arrival.facts(self.dialogue.hello(), tls)
     }
 
     /// XCLIENT: the session is another client's from now on.
     pub(super) fn become_client(&mut self, attributes: Attributes) -> Result<Step, End> {
-        self.arrival.tell(attributes);
+        self.arrival.tell(attributes, self.record.tls.is_some());
         match self.admit() {
             None => Ok(self.dialogue.step(Input::ClientKnown)),
             Some(end) => Err(end),
         }
+    }
+
+    /// TLS has begun: whoever XCLIENT named before is named again, or not at all.
+    pub(super) fn be_oneself_again(&mut self) -> Result<(), End> {
+        if !self.arrival.forget_xclient() {
+            return Ok(());
+        }
+        self.admit().map_or(Ok(()), Err)
     }
 
     /// Counts the connection, now that it is known what becomes of it.

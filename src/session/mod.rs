@@ -34,7 +34,7 @@ use crate::observe::metrics::{ListenerMetrics, MessageResult, SessionGauge, Sess
 use crate::observe::record::{End, SessionRecord};
 use crate::proto::body::BareNewlines;
 use crate::proto::dialogue::{
-    BodyEnd, Dialogue, Exchange, Framing, Input, Remainder, Rules, Step, Stop, Tls, Xclient,
+    BodyEnd, Dialogue, Exchange, Framing, Input, Remainder, Rules, Step, Stop, Tls,
 };
 use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
@@ -94,12 +94,11 @@ pub async fn run(
     let limits = &context.config.limits;
     let client = Client::new(stream, limits.max_command_line);
     let arrival = Arrival::new(peer, client.destination(), listener);
-    let believed = listener.xclient && arrival.is_trusted();
     let rules = Rules {
         hostname: context.config.hostname.as_str().into(),
         offer: context.offer(),
         max_size: limits.max_message_size,
-        xclient: if believed { Xclient::Taken } else { Xclient::Refused },
+        xclient: arrival.xclient(),
         tls: match listener.tls {
             ListenerTls::Off => Tls::Off,
             ListenerTls::StartTls => Tls::Offered,

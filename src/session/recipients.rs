@@ -402,6 +402,8 @@ impl Session {
             match fault.blame(&introduction) {
                 // It has heard who the client is, and does not want it: class and words kept.
                 Blame::Client(refusal) => return Err(replies::passed_on(refusal)),
+                // Another backend may take the client.
+                Blame::Unclear(refusal) => reply = replies::passed_on(refusal),
                 Blame::Route => reply = replies::ROUTE_FAULT,
                 Blame::Backend => {}
             }

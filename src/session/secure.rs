@@ -18,6 +18,7 @@ impl Session {
         self.client.say(ready);
         self.client.flush(self.context.config.timeouts.command).await.map_err(|_| End::ClientLost)?;
         self.secure().await?;
+        self.be_oneself_again()?;
         Ok(Input::TlsDone)
     }
 

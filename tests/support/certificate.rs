@@ -75,11 +75,28 @@ impl Pair {
 
     /// A server that shows it.
     pub fn server(&self) -> Arc<rustls::ServerConfig> {
+        self.server_asking(rustls::server::WebPkiClientVerifier::no_client_auth())
+    }
+
+    /// A server that shows it, and wants a certificate of the client in return.
+    pub fn demanding_server(&self) -> Arc<rustls::ServerConfig> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.certificate.clone()).expect("a certificate that was just made");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        self.server_asking(verifier.expect("a root"))
+    }
+
+    fn server_asking(
+        &self,
+        whom: Arc<dyn rustls::server::danger::ClientCertVerifier>,
+    ) -> Arc<rustls::ServerConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("ring has suites for both versions")
-            .with_no_client_auth()
+            .with_client_cert_verifier(whom)
             .with_single_cert(vec![self.certificate.clone()], self.der_key.clone_key())
             .expect("its own key");
         Arc::new(config)

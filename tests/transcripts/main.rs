@@ -36,9 +36,12 @@ transcripts! {
     a_backend_session_behind_a_header_serves_no_other_client
     a_backend_session_serves_another_client_once_it_is_introduced_anew
     a_backend_silent_behind_the_end_is_waited_for_ten_minutes
+    a_backend_that_expects_no_header_is_a_fault_of_the_route
+    a_backend_that_puts_a_client_off_is_passed_over
     a_backend_that_refuses_starttls_is_served_without
     a_backend_that_refuses_the_client_is_heard_and_not_left_alone
     a_backend_that_refuses_xclient_is_a_fault_of_the_route
+    a_backend_that_takes_no_second_client_in_a_session_gets_new_ones
     a_backend_with_our_own_name_is_refused
     a_backend_without_pipelining_is_asked_one_by_one
     a_backend_without_xclient_is_a_fault_of_the_route
@@ -51,8 +54,10 @@ transcripts! {
     a_bypassed_network_is_not_verified
     a_chunk_that_cannot_be_counted_ends_the_session
     a_clean_client_has_an_old_refusal_asked_again
+    a_client_refused_anew_costs_one_kept_session
     a_client_silent_in_a_message_is_left
     a_client_that_drips_a_command_is_left
+    a_client_that_every_backend_puts_off_hears_their_words
     a_client_that_goes_leaves_nothing_behind
     a_client_that_guesses_is_banned_in_all_its_sessions
     a_client_that_leaves_behind_the_end_gets_its_message_delivered
@@ -71,6 +76,7 @@ transcripts! {
     a_good_recipient_is_asked_again_behind_the_scenes
     a_good_recipient_outlives_its_store
     a_greeting_a_backend_refuses_is_the_clients_affair
+    a_greeting_in_the_place_of_an_answer_condemns_the_backend_session
     a_greylisted_probe_lets_the_client_try
     a_handshake_that_fails_ends_the_session
     a_handshake_that_hangs_leaves_time_to_go_on_without
@@ -215,6 +221,7 @@ transcripts! {
     routed_recipients_are_refused
     routed_recipients_pass_where_that_is_wanted
     rset_gives_the_backend_session_back
+    silent_fronts_make_way_where_places_are_scarce
     ten_unknown_recipients_end_a_session
     the_bare_postmaster_goes_to_the_first_route
     the_end_is_not_written_behind_an_early_reply
@@ -226,8 +233,12 @@ transcripts! {
     the_rest_of_a_long_reply_line_is_cut
     too_many_connections_is_waited_out
     too_many_errors_end_the_session
+    two_answers_to_ehlo_condemn_the_backend_session
+    two_greetings_condemn_the_backend_session
     two_refused_senders_say_nothing_about_a_recipient
     what_comes_during_a_pause_is_heard_behind_it
+    what_is_offered_follows_a_backend_that_is_told_the_client
+    who_a_header_names_may_not_name_another
     who_speaks_before_the_greeting_is_refused
     whom_nobody_can_ask_about_is_accepted_where_that_is_wanted
     xclient_attributes_with_line_ends_are_refused

@@ -2,8 +2,9 @@
 //!
 //! Files are read again every few seconds and compared with what was read before, through whatever symlinks
 //! lead there: that sees a file rewritten, one renamed into place, and the swapped `..data` of a Kubernetes
-//! secret alike. A pair that is whole replaces the old one, for handshakes that begin from then on. One that is
-//! not is told about once it has stood still (two files are not replaced at once), and the old one stays.
+//! secret alike. What has stood still from one look to the next is judged (two files are not replaced at once, nor a
+//! chain written at once): a pair that is whole replaces the old one, for handshakes that begin from then on; one that is not
+//! is told about, and the old one stays.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, SystemTime};
@@ -18,7 +19,7 @@ use crate::config::{Certificate, CertificateFault, CertificateFiles, Contents};
 use crate::observe::metrics::Metrics;
 
 /// How often files are looked at.
-pub const REREAD_EVERY: Duration = Duration::from_secs(2);
+pub const REREAD_EVERY: Duration = Duration::from_secs(1);
 
 /// Certificates to choose from; the first is for clients that ask for none of them.
 #[derive(Debug)]
@@ -85,7 +86,8 @@ impl Keyring {
             Err(fault) => (None, Some(fault)),
         };
         let still = contents == seen.contents;
-        if still && seen.judged && insist == Insist::No {
+        if insist == Insist::No && (!still || seen.judged) {
+            *seen = Seen { contents, judged: still };
             return;
         }
         let loaded = match (&contents, fault) {
@@ -94,19 +96,10 @@ impl Keyring {
             (None, None) => return,
         };
         match loaded {
-            Ok(certificate) => {
-                self.replace(at, &certificate);
-                seen.judged = true;
-            }
-            Err(fault) => {
-                // It may be half-way through being replaced.
-                seen.judged = still || insist == Insist::Yes;
-                if seen.judged {
-                    complain(&files, &fault);
-                }
-            }
+            Ok(certificate) => self.replace(at, &certificate),
+            Err(fault) => complain(&files, &fault),
         }
-        seen.contents = contents;
+        *seen = Seen { contents, judged: true };
     }
 
     fn replace(&self, at: usize, certificate: &Certificate) {
@@ -165,4 +158,47 @@ fn is_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
     let parsed =
         key.end_entity_cert().ok().and_then(|certificate| ParsedCertificate::try_from(certificate).ok());
     parsed.is_some_and(|parsed| rustls::client::verify_server_name(&parsed, name).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::metrics::Metrics;
+
+    fn pem(names: &[&str]) -> (String, String) {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    }
+
+    #[tokio::test]
+    async fn a_chain_that_is_still_being_written_is_not_shown() {
+        let directory = std::env::temp_dir().join(format!("backstop-keyring-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let files = CertificateFiles { chain: directory.join("crt"), key: directory.join("key") };
+        let write = |chain: &str, key: &str| {
+            std::fs::write(&files.chain, chain).unwrap();
+            std::fs::write(&files.key, key).unwrap();
+        };
+        let (old, old_key) = pem(&["old.example.org"]);
+        write(&old, &old_key);
+        let keyring = Keyring::new(&[files.load().unwrap()], Metrics::new());
+        let (mut seen, shown) = (Seen::default(), || keyring.keys()[0].cert.len());
+        let named = |name: &str| is_for(&keyring.keys()[0], &ServerName::try_from(name.to_owned()).unwrap());
+        keyring.look(0, &mut seen, Insist::No).await;
+        let (leaf, key) = pem(&["new.example.org"]);
+        write(&leaf, &key);
+        keyring.look(0, &mut seen, Insist::No).await;
+        assert!(named("old.example.org"), "it may be half a chain");
+        let (issuer, _) = pem(&["issuer.example.org"]);
+        write(&format!("{leaf}{issuer}"), &key);
+        keyring.look(0, &mut seen, Insist::No).await;
+        assert!(named("old.example.org"), "it changed again");
+        keyring.look(0, &mut seen, Insist::No).await;
+        assert!(named("new.example.org") && shown() == 2);
+        write(&old, &old_key);
+        keyring.look(0, &mut seen, Insist::Yes).await;
+        assert!(named("old.example.org"), "who asks says that it is whole");
+        std::fs::remove_dir_all(directory).unwrap();
+    }
 }

@@ -208,6 +208,11 @@ impl Dialogue {
         Self { rules, hello: None, errors: 0, idle_commands: 0, state: State::Command, transaction: None }
     }
 
+    /// A header has told who the client is, and so whether it is believed about others.
+    pub const fn set_xclient(&mut self, xclient: Xclient) {
+        self.rules.xclient = xclient;
+    }
+
     /// The first thing said.
     #[must_use]
     pub fn greeting(&self) -> Reply {
@@ -305,8 +310,11 @@ impl Dialogue {
             Command::Http => self.hang_up(Some(replies::NOT_HTTP)),
             Command::ProxyHeader => self.hang_up(Some(replies::STRAY_PROXY_HEADER)),
             Command::Bdat(chunk) => self.bdat(chunk),
-            Command::Xclient(attributes) => self.xclient(attributes),
+            Command::Xclient(_) if self.rules.xclient == Xclient::Refused => {
+                self.wrong(replies::NOT_IMPLEMENTED)
+            }
             _ if self.rules.tls == Tls::Required => self.wrong(replies::TLS_FIRST),
+            Command::Xclient(attributes) => self.xclient(attributes),
             Command::Mail(path) => self.mail(path),
             Command::Data => self.data(),
             Command::Rset => {
@@ -531,9 +539,6 @@ impl Dialogue {
 
     /// The session begins anew for another client, whose errors are its own (Postfix XCLIENT_README).
     fn xclient(&mut self, attributes: &str) -> Step {
-        if self.rules.xclient == Xclient::Refused {
-            return self.wrong(replies::NOT_IMPLEMENTED);
-        }
         if self.transaction.is_some() {
             return self.wrong(replies::TRANSACTION_OPEN);
         }
