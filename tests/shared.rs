@@ -4,14 +4,17 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use support::backend::{Action, Backend, Phase, Script, at};
 use support::backstop::Backstop;
+use support::certificate::Authority;
 use support::client::{Client, Reply};
+use support::machine::{Directory, free_address};
 use support::redis::{Line, PASSWORD, Redis, url};
-use support::{LOOK_AGAIN, PATIENCE};
+use support::{LOOK_AGAIN, PATIENCE, eventually};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -444,4 +447,147 @@ async fn redis_holds_no_address_in_clear() {
         assert!(!dump.contains(clear), "{clear} in {dump}");
     }
     assert!(dump.lines().filter(|line| line.starts_with("backstop:")).count() >= 14);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_port_that_takes_anyone_is_known_as_such_everywhere() {
+    let (_asked, asked) = backend().await;
+    let (_delivery, delivery) = Backend::start(Script::blind()).await;
+    let redis = Redis::start(&[]).await;
+    let [one, other] =
+        instances(delivery, &redis, &format!("[route.verify]\nbackends = [\"{asked}\"]")).await;
+    let known = async |instance: &Instance| {
+        let status = instance.backstop.admin().await.get("/api/v1/status").await.json();
+        let domain = &status["routes"][0]["domains_known"][0];
+        domain["delivery"] == "blind" && domain["rcpt"] == "truthful"
+    };
+    one.ask(KNOWN).await.is("250");
+    until("the one that asked knows", async || known(&one).await).await;
+    until("the other one knows without having asked", async || known(&other).await).await;
+    // Whoever joins later hears of it with the first recipient.
+    let later =
+        Instance::joined(delivery, &redis.url(), &format!("[route.verify]\nbackends = [\"{asked}\"]")).await;
+    redis.until_keys("backstop:v:*", 1).await;
+    later.ask(KNOWN).await.is("250");
+    assert!(known(&later).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_is_spoken_to_in_tls_and_verified() {
+    let ((store, backend), directory) = (backend().await, Directory::new("redis-tls"));
+    let authority = Authority::new();
+    let pair = authority.issue(&["localhost"]);
+    let file = |name: &str, text: &str| directory.write(name, text).display().to_string();
+    let (root, chain, key) =
+        (file("root.pem", &authority.root), file("chain.pem", &pair.chain), file("key.pem", &pair.key));
+    let port = free_address().port();
+    let redis = Redis::start(&[
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &chain,
+        "--tls-key-file",
+        &key,
+        "--tls-auth-clients",
+        "no",
+    ])
+    .await;
+    let shared = format!("rediss://backstop:{PASSWORD}@localhost:{port}");
+    let configuration = Instance::configuration(backend, &shared, "");
+    let trusting = |root: &str| {
+        let mut command = Command::new("env");
+        command.arg(format!("SSL_CERT_FILE={root}"));
+        Backstop::start_within(command, &configuration)
+    };
+    let backstop = trusting(&root);
+    let address = backstop.address("mx").await;
+    let one = Instance { backstop, address };
+    one.is_up(true).await;
+    one.ask(UNKNOWN).await.is("550");
+    redis.until_keys("backstop:v:*", 1).await;
+    assert_eq!(store.record().rcpts_for(UNKNOWN), 1);
+    // Who has another root goes on alone.
+    let stranger = file("stranger.pem", &Authority::new().root);
+    let backstop = trusting(&stranger);
+    backstop.logged("goes on with what it knows itself").await;
+    assert!(backstop.log().contains("certificate"), "{}", backstop.log());
+}
+
+/// A sentinel that watches a Redis. Dropping it ends it.
+struct Sentinel {
+    child: Child,
+    address: SocketAddr,
+    _directory: Directory,
+}
+
+impl Sentinel {
+    async fn of(redis: &Redis) -> Self {
+        loop {
+            let (directory, address) = (Directory::new("sentinel"), free_address());
+            let file = directory.write(
+                "sentinel.conf",
+                format!(
+                    "port {}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {} 1\n\
+                     sentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 3000\n",
+                    address.port(),
+                    redis.address().port()
+                ),
+            );
+            let child = Command::new("redis-server")
+                .arg(file)
+                .arg("--sentinel")
+                .current_dir(directory.path())
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("redis-server is installed");
+            let mut sentinel = Self { child, address, _directory: directory };
+            let child = &mut sentinel.child;
+            let up = eventually("the sentinel to listen or to end", || match child.try_wait() {
+                Ok(Some(_)) => Some(false),
+                _ => std::net::TcpStream::connect(address).is_ok().then_some(true),
+            });
+            if up.await {
+                return sentinel;
+            }
+        }
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_is_followed() {
+    let ((store, backend), mut first) = (backend().await, Redis::start(&[]).await);
+    let second = Redis::start(&["--replicaof", "127.0.0.1", &first.address().port().to_string()]).await;
+    eventually("the replica", || {
+        second.command(&["INFO", "replication"]).contains("master_link_status:up").then_some(())
+    })
+    .await;
+    let sentinel = Sentinel::of(&first).await;
+    let shared = format!("redis+sentinel://backstop:{PASSWORD}@{}/mymaster", sentinel.address);
+    let one = Instance::joined(backend, &shared, "").await;
+    let other = Instance::joined(backend, &shared, "").await;
+    one.ask(UNKNOWN).await.is("550");
+    second.until_keys("backstop:v:*", 1).await;
+    // The sentinel hears of the replica from the one it watches.
+    let port = sentinel.address.port().to_string();
+    eventually("the sentinel to know the replica", || {
+        let output =
+            Command::new("redis-cli").args(["-p", &port, "SENTINEL", "REPLICAS", "mymaster"]).output();
+        let output = output.expect("redis-cli is installed");
+        String::from_utf8_lossy(&output.stdout).contains(&second.address().port().to_string()).then_some(())
+    })
+    .await;
+    first.kill();
+    other.is_up(false).await;
+    other.is_up(true).await;
+    other.ask(UNKNOWN).await.is("550");
+    assert_eq!(store.record().rcpts_for(UNKNOWN), 1, "the one that took over knows it");
 }

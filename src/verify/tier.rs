@@ -62,7 +62,6 @@ impl Verifier {
         for callout in self.callouts() {
             callout.prober.forget(key);
             callout.prober.forget(key.otherwise());
-            callout.scopes.each(|scope| scope.forget(key));
         }
     }
 

@@ -340,7 +340,18 @@ fn secrets_are_never_printed() {
     assert!(!format!("{loaded:?}").contains("hunter2"));
     assert!(!loaded.effective().contains("hunter2"));
     assert!(loaded.effective().contains("token = \"(set)\""));
+    let shared = "[cache]\nsecret = 'a'\nshared = 'redis://backstop:hunter2@cache'";
+    let loaded = load_text("shared-secrets", &with_route(shared), &[]).unwrap();
+    assert!(!format!("{loaded:?}{:?}", loaded.config).contains("hunter2"));
+    assert!(
+        loaded.effective().contains("shared = \"redis://backstop:(set)@cache:6379\""),
+        "{}",
+        loaded.effective()
+    );
     for written in [
+        "[cache]\nshared = 'redis://backstop:hunter2@cache'",
+        "[cache]\nsecret = 'a'\nshared = 'redis://backstop:hunter2@cache:x'",
+        "[cache]\nsecret = 'a'\nshared = ['redis://backstop:hunter2@cache']",
         "[admin]\ntoken = 'hunter2 hunter2'",
         "[cache]\nsecret = 'hunter2 hunter2'",
         "[cache]\nsecret = 'hunter2'\nsecret_file = '/x'",

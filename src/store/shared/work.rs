@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt as _};
 use redis::Value;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::link::{self, Fault, Joined, Request};
 use super::outbox::{Delta, Learnt, Order, Write};
@@ -66,14 +67,22 @@ impl Tier {
                 }
             }
         };
-        tokio::select! {
-            why = inner.link.ended() => why,
-            why = inner.listen(&mut stream, hear) => why,
-            why = pinging => why,
-            why = inner.attend_always(&joined, hear) => why,
-            () = inner.write_always() => String::new(),
-            () = inner.count_always() => String::new(),
-        }
+        let over = CancellationToken::new();
+        let staying = async {
+            let why = tokio::select! {
+                why = inner.link.ended() => why,
+                why = inner.listen(&mut stream, hear) => why,
+                why = pinging => why,
+                why = inner.attend_always(&joined, hear) => why,
+            };
+            inner.link.part();
+            self.tell(Some(why.clone()));
+            over.cancel();
+            why
+        };
+        // Who writes ends by itself: what it has in hand and cannot write goes back and is not lost.
+        let (why, (), ()) = tokio::join!(staying, inner.write_until(&over), inner.count_until(&over));
+        why
     }
 }
 
@@ -189,12 +198,12 @@ impl Inner {
     }
 
     /// Writes what was learnt, as it comes.
-    async fn write_always(&self) {
-        loop {
+    async fn write_until(&self, over: &CancellationToken) {
+        while !over.is_cancelled() {
             let orders = self.outbox.take_orders(AT_ONCE);
             let writes = self.outbox.take_writes(AT_ONCE);
             if orders.is_empty() && writes.is_empty() {
-                self.outbox.wake.notified().await;
+                over.run_until_cancelled(self.outbox.wake.notified()).await;
                 continue;
             }
             // One after the other: what was forgotten last counts.
@@ -300,11 +309,11 @@ impl Inner {
     }
 
     /// Counts what clients were told, as it comes.
-    async fn count_always(&self) {
-        loop {
+    async fn count_until(&self, over: &CancellationToken) {
+        while !over.is_cancelled() {
             let deltas = self.outbox.take_deltas(AT_ONCE);
             if deltas.is_empty() {
-                self.outbox.count.notified().await;
+                over.run_until_cancelled(self.outbox.count.notified()).await;
                 sleep(GATHERING).await;
                 continue;
             }
