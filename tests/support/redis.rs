@@ -108,6 +108,8 @@ impl Redis {
                 "string" => self.command(&["GET", key]),
                 "hash" => self.command(&["HGETALL", key]),
                 "zset" => self.command(&["ZRANGE", key, "0", "-1", "WITHSCORES"]),
+                // It expired just now.
+                "none" => String::new(),
                 kind => panic!("{key} is a {kind}"),
             };
         }

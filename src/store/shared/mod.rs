@@ -21,7 +21,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use redis::Value;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::HashKey;
 use crate::config::{Shared, SharedAddress};
@@ -45,6 +45,8 @@ pub const RENEW_AFTER: Duration = Duration::from_millis(1500);
 const FIRST_REST: Duration = Duration::from_secs(1);
 /// and twice as long each time, up to this.
 const LONGEST_REST: Duration = Duration::from_secs(15);
+/// Clients whose requests do not wait for each other's.
+const TURNS: usize = 64;
 /// Who was joined for so long begins with the first rest again.
 const SETTLED: Duration = Duration::from_secs(30);
 
@@ -67,6 +69,10 @@ struct Inner {
     keeps: Duration,
     link: Link,
     outbox: Outbox,
+    /// Recipients that clients have leave for and no answer to yet.
+    leave: DashMap<u128, u32>,
+    /// Requests about one client are made one after the other: each tells of all its leave.
+    turns: [tokio::sync::Mutex<()>; TURNS],
     /// Who waits for answers others get.
     waits: DashMap<u128, Arc<Notify>>,
     epoch: AtomicU32,
@@ -162,6 +168,8 @@ impl Tier {
             keeps,
             link: Link::new(metrics),
             outbox: Outbox::default(),
+            leave: DashMap::new(),
+            turns: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             waits: DashMap::new(),
             epoch: AtomicU32::new(0),
             state: Mutex::default(),
@@ -249,7 +257,7 @@ impl Tier {
     /// Comes back when the instance that asks about `key` has its answer, or after `patience`.
     pub async fn answered(&self, key: u128, patience: Duration) {
         let waiting = Arc::clone(&self.0.waits.entry(key).or_default());
-        let _ = tokio::time::timeout(patience, waiting.notified()).await;
+        let _ = timeout(patience, waiting.notified()).await;
         drop(waiting);
         // Whoever comes last takes it away.
         self.0.waits.remove_if(&key, |_, waiting| Arc::strong_count(waiting) == 1);
@@ -318,7 +326,11 @@ impl Tier {
 
     /// A client was answered, and has no leave any more for what was `returned`.
     pub fn told(&self, client: u128, unknown: u32, known: u32, returned: u32) {
-        self.0.outbox.told(client, Delta { unknown, known, returned });
+        if let Some(mut leave) = self.0.leave.get_mut(&client) {
+            *leave = leave.saturating_sub(returned);
+        }
+        self.0.leave.remove_if(&client, |_, leave| *leave == 0);
+        self.0.outbox.told(client, Delta { unknown, known });
     }
 
     /// Leave for a client to ask for some of `wanted` recipients, where `most` unknown ones are allowed.
@@ -326,8 +338,10 @@ impl Tier {
     /// # Errors
     /// [`Alone`]: then our own count is all there is.
     pub async fn reserve(&self, client: u128, wanted: u32, most: u32) -> Result<Counted, Alone> {
-        let delta = self.0.outbox.take_delta(client);
-        self.0.count(client, delta, (wanted, most), PATIENCE).await
+        if !self.is_up() {
+            return Err(Alone);
+        }
+        self.0.count(client, Delta::default(), (wanted, most), PATIENCE).await
     }
 
     /// A client was banned for so long, for so many unknown and known recipients.
@@ -374,22 +388,36 @@ impl Inner {
         (wanted, most): (u32, u32),
         patience: Duration,
     ) -> Result<Counted, Alone> {
+        let [place, ..] = client.to_le_bytes();
+        let turn = self.turns.get(usize::from(place) % TURNS).ok_or(Alone)?;
+        let Ok(_turn) = timeout(patience, turn.lock()).await else {
+            self.outbox.told(client, delta);
+            return Err(Alone);
+        };
+        let delta = delta.plus(self.outbox.take_delta(client));
+        let leave = self.leave.get(&client).map_or(0, |leave| *leave);
         let keys = [self.key("c", client)];
-        let numbers =
-            [delta.unknown, delta.known, delta.returned, wanted, most].map(|number| number.to_string());
-        let [unknown, known, returned, wanted, most] = numbers.each_ref().map(String::as_bytes);
-        let arguments = [self.token.as_bytes(), unknown, known, returned, wanted, most];
+        let numbers = [delta.unknown, delta.known, leave, wanted, most].map(|number| number.to_string());
+        let [unknown, known, leave, wanted, most] = numbers.each_ref().map(String::as_bytes);
+        let arguments = [self.token.as_bytes(), unknown, known, leave, wanted, most];
         let operation = SharedOperation::Count;
         let request =
             Request { operation, script: Script::Count, keys: &keys, arguments: &arguments, patience };
         match self.link.request(request).await {
-            Ok(answer) => counted(&answer).ok_or(Alone),
-            // It may have been counted: better once too few than twice.
-            Err(Fault::Slow(_)) => Err(Alone),
-            Err(_) => {
-                if delta != Delta::default() {
-                    self.outbox.told(client, delta);
+            Ok(answer) => {
+                let counted = counted(&answer).ok_or(Alone)?;
+                if counted.granted > 0 {
+                    *self.leave.entry(client).or_insert(0) += counted.granted;
                 }
+                Ok(counted)
+            }
+            Err(Fault::Slow(_)) => {
+                // It may have been counted: better once too few than twice. What leave there is is told again.
+                self.outbox.told(client, Delta::default());
+                Err(Alone)
+            }
+            Err(_) => {
+                self.outbox.told(client, delta);
                 Err(Alone)
             }
         }

@@ -39,8 +39,6 @@ pub(super) struct Learnt {
 pub(super) struct Delta {
     pub(super) unknown: u32,
     pub(super) known: u32,
-    /// Recipients it has leave for no more.
-    pub(super) returned: u32,
 }
 
 /// What is to be done everywhere.
@@ -193,7 +191,6 @@ impl Delta {
         Self {
             unknown: self.unknown.saturating_add(other.unknown),
             known: self.known.saturating_add(other.known),
-            returned: self.returned.saturating_add(other.returned),
         }
     }
 }
@@ -228,7 +225,7 @@ mod tests {
         let outbox = Outbox::default();
         for key in 0..MOST as u128 + 5 {
             outbox.write(write(key, Some(Told::Good), false));
-            outbox.told(key, Delta { unknown: 1, ..Delta::default() });
+            outbox.told(key, Delta { unknown: 1, known: 0 });
         }
         assert_eq!(outbox.account(), (2 * MOST, 10));
         outbox.write(write(0, Some(Told::Gone), false));

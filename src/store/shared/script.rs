@@ -150,8 +150,9 @@ if news then redis.call('PUBLISH', KEYS[2], ARGV[2]) end
 return 1
 ";
 
-/// Key: the client. Arguments: token, unknown and known recipients it was told of, recipients it waits for no more, recipients it
-/// wants to ask for, how many unknown ones are allowed. Spans are three minutes, as in the ledger of each instance.
+/// Key: the client. Arguments: token, unknown and known recipients it was told of, recipients it has leave for here and no answer
+/// to yet, recipients it wants to ask for besides, how many unknown ones are allowed. What waits for an answer is told as a whole
+/// each time, so that a request that got lost corrects itself; what an instance that died had left is void after a minute. Spans are three minutes, as in the ledger of each instance.
 const COUNT: &str = r"
 local now = tonumber(redis.call('TIME')[1])
 local span = math.floor(now / 180)
@@ -160,15 +161,14 @@ local function add(kind, number)
 end
 add('u', ARGV[2])
 add('k', ARGV[3])
-local unknown, known, others, mine = 0, 0, 0, 0
+local unknown, known, others, mine = 0, 0, 0, tonumber(ARGV[4])
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   local kind, rest = string.sub(all[i], 1, 1), string.sub(all[i], 2)
   if kind == 'p' then
     local number, at = string.match(all[i + 1], '^(%d+) (%d+)$')
     if now - tonumber(at) > 60 then redis.call('HDEL', KEYS[1], all[i])
-    elseif rest == ARGV[1] then mine = tonumber(number)
-    else others = others + tonumber(number) end
+    elseif rest ~= ARGV[1] then others = others + tonumber(number) end
   else
     local age, number = span - tonumber(rest), tonumber(all[i + 1])
     if age > 20 then
@@ -178,7 +178,6 @@ for i = 1, #all, 2 do
     if kind == 'u' then unknown = unknown + number else known = known + number end
   end
 end
-mine = math.max(0, mine - tonumber(ARGV[4]))
 local wanted = tonumber(ARGV[5])
 local room = math.max(tonumber(ARGV[6]), 4 * known) + 1 - unknown - others - mine
 local granted = math.max(0, math.min(wanted, room))
