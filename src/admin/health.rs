@@ -4,10 +4,13 @@
 //! change that. Clients get their temporary failure from us as well as from anybody else, and a balancer that
 //! took every proxy out of service because the one mail store restarts would turn delay into refusal.
 
+use std::sync::Arc;
+
 use hyper::StatusCode;
 
 use super::Panel;
 use super::answer::{self, Answer};
+use crate::backend::{Backend, LookedUp};
 use crate::observe::{Alarm, AlarmKind};
 use crate::store::{Account, TierAccount};
 
@@ -50,17 +53,22 @@ pub(super) fn ready(panel: &Panel, detail: Detail) -> Answer {
     answer::text(status, answer::TEXT, text + result)
 }
 
-/// One line for each backend, for information.
+/// One line for each backend, and for each name of backends that DNS does not tell now, for information.
 fn backends(panel: &Panel) -> String {
-    let mut lines: Vec<String> = panel
-        .backends
-        .iter()
-        .map(|backend| match (backend.last_fault(), backend.announced()) {
-            (Some(fault), _) => format!("[-]backend {} failed, not counted: {fault}\n", backend.endpoint()),
-            (None, Some(_)) => format!("[+]backend {} ok\n", backend.endpoint()),
-            (None, None) => format!("[+]backend {} not tried yet\n", backend.endpoint()),
-        })
-        .collect();
+    let state = |backend: Arc<Backend>| match (backend.last_fault(), backend.announced()) {
+        (Some(fault), _) => format!("[-]backend {} failed, not counted: {fault}\n", backend.site()),
+        (None, Some(_)) => format!("[+]backend {} ok\n", backend.site()),
+        (None, None) => format!("[+]backend {} not tried yet\n", backend.site()),
+    };
+    let dns = panel.backends.destinations().filter_map(|destination| match destination.looked_up() {
+        LookedUp::Fault(fault) => {
+            Some(format!("[-]dns {} failed, not counted: {fault}\n", destination.named()))
+        }
+        LookedUp::NotYet => Some(format!("[-]dns {} not answered yet\n", destination.named())),
+        LookedUp::Known => Some(format!("[+]dns {} ok\n", destination.named())),
+        LookedUp::Never => None,
+    });
+    let mut lines: Vec<String> = dns.chain(panel.backends.iter().map(state)).collect();
     lines.sort_unstable();
     lines.concat()
 }

@@ -11,6 +11,7 @@
 
 mod access;
 mod answer;
+mod backend_status;
 mod clients;
 mod health;
 mod recipients;

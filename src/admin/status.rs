@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::Panel;
-use crate::backend::Backend;
-use crate::config::{Endpoint, RecipientSource, Route};
+use super::backend_status::BackendStatus;
+use crate::config::{Destination, RecipientSource, Route};
 use crate::observe::Alarm;
 use crate::observe::metrics::SessionState;
 use crate::store;
@@ -147,52 +147,6 @@ struct AlarmStatus {
 /// Domains of a route that are listed at most.
 const MOST_DOMAINS: usize = 100;
 
-#[derive(Debug, Serialize)]
-struct BackendStatus {
-    address: String,
-    state: Reach,
-    last_fault: Option<String>,
-    /// Version and cipher suite of the last new session; none without TLS.
-    tls: Option<String>,
-    /// What it offered when it was reached last.
-    announced: Option<Vec<String>>,
-    connections: Option<Connections>,
-}
-
-/// The connections it is given.
-#[derive(Debug, Serialize)]
-struct Connections {
-    /// At most, now.
-    limit: usize,
-    /// At most, at best.
-    configured: usize,
-    in_use: ByUse,
-    waiting: ByUse,
-    /// Open, and used by nobody.
-    kept: usize,
-    /// So many are opened at a time, after an outage; null: any number.
-    opening_slowly: Option<usize>,
-    /// How often it said that there are too many.
-    refusals: u64,
-    /// Whether it says that it is under pressure.
-    pressure: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct ByUse {
-    probe: usize,
-    delivery: usize,
-}
-
-/// What came of the last new session.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Reach {
-    Up,
-    Down,
-    Untried,
-}
-
 impl<'p> Status<'p> {
     /// The state now.
     pub(super) fn of(panel: &'p Panel) -> Self {
@@ -249,7 +203,7 @@ fn sessions(panel: &Panel) -> BTreeMap<&str, Sessions> {
 impl<'p> RouteStatus<'p> {
     fn of(panel: &Panel, route: &'p Route) -> Self {
         let statuses =
-            |endpoints: &[Endpoint]| endpoints.iter().map(|e| BackendStatus::of(panel, e)).collect();
+            |named: &[Destination]| named.iter().map(|named| BackendStatus::of(panel, named)).collect();
         Self {
             name: &route.name,
             domains: route.domains.iter().map(ToString::to_string).collect(),
@@ -318,41 +272,5 @@ impl AlarmStatus {
 impl MarkStatus {
     fn of(mark: Mark) -> Self {
         Self { remaining_seconds: mark.remaining.as_secs(), domain: mark.domain }
-    }
-}
-
-impl BackendStatus {
-    fn of(panel: &Panel, endpoint: &Endpoint) -> Self {
-        let backend = panel.backends.find(endpoint);
-        let last_fault = backend.and_then(|backend| backend.last_fault());
-        let announced = backend.and_then(|backend| backend.announced());
-        Self {
-            address: endpoint.to_string(),
-            state: match (&last_fault, &announced) {
-                (Some(_), _) => Reach::Down,
-                (None, Some(_)) => Reach::Up,
-                (None, None) => Reach::Untried,
-            },
-            last_fault,
-            tls: backend.and_then(|backend| backend.last_tls()).map(|facts| facts.to_string()),
-            announced: announced.map(|extensions| extensions.lines().collect()),
-            connections: backend.map(|backend| Connections::of(backend)),
-        }
-    }
-}
-
-impl Connections {
-    fn of(backend: &Backend) -> Self {
-        let account = backend.budget().account();
-        Self {
-            limit: account.limit,
-            configured: account.configured,
-            in_use: ByUse { probe: account.probes, delivery: account.deliveries },
-            waiting: ByUse { probe: account.waiting_probes, delivery: account.waiting_deliveries },
-            kept: backend.kept(),
-            opening_slowly: account.opening_slowly,
-            refusals: account.refusals,
-            pressure: account.pressed,
-        }
     }
 }

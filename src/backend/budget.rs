@@ -59,6 +59,13 @@ pub struct Budget {
     shrunk: Notify,
 }
 
+/// How much of a budget is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Load {
+    pub(super) used: usize,
+    pub(super) limit: usize,
+}
+
 /// The right to one connection; given back when dropped.
 #[derive(Debug)]
 pub struct Permit {
@@ -290,6 +297,12 @@ impl Budget {
     pub fn is_scarce(&self) -> bool {
         let state = self.settled();
         !state.waiting_deliveries.is_empty() || state.in_use() * 5 >= state.limit_now() * 4
+    }
+
+    /// How much is in use of what there may be now.
+    pub(super) fn load(&self) -> Load {
+        let state = self.settled();
+        Load { used: state.in_use(), limit: state.limit_now() }
     }
 
     /// What there is, and who has it.

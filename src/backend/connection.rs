@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::budget::{Budget, Opening, Round, Shrunk};
 use super::introduction::{Introduction, Means};
 use super::secure::{Handshaking, Protection};
-use crate::config::{Endpoint, EndpointTls};
-use crate::net::dial::{DialFault, Dialer};
+use crate::config::EndpointTls;
+use crate::net::dial::{DialFault, Dialer, Site};
 use crate::net::stream::{Pending, Stream, read_some, write_through};
 use crate::net::tls::{Handshake, HandshakeFault};
 use crate::proto::dialogue::HelloKind;
@@ -198,7 +198,7 @@ pub struct Identity {
 #[derive(Debug, Clone)]
 pub struct Approach {
     /// Where it listens.
-    pub endpoint: Endpoint,
+    pub site: Site,
     /// How it is reached.
     pub dialer: Dialer,
     /// Who we are to it.
@@ -210,7 +210,7 @@ pub struct Approach {
 /// An open session, greeted both ways.
 #[derive(Debug)]
 pub struct Connection {
-    endpoint: Endpoint,
+    site: Site,
     /// What the backend has too much of is told to this one.
     budget: Arc<Budget>,
     /// When the last command was sent.
@@ -248,10 +248,10 @@ impl Connection {
         introduction: &Introduction,
         protection: Protection<'_>,
     ) -> Result<Self, Fault> {
-        let Approach { endpoint, dialer, identity, patience } = approach;
-        let stream = dialer.dial(endpoint, introduction.origin(), patience.connect).await?;
+        let Approach { site, dialer, identity, patience } = approach;
+        let stream = dialer.dial(site, introduction.origin(), patience.connect).await?;
         let mut connection = Self {
-            endpoint: endpoint.clone(),
+            site: site.clone(),
             budget: Arc::clone(opening.budget()),
             round: opening.round(),
             stream,
@@ -277,7 +277,7 @@ impl Connection {
             connection.write(&header, Phase::Greeting).await?;
             connection.headed = true;
         }
-        if endpoint.tls == EndpointTls::Implicit
+        if site.endpoint.tls == EndpointTls::Implicit
             && let Protection::Demanded(handshaking, _) = protection
         {
             connection.shake_hands(handshaking).await?;
@@ -289,7 +289,7 @@ impl Connection {
         }
         let name = introduction.greets_as(&identity.hostname);
         connection.greet_other(name, identity).await?;
-        if endpoint.tls == EndpointTls::Negotiated {
+        if site.endpoint.tls == EndpointTls::Negotiated {
             connection.protect(protection, name, identity).await?;
         }
         connection.introduce(introduction).await?;
@@ -609,7 +609,7 @@ impl Connection {
             Some(Meaning::TooManyConnections) if self.introduction != Introduction::Ourselves => {}
             Some(Meaning::TooManyConnections) => match self.budget.refused(self.round) {
                 Shrunk::To(limit) => tracing::warn!(
-                    backend = %self.endpoint, limit, %reply,
+                    backend = %self.site, limit, %reply,
                     "backend has too many connections of ours: it is given fewer for a while"
                 ),
                 Shrunk::Before => {}

@@ -4,6 +4,7 @@
 //! failed trial, a minute at most; then one caller tries while the others are still sent away. Only faults
 //! before a session is open count: what happens in a transaction says nothing about the next connection.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,22 @@ use tokio::time::Instant;
 const FAULTS_ENDURED: u32 = 3;
 /// Longest rest.
 const MAX_REST: Duration = Duration::from_secs(60);
+/// A check that is to try a backend comes within so long after its rest.
+const CHECK_COMES: Duration = Duration::from_secs(5);
+
+/// A fault is held against a backend for so long where others serve as well.
+const SHAKY: Duration = Duration::from_secs(5);
+
+/// Whether a backend is worth trying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// It is.
+    Well,
+    /// It failed a moment ago: after others that did not.
+    Shaky,
+    /// It rests.
+    Resting,
+}
 
 /// The breaker of one backend.
 #[derive(Debug)]
@@ -20,16 +37,36 @@ pub(super) struct Health {
     /// The first rest; zero: never rests.
     eject: Duration,
     state: Mutex<State>,
+    /// Checks try one that rested.
+    is_checked: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Tried by everyone.
-    Well { faults: u32 },
+    Well { faults: u32, last: Option<Instant> },
     /// Tried by nobody before this time.
-    Resting { until: Instant, rest: Duration },
+    Resting { until: Instant, rest: Duration, why: Why },
     /// Tried by one, who has not come back yet.
     OnTrial { rest: Duration },
+}
+
+/// Why a backend rests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// It took no session several times in a row.
+    NoSession,
+    /// It takes sessions, and is not well all the same.
+    Condemned,
+}
+
+/// Who wants to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trier {
+    /// Somebody who has something to ask or to deliver.
+    User,
+    /// A check, at the risk of nobody.
+    Check,
 }
 
 /// Leave to try. Says what came of it, or counts as a fault when dropped before.
@@ -40,15 +77,25 @@ pub(super) struct Attempt<'h> {
 
 impl Health {
     pub(super) fn new(eject: Duration) -> Self {
-        Self { eject, state: Mutex::new(State::Well { faults: 0 }) }
+        let state = Mutex::new(State::Well { faults: 0, last: None });
+        Self { eject, state, is_checked: AtomicBool::new(false) }
+    }
+
+    /// From now on checks try it after its rest, so that users do only when none came for a while.
+    pub(super) fn leave_trials_to_checks(&self) {
+        self.is_checked.store(true, Ordering::Relaxed);
     }
 
     /// Leave to try now; none while the backend rests.
-    pub(super) fn attempt(&self) -> Option<Attempt<'_>> {
+    pub(super) fn attempt(&self, who: Trier) -> Option<Attempt<'_>> {
         let mut state = self.state();
+        let waits = who == Trier::User && self.is_checked.load(Ordering::Relaxed);
+        let late = if waits { CHECK_COMES } else { Duration::ZERO };
         match *state {
             State::Well { .. } => {}
-            State::Resting { until, rest } if until <= Instant::now() => *state = State::OnTrial { rest },
+            State::Resting { until, rest, .. } if until + late <= Instant::now() => {
+                *state = State::OnTrial { rest };
+            }
             State::Resting { .. } | State::OnTrial { .. } => return None,
         }
         Some(Attempt { health: Some(self) })
@@ -63,12 +110,24 @@ impl Health {
         }
     }
 
+    /// Whether it is worth trying.
+    pub(super) fn standing(&self) -> Standing {
+        match *self.state() {
+            State::Well { last, .. } if last.is_some_and(|last| last.elapsed() < SHAKY) => Standing::Shaky,
+            State::Well { .. } => Standing::Well,
+            State::Resting { .. } | State::OnTrial { .. } => Standing::Resting,
+        }
+    }
+
     fn failed(&self) {
         let mut state = self.state();
         let rest = match *state {
-            _ if self.eject.is_zero() => return,
-            State::Well { faults } if faults + 1 < FAULTS_ENDURED => {
-                *state = State::Well { faults: faults + 1 };
+            State::Well { .. } if self.eject.is_zero() => {
+                *state = State::Well { faults: 0, last: Some(Instant::now()) };
+                return;
+            }
+            State::Well { faults, .. } if faults + 1 < FAULTS_ENDURED => {
+                *state = State::Well { faults: faults + 1, last: Some(Instant::now()) };
                 return;
             }
             State::Well { .. } => self.eject,
@@ -76,8 +135,7 @@ impl Health {
             // A caller from before the rest began: it is counted already.
             State::Resting { .. } => return,
         };
-        let rest = rest.min(MAX_REST);
-        *state = State::Resting { until: Instant::now() + rest, rest };
+        *state = State::rest_for(rest, Why::NoSession);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -85,7 +143,29 @@ impl Health {
     }
 }
 
+impl State {
+    fn rest_for(rest: Duration, why: Why) -> Self {
+        let rest = rest.min(MAX_REST);
+        Self::Resting { until: Instant::now() + rest, rest, why }
+    }
+}
+
 impl Attempt<'_> {
+    /// The backend took us, and is not well all the same: it rests at once. Sessions with users would clear its name
+    /// between two checks.
+    pub(super) fn condemned(mut self) {
+        let Some(health) = self.health.take() else { return };
+        let mut state = health.state();
+        match *state {
+            _ if health.eject.is_zero() => {
+                *state = State::Well { faults: 0, last: Some(Instant::now()) };
+            }
+            State::Well { .. } => *state = State::rest_for(health.eject, Why::Condemned),
+            State::OnTrial { rest } => *state = State::rest_for(rest.saturating_mul(2), Why::Condemned),
+            State::Resting { .. } => {}
+        }
+    }
+
     /// Whether the backend is well was not found out.
     pub(super) fn undecided(mut self) {
         // One on trial rests on: nothing speaks for it.
@@ -99,7 +179,11 @@ impl Attempt<'_> {
     /// The backend took us.
     pub(super) fn succeeded(mut self) {
         if let Some(health) = self.health.take() {
-            *health.state() = State::Well { faults: 0 };
+            let mut state = health.state();
+            // One that takes sessions and is not well takes those begun before it was found out.
+            if !matches!(*state, State::Resting { why: Why::Condemned, .. }) {
+                *state = State::Well { faults: 0, last: None };
+            }
         }
     }
 }
@@ -122,14 +206,14 @@ mod tests {
     async fn several_faults_in_a_row_make_a_backend_rest_for_longer_each_time() {
         let health = Health::new(5 * SECOND);
         for _ in 0..FAULTS_ENDURED {
-            drop(health.attempt().unwrap());
+            drop(health.attempt(Trier::User).unwrap());
         }
         for rest in [5, 10, 20, 40, 60, 60] {
             assert_eq!(health.rests_for(), Some(rest * SECOND));
-            assert!(health.attempt().is_none());
+            assert!(health.attempt(Trier::User).is_none());
             tokio::time::advance(rest * SECOND).await;
-            let trial = health.attempt().unwrap();
-            assert!(health.attempt().is_none(), "one trial at a time");
+            let trial = health.attempt(Trier::User).unwrap();
+            assert!(health.attempt(Trier::User).is_none(), "one trial at a time");
             drop(trial);
         }
     }
@@ -138,25 +222,57 @@ mod tests {
     async fn a_trial_that_goes_well_ends_the_rest() {
         let health = Health::new(5 * SECOND);
         for _ in 0..FAULTS_ENDURED {
-            drop(health.attempt().unwrap());
+            drop(health.attempt(Trier::User).unwrap());
         }
         tokio::time::advance(5 * SECOND).await;
-        health.attempt().unwrap().succeeded();
+        health.attempt(Trier::User).unwrap().succeeded();
         assert_eq!(health.rests_for(), None);
         for _ in 1..FAULTS_ENDURED {
-            drop(health.attempt().unwrap());
+            drop(health.attempt(Trier::User).unwrap());
         }
-        health.attempt().unwrap().succeeded();
-        drop(health.attempt().unwrap());
+        health.attempt(Trier::User).unwrap().succeeded();
+        drop(health.attempt(Trier::User).unwrap());
         assert_eq!(health.rests_for(), None, "only faults in a row count");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_is_the_trial_where_there_are_checks() {
+        let health = Health::new(5 * SECOND);
+        health.leave_trials_to_checks();
+        for _ in 0..FAULTS_ENDURED {
+            drop(health.attempt(Trier::User).unwrap());
+        }
+        tokio::time::advance(5 * SECOND).await;
+        assert!(health.attempt(Trier::User).is_none(), "no mail is the guinea pig");
+        drop(health.attempt(Trier::Check).unwrap());
+        tokio::time::advance(10 * SECOND).await;
+        assert!(health.attempt(Trier::User).is_none());
+        tokio::time::advance(CHECK_COMES).await;
+        assert!(health.attempt(Trier::User).is_some(), "unless no check comes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_condemned_rests_at_once_and_no_earlier_session_clears_it() {
+        let health = Health::new(5 * SECOND);
+        let before = health.attempt(Trier::User).unwrap();
+        health.attempt(Trier::Check).unwrap().condemned();
+        assert_eq!(health.standing(), Standing::Resting);
+        before.succeeded();
+        assert_eq!(health.standing(), Standing::Resting);
+        tokio::time::advance(5 * SECOND).await;
+        health.attempt(Trier::Check).unwrap().condemned();
+        assert_eq!(health.rests_for(), Some(10 * SECOND));
+        tokio::time::advance(10 * SECOND).await;
+        health.attempt(Trier::Check).unwrap().succeeded();
+        assert_eq!(health.standing(), Standing::Well);
     }
 
     #[tokio::test(start_paused = true)]
     async fn zero_never_rests() {
         let health = Health::new(Duration::ZERO);
         for _ in 0..10 {
-            drop(health.attempt().unwrap());
+            drop(health.attempt(Trier::User).unwrap());
         }
-        assert!(health.attempt().is_some());
+        assert!(health.attempt(Trier::User).is_some());
     }
 }

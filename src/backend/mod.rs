@@ -1,22 +1,34 @@
-//! Being a client of the real server: sessions with it, how many there may be, what it announced.
+//! Being a client of the real server: where it is, sessions with it, how many there may be, what it announced.
 
+mod backends;
+mod balance;
 mod budget;
+mod check;
 mod connection;
+mod destination;
 mod envelope;
 mod habits;
 mod health;
 mod introduction;
 mod lease;
 mod pool;
+mod quota;
 mod secure;
+#[cfg(test)]
+mod tests;
 mod turns;
 
+pub use backends::Backends;
+pub use balance::{Balancer, Order};
 pub use budget::{Account, Budget, Opening, Permit, Round, Shrunk, Use};
 pub use connection::{Approach, Blame, Connection, Fault, Identity, Patience, Phase};
+pub use destination::{Destination, LookedUp, Member};
 pub use envelope::{EnvelopeFault, mail_command, rcpt_command};
 pub use habits::{Habits, Learnt, MAX_BATCH, Trial};
+pub use health::Standing;
 pub use introduction::{Introduction, Means};
 pub use lease::{Lease, Origin};
-pub use pool::{Backend, Backends, LeaseFault, Quota};
+pub use pool::{Backend, LeaseFault};
+pub use quota::Quota;
 pub use secure::{Handshaking, Protection};
 pub use turns::{Place, Turns};

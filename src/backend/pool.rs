@@ -1,36 +1,33 @@
-//! The backends, and the sessions kept open with them.
+//! A backend, and the sessions kept open with it.
 //!
 //! A delivery session is taken when a client's first recipient is accepted and given back when the
 //! transaction ends, so a client that idles holds none. It is reused by whoever comes next, as long as it is
 //! young, has refused nothing, and answers RSET with 2yz (RFC 5321 §4.1.1.5); across clients only where that misleads
 //! nobody about who is speaking (see [`Introduction`]).
-//!
-//! A session that is kept holds no permit: who waits for one would never get it. It stands in a slot nobody
-//! needs, and leaves when a new connection needs that slot, or the backend finds that there are too many.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+mod shelf;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
-use super::budget::{Budget, Opening, Permit, Use};
+use super::budget::{Budget, Load, Opening, Permit, Use};
 use super::connection::{Approach, Blame, Connection, Fault, Identity, Patience, Phase};
 use super::habits::Habits;
-use super::health::{Attempt, Health};
-use super::introduction::{Fit, Introduction};
+use super::health::{Attempt, Health, Standing, Trier};
+use super::introduction::Introduction;
 use super::lease::{Kept, Lease, Origin};
+use super::quota::Quota;
 use super::secure::{Protection, Security, counted};
-use crate::config::{BackendTls, Endpoint};
-use crate::net::dial::Dialer;
+use crate::config::Endpoint;
+use crate::net::dial::{Dialer, Site};
 use crate::observe::metrics::{BackendMetrics, BackendUse, TlsResult};
 use crate::proto::ehlo::Extensions;
-use crate::proto::proxy_header::Version;
 use crate::proto::tls::TlsFacts;
 
-/// Sessions kept idle per backend.
-const MAX_KEPT: usize = 16;
 /// Between two alarms of one backend.
 const ALARM_EVERY: Duration = Duration::from_secs(60);
 /// How often one lease tries again where there were too many connections: halved so often, any budget that
@@ -54,8 +51,26 @@ pub struct Backend {
     last_tls: Mutex<Option<TlsFacts>>,
     /// It refused XCLIENT in a session that had been another client's: Postfix asks whether that client is authorised.
     refuses_anew: AtomicBool,
+    /// What a new session takes, smoothed, in microseconds; 0 is not known.
+    latency: AtomicU64,
+    /// When it was last given something to do, or checked.
+    used: Mutex<Instant>,
+    /// A check is under way.
+    checking: AtomicBool,
+    /// No destination leads here any more.
+    withdrawn: CancellationToken,
     /// One for each route that names it.
     metrics: Vec<BackendMetrics>,
+}
+
+/// What all backends of a destination have in common.
+#[derive(Debug, Clone)]
+pub(super) struct Blueprint {
+    pub(super) quota: Quota,
+    pub(super) dialer: Dialer,
+    pub(super) identity: Identity,
+    pub(super) patience: Patience,
+    pub(super) metrics: Vec<BackendMetrics>,
 }
 
 /// Why no session could be had.
@@ -67,6 +82,9 @@ pub enum LeaseFault {
     /// The backend failed several times in a row, and rests.
     #[error("it failed several times in a row and is left alone for {0:?}")]
     Resting(Duration),
+    /// DNS does not name it any more.
+    #[error("it is no longer one of its name's backends")]
+    Withdrawn,
     /// The backend did not take us.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -78,7 +96,7 @@ impl LeaseFault {
     pub fn blame(&self, introduction: &Introduction) -> Blame {
         match self {
             Self::Fault(fault) => fault.blame(introduction),
-            Self::Busy | Self::Resting(_) => Blame::Backend,
+            Self::Busy | Self::Resting(_) | Self::Withdrawn => Blame::Backend,
         }
     }
 }
@@ -91,10 +109,115 @@ enum Reuse {
 }
 
 impl Backend {
-    /// Where it listens.
+    /// A backend at `site` that nothing is known of yet; `budget` is what another took up there before it was withdrawn.
+    pub(super) fn new(site: Site, blueprint: &Blueprint, budget: Option<Arc<Budget>>) -> Arc<Self> {
+        let Blueprint { quota, dialer, identity, patience, metrics } = blueprint.clone();
+        Arc::new(Self {
+            security: Security::new(quota.tls, &site.endpoint, quota.tls_handshake),
+            approach: Approach { site, dialer, identity, patience },
+            budget: budget.unwrap_or_else(|| Budget::new(quota.connections)),
+            health: Health::new(quota.eject),
+            habits: Habits::starting_with(quota.refusals),
+            announced: Mutex::default(),
+            kept: Mutex::default(),
+            last_fault: Mutex::default(),
+            alarmed: Mutex::default(),
+            last_tls: Mutex::default(),
+            refuses_anew: AtomicBool::new(false),
+            latency: AtomicU64::new(0),
+            used: Mutex::new(Instant::now()),
+            checking: AtomicBool::new(false),
+            withdrawn: CancellationToken::new(),
+            metrics,
+        })
+    }
+
+    /// What it is known by.
     #[must_use]
     pub const fn endpoint(&self) -> &Endpoint {
-        &self.approach.endpoint
+        &self.approach.site.endpoint
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn site(&self) -> &Site {
+        &self.approach.site
+    }
+
+    /// How much of what it may be given is in use.
+    pub(super) fn load(&self) -> Load {
+        self.budget.load()
+    }
+
+    /// How long it may take.
+    pub(super) const fn patience(&self) -> Patience {
+        self.approach.patience
+    }
+
+    /// How long ago it was last given something to do, or checked.
+    pub(super) fn idle_for(&self) -> Duration {
+        lock(&self.used).elapsed()
+    }
+
+    /// Whether a check may begin: one at a time.
+    pub(super) fn begin_check(&self) -> bool {
+        !self.checking.swap(true, Ordering::Relaxed)
+    }
+
+    /// A check is over.
+    pub(super) fn end_check(&self) {
+        *lock(&self.used) = Instant::now();
+        self.checking.store(false, Ordering::Relaxed);
+    }
+
+    /// Its breaker.
+    pub(super) const fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Whether it is worth trying.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.health.standing()
+    }
+
+    /// What a new session with it takes until it is greeted, smoothed; zero when none was opened yet.
+    #[must_use]
+    pub fn latency(&self) -> Duration {
+        Duration::from_micros(self.latency.load(Ordering::Relaxed))
+    }
+
+    /// Ends when no destination leads here any more.
+    pub async fn withdrawn(&self) {
+        self.withdrawn.cancelled().await;
+    }
+
+    /// Whether no destination leads here any more: what is under way ends, and nothing new begins.
+    #[must_use]
+    pub fn is_withdrawn(&self) -> bool {
+        self.withdrawn.is_cancelled()
+    }
+
+    /// No destination leads here any more.
+    pub(super) fn withdraw(&self) {
+        self.withdrawn.cancel();
+        for kept in std::mem::take(&mut *lock(&self.kept)) {
+            tokio::spawn(kept.leave());
+        }
+    }
+
+    /// Greets it, so that it is known what it offers.
+    pub async fn greet(self: &Arc<Self>, deadline: Instant) {
+        if let Ok(lease) = self.lease_fresh(Use::Greeting, &Introduction::Ourselves, deadline).await {
+            lease.quit();
+        }
+    }
+
+    /// Takes leave of every session that is kept, and waits for those in use to end.
+    pub(super) async fn leave(&self) {
+        let kept = std::mem::take(&mut *lock(&self.kept));
+        futures_util::future::join_all(kept.into_iter().map(Kept::leave)).await;
+        self.budget.unused().await;
     }
 
     /// Its connections.
@@ -125,6 +248,12 @@ impl Backend {
     #[must_use]
     pub fn last_tls(&self) -> Option<TlsFacts> {
         lock(&self.last_tls).clone()
+    }
+
+    /// Whether it took us when it was tried last.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.last_fault().is_none() && self.announced().is_some()
     }
 
     /// How long it is left alone yet; none when it is tried.
@@ -191,6 +320,9 @@ impl Backend {
         loop {
             let permit = timeout_at(deadline, self.budget.permit(purpose));
             let permit = permit.await.map_err(|_| LeaseFault::Busy)?;
+            if self.is_withdrawn() {
+                return Err(LeaseFault::Withdrawn);
+            }
             if reuse == Reuse::Kept
                 && let Some((kept, origin)) = self.take_kept(introduction, deadline).await?
             {
@@ -221,14 +353,21 @@ impl Backend {
     ) -> Result<Lease, LeaseFault> {
         let opening = timeout_at(deadline, self.budget.opening());
         let opening = opening.await.map_err(|_| LeaseFault::Busy)?;
-        let Some(attempt) = self.health.attempt() else {
+        let Some(attempt) = self.health.attempt(Trier::User) else {
             return Err(LeaseFault::Resting(self.rests_for().unwrap_or_default()));
         };
         let opened = async {
             self.make_room().await;
-            self.connect(&opening, introduction, deadline).await
+            let began = Instant::now();
+            let opened = self.connect(&opening, introduction, deadline).await;
+            opened.inspect(|_| self.took(began.elapsed()))
         };
         match timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(Phase::Greeting))) {
+            Ok(connection) if self.is_withdrawn() => {
+                attempt.succeeded();
+                connection.quit().await;
+                Err(LeaseFault::Withdrawn)
+            }
             Ok(connection) => {
                 self.serves_us(&connection, attempt, opening);
                 Ok(self.lend(Kept::new(connection, 0), permit, Origin::Fresh, purpose))
@@ -249,8 +388,17 @@ impl Backend {
         }
     }
 
+    /// A new session took so long until it was greeted.
+    pub(super) fn took(&self, time: Duration) {
+        let new = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
+        let old = self.latency.load(Ordering::Relaxed);
+        // An eighth of each new one: about the last ten count.
+        let smoothed = if old == 0 { new } else { old - old / 8 + new / 8 };
+        self.latency.store(smoothed.max(1), Ordering::Relaxed);
+    }
+
     /// A new connection, in TLS as that is wanted. One that may go on without leaves time for it.
-    async fn connect(
+    pub(super) async fn connect(
         &self,
         opening: &Opening,
         introduction: &Introduction,
@@ -265,7 +413,7 @@ impl Backend {
         self.count_tls(TlsResult::Fallback);
         // Who was in a hurry has seen nothing that others are to heed.
         if !fault.is_of_time() || self.security.was_patient(protection) {
-            tracing::warn!(backend = %self.endpoint(), %fault, "no TLS with the backend: going on without for a while");
+            tracing::warn!(backend = %self.site(), %fault, "no TLS with the backend: going on without for a while");
             self.security.avoid();
         }
         Ok(opened)
@@ -295,10 +443,9 @@ impl Backend {
         self.metrics.first().into_iter().for_each(|series| series.tls_handshake(result));
     }
 
-    fn serves_us(&self, connection: &Connection, attempt: Attempt<'_>, opening: Opening) {
+    pub(super) fn serves_us(&self, connection: &Connection, attempt: Attempt<'_>, opening: Opening) {
         attempt.succeeded();
         opening.succeeded();
-        self.metrics.iter().for_each(BackendMetrics::up);
         let mut announced = lock(&self.announced);
         // What others are offered: to one client it may announce less.
         if let Some(to_us) = connection.announced_to_us() {
@@ -317,13 +464,13 @@ impl Backend {
         if last.is_none_or(|last| last.elapsed() >= ALARM_EVERY) {
             *last = Some(Instant::now());
             tracing::error!(
-                backend = %self.endpoint(), %fault,
+                backend = %self.site(), %fault,
                 "the backend cannot be told who the client is: mail for it is deferred"
             );
         }
     }
 
-    fn does_not(&self, fault: &Fault, attempt: Attempt<'_>) {
+    pub(super) fn does_not(&self, fault: &Fault, attempt: Attempt<'_>) {
         // With connections of ours open it is well, and only has enough.
         if fault.is_crowded(&Introduction::Ourselves) && (self.budget.holders() > 1 || self.kept() > 0) {
             attempt.succeeded();
@@ -331,231 +478,33 @@ impl Backend {
         }
         drop(attempt);
         self.budget.begin_slowly();
-        self.metrics.iter().for_each(BackendMetrics::down);
-        let news = lock(&self.last_fault).replace(fault.to_string()).is_none();
-        if news {
-            tracing::warn!(backend = %self.endpoint(), %fault, "backend does not serve us");
+        self.is_faulty(fault.to_string());
+    }
+
+    /// It takes sessions, and is not well: nobody is to be given one that is kept.
+    pub(super) fn is_not_well(&self, fault: String) {
+        self.is_faulty(fault);
+        for kept in std::mem::take(&mut *lock(&self.kept)) {
+            tokio::spawn(kept.leave());
         }
     }
 
-    /// Takes leave of the oldest sessions that stand in slots somebody holds a permit for by now.
-    async fn make_room(&self) {
-        loop {
-            let oldest = {
-                let mut shelf = lock(&self.kept);
-                if shelf.len() <= self.budget.free() {
-                    return;
-                }
-                shelf.remove(0)
-            };
-            oldest.leave().await;
+    fn is_faulty(&self, fault: String) {
+        let mut last = lock(&self.last_fault);
+        if last.is_none() {
+            tracing::warn!(backend = %self.site(), %fault, "backend does not serve us");
         }
-    }
-
-    fn oldest_kept(&self) -> Option<Kept> {
-        let mut shelf = lock(&self.kept);
-        if shelf.is_empty() { None } else { Some(shelf.remove(0)) }
-    }
-
-    /// Keeps a session whose permit is about to be given back. Gives it back when there is no room for it.
-    pub(super) fn keep(&self, kept: Kept) -> Option<Kept> {
-        let mut shelf = lock(&self.kept);
-        // Above a budget that shrank nothing is kept: it would be one connection too many.
-        if shelf.len() < MAX_KEPT && shelf.len() < self.budget.free_but_for_one() {
-            shelf.push(kept);
-            None
-        } else {
-            Some(kept)
-        }
+        *last = Some(fault);
     }
 
     fn lend(self: &Arc<Self>, kept: Kept, permit: Permit, origin: Origin, purpose: Use) -> Lease {
+        *lock(&self.used) = Instant::now();
         let counted = match purpose {
             Use::Probe => BackendUse::Probe,
             Use::Delivery(_) | Use::Greeting => BackendUse::Delivery,
         };
         let counted = self.metrics.iter().map(|series| series.connection(counted)).collect();
         Lease::new(self, kept, permit, origin, counted)
-    }
-
-    /// A kept session that is for this client, or was made so. What the backend says of the client it would say in any
-    /// other session, too.
-    async fn take_kept(
-        &self,
-        introduction: &Introduction,
-        deadline: Instant,
-    ) -> Result<Option<(Kept, Origin)>, Fault> {
-        if let Some(kept) = self.youngest_kept(introduction, Fit::AsItIs) {
-            return Ok(Some((kept, Origin::Kept)));
-        }
-        while !self.refuses_anew.load(Ordering::Relaxed)
-            && let Some(mut kept) = self.youngest_kept(introduction, Fit::Anew)
-        {
-            let introducing = timeout_at(deadline, kept.connection().introduce_anew(introduction));
-            let Ok(introduced) = introducing.await else { break };
-            let Err(fault) = introduced else {
-                // As good as new: what it said just now was an answer.
-                return Ok(Some((kept, Origin::Fresh)));
-            };
-            match fault.blame(introduction) {
-                Blame::Client(_) | Blame::Unclear(_) => return Err(fault),
-                // Whether it is one of the route a new session shows.
-                Blame::Route => self.refuses_anew.store(true, Ordering::Relaxed),
-                Blame::Backend => {}
-            }
-            tracing::debug!(backend = %self.endpoint(), %fault, "kept session lost");
-        }
-        Ok(None)
-    }
-
-    /// The youngest kept session that still looks alive.
-    fn youngest_kept(&self, introduction: &Introduction, fit: Fit) -> Option<Kept> {
-        let mut shelf = lock(&self.kept);
-        while let Some(at) = shelf.iter().rposition(|kept| introduction.fit(kept.introduction()) == fit) {
-            let mut kept = shelf.remove(at);
-            if kept.is_fit() {
-                return Some(kept);
-            }
-        }
-        None
-    }
-
-    /// Takes leave of the sessions that are good for nobody once this session of a client is over.
-    fn dismiss(&self, session: &str) {
-        let mut shelf = lock(&self.kept);
-        let bound = |kept: &Kept| kept.introduction().bound_to() == Some(session);
-        let (bound, others): (Vec<_>, Vec<_>) = shelf.drain(..).partition(bound);
-        *shelf = others;
-        drop(shelf);
-        for kept in bound {
-            tokio::spawn(kept.leave());
-        }
-    }
-
-    /// Takes leave of sessions nobody has needed for a while.
-    pub fn sweep(&self) {
-        let mut shelf = lock(&self.kept);
-        let (forgotten, fit): (Vec<_>, Vec<_>) = shelf.drain(..).partition(Kept::is_forgotten);
-        *shelf = fit;
-        drop(shelf);
-        for kept in forgotten {
-            tokio::spawn(kept.leave());
-        }
-    }
-}
-
-/// How a backend is to be treated.
-#[derive(Debug, Clone)]
-pub struct Quota {
-    /// Connections it may have, at least 2.
-    pub connections: usize,
-    /// How long it rests after several faults in a row; zero: not at all.
-    pub eject: Duration,
-    /// Refusals it is taken to endure in one session until it shows how many.
-    pub refusals: u32,
-    /// The PROXY header it expects on every connection.
-    pub header: Option<Version>,
-    /// How it is spoken to; the same whoever names it.
-    pub tls: BackendTls,
-    /// How long it may take for its part of a TLS handshake.
-    pub tls_handshake: Duration,
-}
-
-/// All backends, by where they listen, and in that order.
-#[derive(Debug)]
-pub struct Backends {
-    by_endpoint: BTreeMap<Endpoint, Arc<Backend>>,
-}
-
-impl Backends {
-    /// One backend for each endpoint; of several quotas for it the smaller of each part counts.
-    pub fn new(
-        endpoints: impl IntoIterator<Item = (Endpoint, Quota, BackendMetrics)>,
-        dialer: &Dialer,
-        identity: &Identity,
-        patience: Patience,
-    ) -> Self {
-        let mut named: BTreeMap<Endpoint, (Quota, Vec<BackendMetrics>)> = BTreeMap::new();
-        for (endpoint, quota, series) in endpoints {
-            let (least, metrics) = named.entry(endpoint).or_insert_with(|| (quota.clone(), Vec::new()));
-            least.connections = least.connections.min(quota.connections);
-            least.eject = least.eject.min(quota.eject);
-            least.refusals = least.refusals.min(quota.refusals);
-            metrics.push(series);
-        }
-        let backend = |endpoint: Endpoint, quota: Quota, metrics| Backend {
-            security: Security::new(quota.tls, &endpoint, quota.tls_handshake),
-            approach: Approach {
-                endpoint,
-                dialer: dialer.clone(),
-                identity: Identity { header: quota.header, ..identity.clone() },
-                patience,
-            },
-            budget: Budget::new(quota.connections),
-            health: Health::new(quota.eject),
-            habits: Habits::starting_with(quota.refusals),
-            announced: Mutex::default(),
-            kept: Mutex::default(),
-            last_fault: Mutex::default(),
-            alarmed: Mutex::default(),
-            last_tls: Mutex::default(),
-            refuses_anew: AtomicBool::new(false),
-            metrics,
-        };
-        let by_endpoint = named
-            .into_iter()
-            .map(|(endpoint, (quota, metrics))| {
-                (endpoint.clone(), Arc::new(backend(endpoint, quota, metrics)))
-            })
-            .collect();
-        Self { by_endpoint }
-    }
-
-    /// The backend at `endpoint`.
-    #[must_use]
-    pub fn find(&self, endpoint: &Endpoint) -> Option<&Arc<Backend>> {
-        self.by_endpoint.get(endpoint)
-    }
-
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Backend>> {
-        self.by_endpoint.values()
-    }
-
-    /// All backends are to be met as after an outage: connections are opened a few at a time.
-    pub fn begin_slowly(&self) {
-        self.iter().for_each(|backend| backend.budget.begin_slowly());
-    }
-
-    /// Brings the metrics of the budgets up to date.
-    pub fn observe(&self) {
-        for backend in self.iter() {
-            let limit = backend.budget.account().limit;
-            backend.metrics.iter().for_each(|series| series.connection_limit(limit));
-        }
-    }
-
-    /// A client's session is over: takes leave of what was introduced as its own.
-    pub fn dismiss(&self, session: &str) {
-        self.iter().for_each(|backend| backend.dismiss(session));
-    }
-
-    /// Takes leave of every session that is kept, and waits for those in use to end, for so long at most.
-    pub async fn leave(&self, patience: Duration) {
-        let leaving = self.iter().map(|backend| async move {
-            let kept = std::mem::take(&mut *lock(&backend.kept));
-            futures_util::future::join_all(kept.into_iter().map(Kept::leave)).await;
-            backend.budget.unused().await;
-        });
-        let _ = tokio::time::timeout(patience, futures_util::future::join_all(leaving)).await;
-    }
-
-    /// What all of `endpoints` that were ever reached announced; none when none was.
-    #[must_use]
-    pub fn announced_by_all<'e>(&self, endpoints: impl Iterator<Item = &'e Endpoint>) -> Option<Extensions> {
-        endpoints
-            .filter_map(|endpoint| self.find(endpoint)?.announced())
-            .reduce(|all, one| all.intersection(&one))
     }
 }
 

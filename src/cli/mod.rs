@@ -23,6 +23,9 @@ use clap::{Parser, Subcommand};
 use crate::config::{Flags, Loaded, Source};
 use terminal::say;
 
+/// How long the names of backends may take for a command that ends.
+const LOOKED_UP: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Exit {

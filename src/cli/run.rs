@@ -28,10 +28,13 @@ pub(super) async fn run(arguments: &Arguments) -> Exit {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     };
-    if let Err(fault) = log::init(format, &loaded.config.log.level) {
-        say(fault);
-        return Exit::Config;
-    }
+    let _log = match log::init(format, &loaded.config.log.level) {
+        Ok(log) => log,
+        Err(fault) => {
+            say(fault);
+            return Exit::Config;
+        }
+    };
     // Before anything listens: a signal from then on must not kill us.
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))

@@ -5,7 +5,7 @@ use std::io::BufRead as _;
 use serde_json::json;
 
 use super::terminal::{print_line, say};
-use super::{ConfigFile, Exit, load};
+use super::{ConfigFile, Exit, LOOKED_UP, load};
 use crate::net::dial::Dialer;
 use crate::proto::address::Mailbox;
 use crate::proto::verdict::Verdict;
@@ -44,6 +44,7 @@ pub(super) async fn verify(arguments: Arguments) -> Exit {
             return Exit::Config;
         }
     };
+    context.backends.look_up(LOOKED_UP).await;
     let mut exit = Exit::Done;
     for address in addresses(&arguments.addresses) {
         let outcome = one(&context, &address).await;

@@ -56,6 +56,18 @@ choice! {
 }
 
 choice! {
+    /// Which of the backends of a route is tried first.
+    Balance {
+        /// Of two chosen by chance the one with fewer connections in use; of two alike the faster.
+        LeastConnections = "least-connections",
+        /// Each in its turn.
+        RoundRobin = "round-robin",
+        /// The first in the order written that serves us.
+        Failover = "failover",
+    }
+}
+
+choice! {
     /// What kind of server a route leads to.
     Profile {
         /// Any.

@@ -1,5 +1,4 @@
-//! Where a backend listens: host and port, and what is spoken there first. The host stays a name here; who
-//! dials resolves it.
+//! Where a backend listens: host and port, and what is spoken there first. The host stays a name here.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -98,7 +97,7 @@ impl Endpoint {
 
 /// What stands before `://`, or one of the schemes that do without.
 fn scheme(text: &str) -> Option<&str> {
-    let known = ["srv:", "mx:", "lmtp:", "unix:", "inet:"];
+    let known = ["lmtp:", "unix:", "inet:"];
     match text.find("://") {
         Some(end) => text.get(..end + 3),
         None => known.into_iter().find(|scheme| text.starts_with(scheme)),
@@ -157,8 +156,6 @@ mod tests {
             ("smtp://mail:25", "smtp:// is not supported", "\"mail.example.org:25\""),
             ("smtps://mail", "port is missing", "\"smtps://mail:465\""),
             ("smtps://lmtp:mail:24", "lmtp: is not supported", "\"smtps://mail.example.org:465\""),
-            ("srv:_smtp._tcp.mail", "srv: is not supported", "\"mail.example.org:25\""),
-            ("mx:example.org", "mx: is not supported", "\"mail.example.org:25\""),
         ] {
             let misread = Endpoint::parse(text).unwrap_err();
             assert!(misread.reason.contains(reason), "{text}: {misread:?}");

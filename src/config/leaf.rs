@@ -198,7 +198,8 @@ mod tests {
 
     use super::*;
     use crate::config::{
-        DomainPattern, Endpoint, Filter, Keyword, Listed, Name, Network, Period, Pin, Rate, Size,
+        Destination, DomainPattern, Endpoint, Filter, Keyword, Listed, Name, NameServer, Network, Period,
+        Pin, Rate, Size,
     };
 
     /// Whatever text a value was read from, its own text is the same value.
@@ -213,11 +214,15 @@ mod tests {
         #[test]
         fn what_was_read_reads_back_the_same(text in "[a-fxABs0-9:./@*\\-\\[\\]\"=ü]{0,16}|\\PC{0,8}") {
             reads_back::<DomainPattern>(&text);
+            reads_back::<Destination>(&text);
+            reads_back::<Destination>(&format!("srv:_smtp._tcp.{text}"));
+            reads_back::<Destination>(&format!("mx:{text}"));
             reads_back::<Endpoint>(&text);
             reads_back::<Filter>(&text);
             reads_back::<Keyword>(&text);
             reads_back::<Listed>(&text);
             reads_back::<Name>(&text);
+            reads_back::<NameServer>(&text);
             reads_back::<Network>(&text);
             reads_back::<Period>(&text);
             reads_back::<Pin>(&format!("sha256//47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3{text}"));

@@ -5,12 +5,13 @@
 //! misspelt key is a fault too. Nothing outside this module reads figment. Certificates are read with it.
 //!
 //! Not here: watching the file (the server does, and loads again), the contents of recipient files (the
-//! verifier reads those), and looking up host names (who dials does).
+//! verifier reads those), and looking up host names (`net::resolve` does).
 
 mod certificate;
 mod check;
 mod choice;
 mod describe;
+mod destination;
 mod endpoint;
 mod finding;
 mod leaf;
@@ -39,9 +40,10 @@ use figment::value::Dict;
 
 pub use certificate::{Certificate, CertificateFault, CertificateFiles, Contents, Part};
 pub use choice::{
-    BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, ProxyProtocol,
-    Received, RouteTls, RoutedRecipients, SourceKind, StageKind,
+    Balance, BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile,
+    ProxyProtocol, Received, RouteTls, RoutedRecipients, SourceKind, StageKind,
 };
+pub use destination::{Destination, NameServer};
 pub use endpoint::{Endpoint, EndpointTls};
 pub use finding::{Fault, Faults, Finding, Origin, Warning};
 pub use networks::{Network, Networks};

@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use figment::value::Value;
 
 use super::choice::{
-    BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile, ProxyProtocol,
-    Received, RouteTls, RoutedRecipients, SourceKind, StageKind,
+    Balance, BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile,
+    ProxyProtocol, Received, RouteTls, RoutedRecipients, SourceKind, StageKind,
 };
 use super::describe::{Description, Holds};
-use super::endpoint::Endpoint;
+use super::destination::{Destination, NameServer};
 use super::networks::Network;
 use super::pin::Pin;
 use super::read::{self, Reader, Section, Setting, Table};
@@ -103,6 +103,8 @@ section! {
         harvest: Harvest = Harvest::default();
         /// How long anything may take.
         timeouts: Timeouts = Timeouts::default();
+        /// Who is asked for the addresses of backends.
+        dns: Dns = Dns::default();
         /// The endpoint for health, metrics and control.
         admin: Admin = Admin::default();
         /// What is logged, and how.
@@ -125,6 +127,9 @@ section! {
         trusted: Vec<Network> = Vec::new();
         /// Takes connections meant for other addresses, which the system redirects here (TPROXY).
         transparent: bool = false;
+        /// Whether another process may listen on the same addresses meanwhile (SO_REUSEPORT): a new Backstop takes over before
+        /// the old one ends. Both must write it, and run as the same user.
+        reuse_port: bool = false;
         /// Whether TLS is offered, demanded, or there from the beginning. Default: offered if there is a certificate.
         tls: Option<ListenerTls> = None;
     }
@@ -157,8 +162,11 @@ section! {
         name: Option<Name> = None;
         /// `example.org`, `*.example.org` (everything below it), `*` (every domain not named elsewhere).
         domains: Vec<DomainPattern> = Vec::new();
-        /// Who takes the mail, as `host:port`, `[ipv6]:port` or `smtps://host:465`.
-        backends: Vec<Endpoint> = Vec::new();
+        /// Who takes the mail, as `host:port`, `[ipv6]:port`, `smtps://host:465`, `srv:NAME` or `mx:DOMAIN`. Names are looked up
+        /// again as their answers end.
+        backends: Vec<Destination> = Vec::new();
+        /// Which of them is tried first.
+        balance: Balance = Balance::LeastConnections;
         /// What kind of server it is: other defaults for some keys of the route.
         profile: Profile = Profile::Standard;
         /// How the backend learns the true client.
@@ -179,6 +187,10 @@ section! {
         max_connections: usize = 45;
         /// How long a backend that failed several times in a row rests, doubling to 60 s. Zero: not at all.
         eject: Period = Period::seconds(5);
+        /// A backend that took no session for so long is greeted, to see that it still would. Zero: never.
+        check: Period = Period::seconds(30);
+        /// A recipient that every backend must accept when it is so checked. Empty: none is named.
+        canary: Option<Mailbox> = None;
         /// How recipients are verified.
         verify: Verify = Verify::default();
     }
@@ -198,7 +210,7 @@ section! {
         /// Addresses or @domains refused without asking.
         deny: Vec<Listed> = Vec::new();
         /// Whom to ask. Default: the route's backends.
-        backends: Vec<Endpoint> = Vec::new();
+        backends: Vec<Destination> = Vec::new();
         /// Which answer counts: the one to RCPT, to DATA, or to DATA only where RCPT proves blind.
         stage: StageKind = StageKind::Auto;
         /// The sender of probes. Default: the null sender, `<>`.
@@ -324,6 +336,14 @@ section! {
         drain_delay: Period = Period::ZERO;
         /// Then open transactions have so long to end.
         drain: Period = Period::seconds(30);
+    }
+}
+
+section! {
+    /// Who is asked for the addresses of backends.
+    Dns {
+        /// Name servers, as `address` or `address:port`. Default: those of the system.
+        servers: Vec<NameServer> = Vec::new();
     }
 }
 

@@ -12,10 +12,10 @@ use rustls::RootCertStore;
 
 use super::certificate::Certificate;
 use super::choice::{
-    BareNewline, ClientAddress, ListenerTls, LogFormat, Mode, OnUnknown, Profile, ProxyProtocol,
+    Balance, BareNewline, ClientAddress, ListenerTls, LogFormat, Mode, OnUnknown, Profile, ProxyProtocol,
     RoutedRecipients, StageKind,
 };
-use super::endpoint::Endpoint;
+use super::destination::Destination;
 use super::networks::Networks;
 use super::pin::Pin;
 use super::recipients::RecipientList;
@@ -46,6 +46,8 @@ pub struct Config {
     pub harvest: Harvest,
     /// How long anything may take.
     pub timeouts: Timeouts,
+    /// The name servers; empty where the system's are asked.
+    pub dns: Vec<SocketAddr>,
     /// The admin endpoint, if there is one.
     pub admin: Option<Admin>,
     /// What is logged, and how.
@@ -67,6 +69,8 @@ pub struct Listener {
     pub trusted: Networks,
     /// Whether connections meant for other addresses are taken.
     pub transparent: bool,
+    /// Whether other processes may listen on the same addresses.
+    pub reuse_port: bool,
     /// Other than off only where there is a certificate.
     pub tls: ListenerTls,
 }
@@ -88,7 +92,9 @@ pub struct Route {
     /// At least one; no other route has any of them.
     pub domains: Vec<DomainPattern>,
     /// Who takes the mail; at least one.
-    pub backends: Vec<Endpoint>,
+    pub backends: Vec<Destination>,
+    /// Which of them is tried first.
+    pub balance: Balance,
     /// What kind of server it is; the presets are in the other keys already.
     pub profile: Profile,
     /// How the backends learn the true client.
@@ -103,6 +109,10 @@ pub struct Route {
     pub max_connections: usize,
     /// How long a backend rests after several faults in a row; zero: not at all.
     pub eject: Duration,
+    /// How long a backend may go without a session before it is greeted to see that it is well; none: for ever.
+    pub check: Option<Duration>,
+    /// A recipient it must accept then.
+    pub canary: Option<Mailbox>,
     /// How recipients are verified.
     pub verify: Verify,
 }
@@ -175,7 +185,7 @@ pub enum RecipientSource {
     /// The mail store.
     Callout {
         /// Whom to ask; at least one.
-        backends: Vec<Endpoint>,
+        backends: Vec<Destination>,
     },
     /// A list in this file; it could be opened when it was checked.
     File(PathBuf),

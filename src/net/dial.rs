@@ -1,8 +1,9 @@
 //! Connections to backends.
 //!
-//! A name is resolved at each dialling and its addresses are tried in turn, each for its share of the time. A connection that leads back to
-//! one of our own listeners is refused: mail would go round for ever.
+//! One address is dialled: who a name's addresses are, and which is tried first, is decided before. A connection that
+//! leads back to one of our own listeners is refused: mail would go round for ever.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, RwLock};
@@ -14,26 +15,62 @@ use tokio::time::{Instant, timeout_at};
 
 use super::stream::Stream;
 use super::transparent;
-use crate::config::Endpoint;
+use crate::config::{Endpoint, EndpointTls};
+
+/// One address where a backend listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Site {
+    /// The name it is known by, its port, and what is spoken there first.
+    pub endpoint: Endpoint,
+    /// Where the name leads; none where the endpoint is an address, or nothing is looked up (within this process).
+    pub address: Option<IpAddr>,
+}
+
+impl Site {
+    /// The endpoint as it is written.
+    #[must_use]
+    pub const fn of(endpoint: Endpoint) -> Self {
+        Self { endpoint, address: None }
+    }
+
+    /// The address, if it is known.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.address.or_else(|| self.endpoint.ip())
+    }
+}
+
+/// `host:port`, with the address in brackets behind a name that was looked up: `mail.example.org[10.0.0.5]:25`.
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            Some(ip) if self.endpoint.ip() != Some(ip) => {
+                let tls = if self.endpoint.tls == EndpointTls::Implicit { "smtps://" } else { "" };
+                write!(f, "{tls}{}[{ip}]:{}", self.endpoint.host, self.endpoint.port)
+            }
+            _ => self.endpoint.fmt(f),
+        }
+    }
+}
 
 /// Why no connection could be had.
 #[derive(Debug, thiserror::Error)]
 pub enum DialFault {
     /// The name has no address.
     #[error("cannot resolve {0}")]
-    Unresolvable(Endpoint),
+    Unresolvable(Site),
     /// Nobody answered in time.
     #[error("connecting to {0} took too long")]
-    Timeout(Endpoint),
+    Timeout(Site),
     /// The address is one of our own listeners.
     #[error("{0} is this very proxy")]
-    Ourselves(Endpoint),
+    Ourselves(Site),
     /// The system says no.
     #[error("cannot connect to {0}: {1}")]
-    Refused(Endpoint, io::Error),
+    Refused(Site, io::Error),
     /// The connection was to come from the client's address.
     #[error("cannot connect to {0} from the address of a client: {1}")]
-    Transparent(Endpoint, io::Error),
+    Transparent(Site, io::Error),
 }
 
 /// From which address a connection is made.
@@ -71,81 +108,70 @@ impl Dialer {
         }
     }
 
-    /// A new connection, within `timeout` over all addresses of the endpoint (those of the client's family, where it
-    /// comes from the client's address).
+    /// Whether names are looked up, or stand for themselves.
+    #[must_use]
+    pub const fn needs_addresses(&self) -> bool {
+        matches!(self, Self::Network(_))
+    }
+
+    /// A new connection to `site`, within `timeout`.
     ///
     /// # Errors
-    /// The [`DialFault`] of the last address tried.
-    pub async fn dial(
-        &self,
-        endpoint: &Endpoint,
-        origin: Origin,
-        timeout: Duration,
-    ) -> Result<Stream, DialFault> {
+    /// [`DialFault`].
+    pub async fn dial(&self, site: &Site, origin: Origin, timeout: Duration) -> Result<Stream, DialFault> {
         match self {
-            Self::Network(ours) => {
-                let deadline = Instant::now() + timeout;
-                timeout_at(deadline, connect(endpoint, origin, ours, deadline))
-                    .await
-                    .unwrap_or_else(|_| Err(DialFault::Timeout(endpoint.clone())))
-            }
+            Self::Network(ours) => timeout_at(Instant::now() + timeout, connect(site, origin, ours))
+                .await
+                .unwrap_or_else(|_| Err(DialFault::Timeout(site.clone()))),
             Self::Memory(switchboard) => {
                 let (near, far) = tokio::io::duplex(PIPE);
-                switchboard.send((endpoint.clone(), far)).map_err(|_| {
-                    DialFault::Refused(endpoint.clone(), io::ErrorKind::ConnectionRefused.into())
-                })?;
+                switchboard
+                    .send((site.endpoint.clone(), far))
+                    .map_err(|_| DialFault::Refused(site.clone(), io::ErrorKind::ConnectionRefused.into()))?;
                 Ok(Stream::Memory(near))
             }
         }
     }
 }
 
+/// Of many candidates the first may take what it could of so few.
+const FEW: usize = 3;
+
 /// Until when the first of so many candidates may take, of the time until `deadline`: one that hangs leaves
-/// time for the others.
+/// time for the others, and one of many has time enough to answer.
 #[must_use]
 pub fn turn(deadline: Instant, candidates: usize) -> Instant {
     let now = Instant::now();
-    now + deadline.saturating_duration_since(now) / u32::try_from(candidates.max(1)).unwrap_or(u32::MAX)
+    now + deadline.saturating_duration_since(now) / u32::try_from(candidates.clamp(1, FEW)).unwrap_or(1)
 }
 
-async fn connect(
-    endpoint: &Endpoint,
-    origin: Origin,
-    ours: &RwLock<Vec<SocketAddr>>,
-    deadline: Instant,
-) -> Result<Stream, DialFault> {
-    let mut addresses: Vec<_> = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))
-        .await
-        .map_err(|_| DialFault::Unresolvable(endpoint.clone()))?
-        .collect();
-    let mut fault = DialFault::Unresolvable(endpoint.clone());
-    if let Origin::Client(client) = origin {
-        addresses.retain(|address| address.is_ipv4() == client.is_ipv4());
-        let none = io::Error::new(io::ErrorKind::Unsupported, "the backend has no address of its family");
-        fault = DialFault::Transparent(endpoint.clone(), none);
-    }
-    for (at, address) in addresses.iter().enumerate() {
-        let connecting = async {
-            match origin {
-                Origin::Ours => TcpStream::connect(address).await,
-                Origin::Client(client) => transparent::connect(client, *address).await,
-            }
-        };
-        let attempt = timeout_at(turn(deadline, addresses.len() - at), connecting).await;
-        match attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(stream) if leads_home(&stream, ours) => return Err(DialFault::Ourselves(endpoint.clone())),
-            Ok(stream) => {
-                // Commands are small and answered one by one: waiting to fill segments only delays them.
-                let _ = stream.set_nodelay(true);
-                return Ok(Stream::Tcp(stream));
-            }
-            Err(refused) if origin != Origin::Ours && transparent::is_of_the_address(&refused) => {
-                fault = DialFault::Transparent(endpoint.clone(), refused);
-            }
-            Err(refused) => fault = DialFault::Refused(endpoint.clone(), refused),
+async fn connect(site: &Site, origin: Origin, ours: &RwLock<Vec<SocketAddr>>) -> Result<Stream, DialFault> {
+    let ip = site.ip().ok_or_else(|| DialFault::Unresolvable(site.clone()))?;
+    let address = SocketAddr::new(ip, site.endpoint.port);
+    let stream = match origin {
+        Origin::Ours => {
+            let connected = TcpStream::connect(address).await;
+            connected.map_err(|fault| DialFault::Refused(site.clone(), fault))?
         }
+        Origin::Client(client) if client.is_ipv4() != address.is_ipv4() => {
+            let none =
+                io::Error::new(io::ErrorKind::Unsupported, "the backend's address is not of its family");
+            return Err(DialFault::Transparent(site.clone(), none));
+        }
+        Origin::Client(client) => {
+            let connected = transparent::connect(client, address).await;
+            connected.map_err(|fault| match transparent::is_of_the_address(&fault) {
+                true => DialFault::Transparent(site.clone(), fault),
+                false => DialFault::Refused(site.clone(), fault),
+            })?
+        }
+    };
+    if leads_home(&stream, ours) {
+        return Err(DialFault::Ourselves(site.clone()));
     }
-    Err(fault)
+    // Commands are small and answered one by one: waiting to fill segments only delays them.
+    let _ = stream.set_nodelay(true);
+    Ok(Stream::Tcp(stream))
 }
 
 /// A socket whose two ends have one address is on this host; a listener of ours on that port and address,
@@ -165,17 +191,18 @@ fn covers(listening: IpAddr, address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::EndpointTls;
 
     #[tokio::test]
     async fn we_never_dial_ourselves() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let endpoint = Endpoint { host: "127.0.0.1".into(), port, tls: EndpointTls::Negotiated };
+        // A name that leads here is caught, too.
+        let endpoint = Endpoint { host: "mail.example.org".into(), port, tls: EndpointTls::Negotiated };
+        let site = Site { endpoint, address: Some(IpAddr::from([127, 0, 0, 1])) };
         let dialer = Dialer::network();
-        assert!(dialer.dial(&endpoint, Origin::Ours, Duration::from_secs(5)).await.is_ok());
+        assert!(dialer.dial(&site, Origin::Ours, Duration::from_secs(5)).await.is_ok());
         dialer.is_ours(SocketAddr::new(IpAddr::from([0; 16]), port));
-        let fault = dialer.dial(&endpoint, Origin::Ours, Duration::from_secs(5)).await;
+        let fault = dialer.dial(&site, Origin::Ours, Duration::from_secs(5)).await;
         assert!(matches!(fault, Err(DialFault::Ourselves(_))), "{fault:?}");
     }
 }

@@ -12,6 +12,15 @@ use super::transparent;
 /// Connections the kernel keeps for us before they are accepted; it cuts this to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
+/// Whether others may listen where we do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Nobody.
+    Alone,
+    /// Sockets that allow it too, of the same user (`SO_REUSEPORT`): each new connection goes to one of them.
+    Shared,
+}
+
 /// Whose connections a listening socket takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
@@ -25,13 +34,14 @@ pub enum Reach {
 ///
 /// # Errors
 /// Those of the system: address in use, permission denied (for [`Reach::Others`] without `CAP_NET_ADMIN`), …
-pub fn bind(address: SocketAddr, reach: Reach) -> io::Result<TcpListener> {
+pub fn bind(address: SocketAddr, reach: Reach, sharing: Sharing) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for the sockets of the last run to leave TIME_WAIT.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
+    socket.set_reuse_port(sharing == Sharing::Shared)?;
     if reach == Reach::Others {
         transparent::allow(&socket, address)?;
     }
@@ -79,7 +89,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_wildcard_takes_both_families() {
-        let listener = bind("[::]:0".parse().unwrap(), Reach::Own).unwrap();
+        let listener = bind("[::]:0".parse().unwrap(), Reach::Own, Sharing::Alone).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (client, _) =
             tokio::join!(tokio::net::TcpStream::connect(("127.0.0.1", port)), listener.accept());

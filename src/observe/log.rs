@@ -3,11 +3,15 @@
 //! What is logged is decided where it happens (see [`record`](super::record)); this file only chooses form
 //! and level. Colours appear on a terminal alone, and not where `NO_COLOR` is set (no-color.org).
 //!
-//! Invariant: a log that cannot be written (a closed pipe, a full disk) never harms a session.
+//! Invariant: a log that cannot be written (a closed pipe, a full disk) or stalls (a collector that hangs) never
+//! harms a session. Lines wait in a bounded queue for a thread that writes many of them at once; what finds the queue full is
+//! lost, and counted.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, BufWriter, IsTerminal};
+use std::sync::OnceLock;
 
 use tracing::Dispatch;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
@@ -37,15 +41,43 @@ pub enum LogFault {
     Twice,
 }
 
+/// Lines that wait to be written at most. One is rarely longer than half a kilobyte.
+const WAITING: usize = 16_384;
+/// Octets written at once at most.
+const AT_ONCE: usize = 64 * 1024;
+
+/// Lines that were lost since the process began.
+static LOST: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Keeps the log going; what waits is written when this is dropped.
+#[derive(Debug)]
+#[must_use = "dropped, it ends the log"]
+pub struct Log(#[expect(dead_code, reason = "held for its end")] WorkerGuard);
+
 /// Begins to log to standard error.
 ///
 /// # Errors
 /// [`LogFault::Filter`] when the filter is malformed, [`LogFault::Twice`] the second time.
-pub fn init(format: Format, filter: &str) -> Result<(), LogFault> {
+pub fn init(format: Format, filter: &str) -> Result<Log, LogFault> {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colours = io::stderr().is_terminal() && !plain;
-    let subscriber = subscriber(format, filter, io::stderr, colours)?;
-    tracing::dispatcher::set_global_default(subscriber).map_err(|_| LogFault::Twice)
+    let (writer, guard) = queue(BufWriter::with_capacity(AT_ONCE, io::stderr()), WAITING);
+    let lost = writer.error_counter();
+    let subscriber = subscriber(format, filter, writer, colours)?;
+    tracing::dispatcher::set_global_default(subscriber).map_err(|_| LogFault::Twice)?;
+    let _ = LOST.set(lost);
+    Ok(Log(guard))
+}
+
+/// Lines that found the queue full since the process began.
+#[must_use]
+pub fn lost() -> u64 {
+    LOST.get().map_or(0, |lost| lost.dropped_lines() as u64)
+}
+
+/// A writer that never waits, and the thread behind it.
+fn queue(to: impl io::Write + Send + 'static, waiting: usize) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default().lossy(true).buffered_lines_limit(waiting).thread_name("log").finish(to)
 }
 
 /// The subscriber behind [`init`], for any writer.
@@ -130,5 +162,32 @@ mod tests {
         }
         let subscriber = subscriber(Format::Text, "info", || Broken, false).unwrap();
         tracing::dispatcher::with_default(&subscriber, || tracing::info!("lost"));
+    }
+
+    #[test]
+    fn a_log_that_stalls_delays_nobody_and_its_losses_are_counted() {
+        /// Takes nothing until the test lets go of the other end.
+        struct Stalled(std::sync::mpsc::Receiver<()>, std::sync::mpsc::Sender<usize>);
+        impl io::Write for Stalled {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let _ = self.0.recv();
+                let _ = self.1.send(bytes.len());
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (release, stalled) = std::sync::mpsc::channel();
+        let (written, heard) = std::sync::mpsc::channel();
+        let (writer, guard) = queue(Stalled(stalled, written), 10);
+        let lost = writer.error_counter();
+        let subscriber = subscriber(Format::Text, "info", writer, false).unwrap();
+        tracing::dispatcher::with_default(&subscriber, || (0..100).for_each(|n| tracing::info!(n, "line")));
+        // One may be with the thread, ten wait.
+        assert!((89..=90).contains(&lost.dropped_lines()), "{}", lost.dropped_lines());
+        drop(release);
+        drop(guard);
+        assert_eq!(heard.iter().count() + lost.dropped_lines(), 100);
     }
 }

@@ -80,15 +80,15 @@ fn tier(config: &Config, metrics: &Metrics) -> Option<Tier> {
     Some(Tier::new(shared, HashKey::of(secret.reveal()), good.keeps.max(bad.keeps), metrics.clone()))
 }
 
-/// One backend for each endpoint that any route names, for delivery or for asking.
+/// One destination for each that any route names, for delivery or for asking.
 fn backends(config: &Config, dialer: &Dialer, metrics: &Metrics) -> Backends {
-    let endpoints = config.routes.iter().flat_map(|route| {
+    let named = config.routes.iter().flat_map(|route| {
         let asked = match &route.verify.source {
             RecipientSource::Callout { backends } => backends.as_slice(),
             RecipientSource::File(_) => &[],
         };
-        route.backends.iter().chain(asked).map(|endpoint| {
-            let series = metrics.backend(&route.name, &endpoint.to_string());
+        route.backends.iter().chain(asked).map(|named| {
+            let series = metrics.backend(&route.name, &named.to_string());
             let header = match route.client_address {
                 ClientAddress::ProxyV1 => Some(Version::One),
                 ClientAddress::ProxyV2 => Some(Version::Two),
@@ -101,8 +101,10 @@ fn backends(config: &Config, dialer: &Dialer, metrics: &Metrics) -> Backends {
                 header,
                 tls: route.tls.clone(),
                 tls_handshake: config.timeouts.tls_handshake,
+                check: route.check,
+                canary: route.canary.clone(),
             };
-            (endpoint.clone(), quota, series)
+            (named.clone(), quota, series)
         })
     });
     let identity = Identity { hostname: config.hostname.as_str().into(), header: None };
@@ -111,5 +113,5 @@ fn backends(config: &Config, dialer: &Dialer, metrics: &Metrics) -> Backends {
         command: config.timeouts.backend_command,
         end_of_data: config.timeouts.backend_end_of_data,
     };
-    Backends::new(endpoints, dialer, &identity, patience)
+    Backends::new(named, dialer, &identity, patience, &config.dns)
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
@@ -23,20 +24,17 @@ pub(super) struct Door {
 
 impl Door {
     /// Accepts from `socket` until told to end. It is closed then, also while sessions go on: who comes later is
-    /// refused by the system and tries another server, instead of waiting for a greeting.
+    /// refused by the system and tries another server, instead of waiting for a greeting. Who came before and waits in
+    /// the socket's queue is told, rather than reset.
     pub(super) async fn serve(self, socket: TcpListener) {
         let door = Arc::new(self);
         loop {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
-                () = door.context.drain.idle_ends() => return,
+                () = door.context.drain.idle_ends() => break,
             };
             match accepted {
-                Ok((stream, client)) => {
-                    let door = Arc::clone(&door);
-                    let sessions = door.sessions.clone();
-                    sessions.spawn(async move { door.admit(stream, client).await });
-                }
+                Ok((stream, client)) => door.open_to(stream, client),
                 Err(fault) => {
                     let kind = AcceptFault::of(&fault);
                     if kind == AcceptFault::Resources {
@@ -46,6 +44,14 @@ impl Door {
                 }
             }
         }
+        while let Some(Ok((stream, client))) = socket.accept().now_or_never() {
+            door.open_to(stream, client);
+        }
+    }
+
+    fn open_to(self: &Arc<Self>, stream: TcpStream, client: SocketAddr) {
+        let door = Arc::clone(self);
+        self.sessions.spawn(async move { door.admit(stream, client).await });
     }
 
     /// Serves a client.

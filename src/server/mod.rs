@@ -13,11 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
-use crate::backend::{Introduction, Use};
 use crate::config::{self, Config};
 use crate::net::dial::Dialer;
 use crate::net::inherited::Inherited;
-use crate::net::listen::Reach;
+use crate::net::listen::{Reach, Sharing};
 use crate::session::Context;
 use crate::verify::{ListFault, TIDY_EVERY};
 
@@ -53,6 +52,8 @@ pub struct Server {
     sessions: TaskTracker,
     /// The admin endpoint and the housekeeping outlive the sessions.
     ended: CancellationToken,
+    /// Backends are neither looked up nor checked any more: nothing new begins with them.
+    parted: CancellationToken,
     /// All listeners accept.
     serving: CancellationToken,
     bound: Vec<Bound>,
@@ -80,13 +81,17 @@ impl Server {
         for listener in &context.config.listeners {
             for address in &listener.addresses {
                 let reach = if listener.transparent { Reach::Others } else { Reach::Own };
-                let socket = sockets.bind(*address, reach, &listener.name)?;
+                let sharing = if listener.reuse_port { Sharing::Shared } else { Sharing::Alone };
+                let socket = sockets.bind(*address, (reach, sharing), &listener.name)?;
                 doors.push((listener.clone(), socket));
             }
         }
         sockets.bound.iter().for_each(|bound| dialer.is_ours(bound.address));
         let admin = match &context.config.admin {
-            Some(admin) => Some((sockets.bind(admin.address, Reach::Own, &"admin".into())?, admin.clone())),
+            Some(admin) => Some((
+                sockets.bind(admin.address, (Reach::Own, Sharing::Alone), &"admin".into())?,
+                admin.clone(),
+            )),
             None => None,
         };
         for address in sockets.inherited.left() {
@@ -98,6 +103,7 @@ impl Server {
             admin,
             sessions: TaskTracker::new(),
             ended: CancellationToken::new(),
+            parted: CancellationToken::new(),
             serving: CancellationToken::new(),
             bound: sockets.bound,
             started: tokio::time::Instant::now(),
@@ -109,6 +115,7 @@ impl Server {
         if let Some((socket, admin)) = self.admin.take() {
             tokio::spawn(admin::serve(socket, Arc::new(self.panel(admin)), self.ended.clone()));
         }
+        self.context.backends.follow(&self.parted, LOOKED_UP).await;
         tokio::spawn(share(Arc::clone(&self.context), self.ended.clone()));
         tokio::join!(greet_backends(&self.context), self.context.verifier.test_relays());
         for (listener, socket) in self.doors.drain(..) {
@@ -121,6 +128,7 @@ impl Server {
             tokio::spawn(door.serve(socket));
         }
         tokio::spawn(tidy(Arc::clone(&self.context), self.ended.clone()));
+        self.context.backends.check(&self.parted);
         self.serving.cancel();
     }
 
@@ -163,6 +171,7 @@ impl Server {
             let patience = timeouts.backend_end_of_data + FAREWELL;
             let _ = timeout(patience, self.sessions.wait()).await;
         }
+        self.parted.cancel();
         self.context.verifier.leave();
         self.context.backends.leave(FAREWELL).await;
         self.context.verifier.put_away(FAREWELL).await;
@@ -204,6 +213,9 @@ pub enum Drained {
     Late,
 }
 
+/// How long names of backends may take at the start. One that takes longer is followed as soon as it has an address.
+const LOOKED_UP: Duration = Duration::from_secs(5);
+
 /// What the last words to clients, to backends, and to the store may take.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -217,12 +229,12 @@ impl Sockets {
     fn bind(
         &mut self,
         address: SocketAddr,
-        reach: Reach,
+        (reach, sharing): (Reach, Sharing),
         name: &Arc<str>,
     ) -> Result<TcpListener, StartFault> {
         let socket = match self.inherited.take(address, reach) {
             Ok(Some(socket)) => Ok(socket),
-            Ok(None) => crate::net::listen::bind(address, reach),
+            Ok(None) => crate::net::listen::bind(address, reach, sharing),
             Err(fault) => Err(fault),
         };
         let socket = socket.map_err(|fault| StartFault::Bind(address, fault))?;
@@ -237,11 +249,7 @@ impl Sockets {
 pub async fn greet_backends(context: &Context) {
     let timeouts = &context.config.timeouts;
     let deadline = tokio::time::Instant::now() + timeouts.backend_connect + timeouts.backend_command;
-    let greetings = context.backends.iter().map(|backend| async move {
-        if let Ok(lease) = backend.lease_fresh(Use::Greeting, &Introduction::Ourselves, deadline).await {
-            lease.quit();
-        }
-    });
+    let greetings = context.backends.iter().map(|backend| async move { backend.greet(deadline).await });
     futures_util::future::join_all(greetings).await;
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::backend::Backends;
+use crate::backend::{Backends, Balancer};
 use crate::config::{Config, Route, Trace};
 use crate::guard::{Connections, Drain, Harvest, Sources};
 use crate::net::tls::{Acceptor, Keyring};
@@ -39,6 +39,8 @@ pub struct Context {
     pub connections: Arc<Connections>,
     /// Where clients come from.
     pub sources: Sources,
+    /// By route: who chooses among its backends.
+    deliveries: HashMap<Arc<str>, Balancer>,
     routes: HashMap<Arc<str>, RouteMetrics>,
     no_route: RouteMetrics,
     hidden: Vec<Keyword>,
@@ -59,6 +61,9 @@ impl Context {
         let acceptor = (!tls.certificates.is_empty())
             .then(|| Acceptor::new(Keyring::new(&tls.certificates, metrics.clone()), tls.min_version));
         let routes = config.routes.iter().map(|r| (Arc::clone(&r.name), metrics.route(&r.name))).collect();
+        let balancer = |route: &Arc<Route>| backends.balancer(&route.backends, route.balance);
+        let deliveries =
+            config.routes.iter().map(|route| (Arc::clone(&route.name), balancer(route))).collect();
         let no_route = metrics.route("");
         let limits = &config.limits;
         let connections = Connections::new(limits.max_connections, limits.max_connections_per_client);
@@ -77,10 +82,16 @@ impl Context {
             tier,
             connections,
             sources: Sources::default(),
+            deliveries,
             routes,
             no_route,
             hidden,
         }
+    }
+
+    /// Who chooses among the backends of `route`.
+    pub(super) fn delivery(&self, route: &Route) -> Option<&Balancer> {
+        self.deliveries.get(&route.name)
     }
 
     pub(super) fn route(&self, route: &Route) -> &RouteMetrics {
@@ -93,8 +104,8 @@ impl Context {
 
     /// What EHLO offers: what every backend that was reached announced, what we do ourselves, and our limits.
     pub(super) fn offer(&self) -> Extensions {
-        let endpoints = self.config.routes.iter().flat_map(|route| &route.backends);
-        let mut offer = self.backends.announced_by_all(endpoints).unwrap_or_else(Extensions::assumed);
+        let named = self.config.routes.iter().flat_map(|route| &route.backends);
+        let mut offer = self.backends.announced_by_all(named).unwrap_or_else(Extensions::assumed);
         offer = offer.without(Keyword::StartTls).with(Keyword::Pipelining).with(Keyword::Limits);
         if self.config.routes.iter().any(|route| route.trace == Trace::Received) {
             // What we put before a message counts at the backend. Zero would be no limit at all.

@@ -477,7 +477,7 @@ impl Session {
     }
 
     fn record_backend(&mut self, attachment: &Attachment) {
-        self.record.backend(attachment.lease.backend().endpoint());
+        self.record.backend(attachment.lease.backend().site());
     }
 
     /// The transaction is over: the backend session goes back.

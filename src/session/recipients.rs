@@ -10,8 +10,8 @@ use tokio::time::{Instant, timeout};
 
 use super::Session;
 use super::attachment::{Answer, Attachment, Envelope, Given};
-use crate::backend::{Blame, Introduction, Use};
-use crate::config::{Mode, Route, RoutedRecipients};
+use crate::backend::{Backend, Blame, Introduction, Origin, Use};
+use crate::config::{ClientAddress, Mode, Route, RoutedRecipients};
 use crate::guard::{Event, Standing, Tally};
 use crate::net::dial::turn;
 use crate::observe::Escaped;
@@ -337,10 +337,11 @@ impl Session {
         let added = self.trace_of(route, sender, only).map_or(0, |line| line.len() as u64);
         let mut earlier = earlier.to_vec();
         let mut answered: Vec<Answer> = Vec::new();
+        let mut cut = None;
         loop {
             let mut attachment = match self.attachment.take() {
                 Some(attachment) => attachment,
-                None => self.attach(route).await?,
+                None => self.attach(route, cut.take()).await?,
             };
             let left = new.get(answered.len()..).unwrap_or_default();
             let giving = attachment.give(Envelope { sender, added, earlier: &earlier, new: left });
@@ -348,6 +349,10 @@ impl Session {
             match given {
                 Given::Cut(answers) if !self.replaced => {
                     self.replaced = true;
+                    // A kept session may just have been old; a new one that is lost tells of its backend.
+                    if attachment.lease.origin() == Origin::Fresh {
+                        cut = Some(Arc::clone(attachment.lease.backend()));
+                    }
                     attachment.lease.abort();
                     let accepted = left.iter().zip(&answers).filter(|(_, answer)| answer.is_acceptance());
                     earlier.extend(accepted.map(|(recipient, _)| recipient.clone()));
@@ -377,14 +382,20 @@ impl Session {
         self.attachment = Some(attachment);
     }
 
-    /// A session with the first backend of the route that gives one.
-    async fn attach(&mut self, route: &Arc<Route>) -> Result<Attachment, Reply> {
+    /// A session with the first backend of the route that gives one, in the order of its `balance`; the one that
+    /// `lost` this transaction already comes last.
+    async fn attach(&mut self, route: &Arc<Route>, lost: Option<Arc<Backend>>) -> Result<Attachment, Reply> {
         let introduction = self.introduction(route);
         let mut reply = replies::BACKEND_UNREACHABLE;
         let deadline = Instant::now() + route.verify.timeout;
-        for (at, endpoint) in route.backends.iter().enumerate() {
-            let deadline = turn(deadline, route.backends.len() - at);
-            let Some(backend) = self.context.backends.find(endpoint) else { continue };
+        let client = (route.client_address == ClientAddress::Transparent).then(|| self.arrival.address());
+        let Some(mut order) =
+            self.context.delivery(route).map(|delivery| delivery.order(client).avoiding(lost))
+        else {
+            return Err(reply);
+        };
+        while let Some(backend) = order.next() {
+            let deadline = turn(deadline, order.len() + 1);
             let purpose = Use::Delivery(self.key);
             let lease = if self.replaced {
                 backend.lease_fresh(purpose, &introduction, deadline).await
@@ -398,7 +409,7 @@ impl Session {
                 }
                 Err(fault) => fault,
             };
-            tracing::debug!(session = %self.record.session, backend = %endpoint, %fault, "not attached");
+            tracing::debug!(session = %self.record.session, backend = %backend.site(), %fault, "not attached");
             match fault.blame(&introduction) {
                 // It has heard who the client is, and does not want it: class and words kept.
                 Blame::Client(refusal) => return Err(replies::passed_on(refusal)),

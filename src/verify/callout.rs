@@ -12,8 +12,8 @@ use super::prober::{Answer, Asker, Prober, Shared, Store, Subject, Why};
 use super::scope::{Common, Scope, Tested};
 use super::scopes::Scopes;
 use super::truth::Sighting;
-use crate::backend::{Backend, Backends};
-use crate::config::{Config, Endpoint, Route};
+use crate::backend::{Backend, Backends, Balancer};
+use crate::config::{Config, Destination, Route};
 use crate::observe::metrics::{RecipientSource, RouteMetrics};
 use crate::proto::address::Mailbox;
 use crate::proto::verdict::{Cause, Verdict};
@@ -26,7 +26,7 @@ pub(super) struct Callout {
     pub(super) prober: Arc<Prober>,
     pub(super) scopes: Scopes,
     /// The delivery port, where it is another than the one that is asked.
-    delivery: Option<Arc<Backend>>,
+    delivery: Option<Balancer>,
 }
 
 /// The probers there are, by whom they ask and as whom.
@@ -36,40 +36,40 @@ impl Callout {
     pub(super) fn new(
         config: &Config,
         route: &Arc<Route>,
-        asked: &[Endpoint],
+        asked: &[Destination],
         backends: &Backends,
         (shared, series): (&Shared, &RouteMetrics),
         probers: &mut Probers,
     ) -> Self {
-        let found = |endpoints: &[Endpoint]| -> Vec<_> {
-            endpoints.iter().filter_map(|endpoint| backends.find(endpoint).cloned()).collect()
-        };
-        let identity = format!("{asked:?} {:?} {}", route.verify.sender, route.verify.stage.as_str());
+        let names: Vec<String> = asked.iter().map(identified).collect();
+        let identity =
+            format!("[{}] {:?} {}", names.join(", "), route.verify.sender, route.verify.stage.as_str());
         // The fallback sender is no part of what was asked, but of who asks.
         let asker = format!("{identity} {:?}", route.verify.fallback_sender);
         let prober = probers.entry(asker).or_insert_with(|| {
             let store = Store {
-                backends: found(asked),
+                backends: backends.balancer(asked, route.balance),
                 sender: route.verify.sender.clone(),
                 fallback_sender: route.verify.fallback_sender.clone(),
                 patience: route.verify.timeout,
             };
             Prober::new(store, shared.clone(), series.clone())
         });
+        let delivery: Vec<String> = route.backends.iter().map(identified).collect();
         let common = Common {
             route: Arc::clone(&route.name),
             stage: route.verify.stage,
             blind_ttl: config.cache.blind_ttl,
             alarms: shared.alarms.clone(),
-            identity: format!("{identity} {:?}", route.backends).into_bytes().into(),
+            identity: format!("{identity} {}", delivery.join(", ")).into_bytes().into(),
             sights: Arc::clone(&shared.sights),
         };
-        let elsewhere = route.backends.iter().find(|endpoint| !asked.contains(endpoint));
+        let elsewhere = route.backends.iter().find(|named| !asked.contains(named));
         Self {
             identity: identity.into_bytes(),
             prober: Arc::clone(prober),
             scopes: Scopes::new(common, route, &shared.cache),
-            delivery: elsewhere.and_then(|endpoint| backends.find(endpoint)).cloned(),
+            delivery: elsewhere.map(|named| backends.balancer(std::slice::from_ref(named), route.balance)),
         }
     }
 
@@ -87,11 +87,12 @@ impl Callout {
     /// Where another port takes the mail: finds out, every now and then, whether that one is truthful too. Nobody
     /// waits for it.
     pub(super) fn test_delivery(&self, scope: &Arc<Scope>, mailbox: &Mailbox) {
-        let (Some(backend), Some(domain)) = (&self.delivery, mailbox.domain()) else { return };
+        let (Some(delivery), Some(domain)) = (&self.delivery, mailbox.domain()) else { return };
+        let Some(backend) = delivery.order(None).next() else { return };
         if !scope.begin_delivery_test() {
             return;
         }
-        let (backend, scope, nobody) = (Arc::clone(backend), Arc::clone(scope), names::nobody_at(domain));
+        let (scope, nobody) = (Arc::clone(scope), names::nobody_at(domain));
         tokio::spawn(async move {
             let sighting = match nobody {
                 Some(nobody) => sight(&backend, &nobody).await,
@@ -99,6 +100,14 @@ impl Callout {
             };
             scope.tested(Tested::Delivery, sighting);
         });
+    }
+}
+
+/// What a destination is within the identity of a group. Answers are stored under it: it must stay.
+fn identified(destination: &Destination) -> String {
+    match destination {
+        Destination::Host(endpoint) => format!("{endpoint:?}"),
+        Destination::Srv(_) | Destination::Mx(_) => destination.to_string(),
     }
 }
 

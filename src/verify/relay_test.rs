@@ -5,7 +5,10 @@
 //! `cache.blind_ttl`, about a recipient of a foreign domain, from a sender of another: MAIL, RCPT, RSET, never
 //! data. Until it was seen to refuse, mail that only `*` covers is answered 451, whoever sends it and however its
 //! recipients are verified: this is about what we are, not about who they are.
+//!
+//! Each address is asked for itself: one that DNS adds is asked before any of that mail goes on.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,8 +16,9 @@ use tokio::time::Instant;
 
 use super::names;
 use super::probe::{self, Finding};
-use crate::backend::{Backend, Backends};
+use crate::backend::{Backend, Backends, Balancer};
 use crate::config::{Config, DomainPattern, Route};
+use crate::net::dial::Site;
 use crate::observe::{AlarmKind, Alarms};
 use crate::proto::address::Domain;
 use crate::proto::verdict::Cause;
@@ -28,30 +32,31 @@ const AGAIN_RELAYS: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct RelayTest {
     route: Arc<str>,
-    backends: Vec<Arc<Backend>>,
+    backends: Balancer,
     sender: Domain,
     recipient: Domain,
     holds: Duration,
     alarms: Alarms,
-    state: Mutex<State>,
+    /// By where they listen.
+    states: Mutex<HashMap<Site, State>>,
     running: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct State {
     outcome: Outcome,
-    last: Option<Instant>,
+    last: Instant,
 }
 
-/// What a test came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a test came to; of several the worst counts, which is the last here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
-    /// Every backend refuses foreign domains.
+    /// It refuses foreign domains.
     Refuses,
-    /// One takes mail for them.
-    Relays,
-    /// One could not be asked, or did not say.
+    /// It could not be asked, or did not say.
     Untested,
+    /// It takes mail for them.
+    Relays,
 }
 
 impl RelayTest {
@@ -66,19 +71,25 @@ impl RelayTest {
             route.domains.contains(&DomainPattern::Any).then(|| foreign_domains(config))?;
         Some(Arc::new(Self {
             route: Arc::clone(&route.name),
-            backends: route.backends.iter().filter_map(|endpoint| backends.find(endpoint).cloned()).collect(),
+            backends: backends.balancer(&route.backends, route.balance),
             sender,
             recipient,
             holds: config.cache.blind_ttl,
             alarms: alarms.clone(),
-            state: Mutex::new(State { outcome: Outcome::Untested, last: None }),
+            states: Mutex::default(),
             running: tokio::sync::Mutex::new(()),
         }))
     }
 
-    /// Whether the last test went well.
+    /// Whether the last test of every backend went well. Without any there is none to trust.
     pub(super) fn passed(&self) -> bool {
-        self.state().outcome == Outcome::Refuses
+        self.outcome() == Outcome::Refuses
+    }
+
+    fn outcome(&self) -> Outcome {
+        let states = self.states();
+        let of = |backend: Arc<Backend>| states.get(backend.site()).map_or(Outcome::Untested, |s| s.outcome);
+        self.backends.backends().map(of).max().unwrap_or(Outcome::Untested)
     }
 
     /// Whether the route may serve. Tests first where nothing is known, and anew in the background when it is time.
@@ -94,32 +105,28 @@ impl RelayTest {
     }
 
     fn is_due(&self) -> bool {
-        let State { outcome, last } = *self.state();
+        self.backends.backends().any(|backend| self.is_due_of(&backend))
+    }
+
+    fn is_due_of(&self, backend: &Backend) -> bool {
+        let Some(State { outcome, last }) = self.states().get(backend.site()).copied() else { return true };
         let holds = match outcome {
             Outcome::Refuses => self.holds,
             Outcome::Relays => AGAIN_RELAYS,
             Outcome::Untested => AGAIN_UNTESTED,
         };
-        last.is_none_or(|last| last.elapsed() >= holds)
+        last.elapsed() >= holds
     }
 
     async fn run(&self) {
         let _one_at_a_time = self.running.lock().await;
-        if !self.is_due() {
-            return;
+        let backends: Vec<_> = self.backends.backends().collect();
+        for backend in backends.iter().filter(|backend| self.is_due_of(backend)) {
+            let outcome = self.ask(backend).await;
+            self.states().insert(backend.site().clone(), State { outcome, last: Instant::now() });
         }
-        let mut outcome = Outcome::Refuses;
-        for backend in &self.backends {
-            match self.ask(backend).await {
-                Outcome::Refuses => {}
-                Outcome::Relays => {
-                    outcome = Outcome::Relays;
-                    break;
-                }
-                Outcome::Untested => outcome = Outcome::Untested,
-            }
-        }
-        *self.state() = State { outcome, last: Some(Instant::now()) };
+        self.states().retain(|site, _| backends.iter().any(|backend| backend.site() == site));
+        let outcome = self.outcome();
         let detail = format!("asked about a recipient at {}", self.recipient);
         for (kind, when) in
             [(AlarmKind::OpenRelay, Outcome::Relays), (AlarmKind::RelayUntested, Outcome::Untested)]
@@ -147,8 +154,8 @@ impl RelayTest {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn states(&self) -> MutexGuard<'_, HashMap<Site, State>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -140,7 +140,7 @@ impl House {
     }
 
     /// The only backend there is.
-    pub(crate) fn backend(&self) -> &Arc<Store> {
+    pub(crate) fn backend(&self) -> Arc<Store> {
         self.context.backends.iter().next().unwrap()
     }
 }

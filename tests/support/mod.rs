@@ -11,6 +11,7 @@
 //! - `attack`: names nobody has, from many connections, and what they heard.
 //! - `sender`: swaks and Python's smtplib, the clients we did not write.
 //! - `backstop`: the built binary with a configuration, its log, its memory and its end.
+//! - `dns`: a name server that says what it is told.
 //! - `admin`: HTTP to its admin endpoint.
 //! - `certificate`, `tls`, `openssl`: certificates made for a test, and clients that look at them.
 //! - `message`: messages that careless software damages.
@@ -35,6 +36,7 @@ pub mod backend;
 pub mod backstop;
 pub mod certificate;
 pub mod client;
+pub mod dns;
 pub mod exim;
 pub mod haproxy;
 pub mod machine;

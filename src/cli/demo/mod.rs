@@ -33,9 +33,7 @@ pub(super) struct Arguments {
 
 /// Shows it at work.
 pub(super) async fn demo(arguments: &Arguments) -> Exit {
-    if !arguments.once {
-        let _ = log::init(Format::Text, "info");
-    }
+    let _log = (!arguments.once).then(|| log::init(Format::Text, "info"));
     let store = match MailStore::start(DOMAIN, &MAILBOXES).await {
         Ok(store) => store,
         Err(fault) => {

@@ -9,16 +9,18 @@ mod text;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
 use super::terminal::{print, say};
-use super::{ConfigFile, ConfigFlags, Exit, load};
+use super::{ConfigFile, ConfigFlags, Exit, LOOKED_UP, load};
+use crate::backend::Backend;
 use crate::net::dial::Dialer;
 use crate::proto::address::Mailbox;
 use crate::server::assemble;
-use crate::verify::examine::facts::{Facts, Reach};
+use crate::verify::examine::facts::{Facts, Reach, Shut};
 use crate::verify::examine::judge::{Finding, Judgement, Severity, judge};
 use crate::verify::examine::{Step, examine};
 use target::Target;
@@ -94,17 +96,20 @@ pub(super) async fn doctor(arguments: &Arguments) -> Exit {
             return Exit::Config;
         }
     };
+    context.backends.look_up(LOOKED_UP).await;
     let mut backends = Vec::new();
     for target in target::all(&context.config, &known) {
-        let Some(backend) = context.backends.find(&target.endpoint) else { continue };
-        let plan = target.plan(!arguments.no_connections);
-        let progress = Progress::new(&target.role.address, arguments.json);
-        let (facts, took) = progress.beside(|tell| examine(backend, &plan, tell)).await;
-        let mut judgement = judge(&facts, &target.role);
-        if target.domains.is_empty() && matches!(facts.reach, Reach::Open { .. }) {
-            judgement.findings.push(no_domain());
+        let Some(destination) = context.backends.find(&target.destination) else { continue };
+        let members = destination.members();
+        if members.is_empty() {
+            let (facts, took) = (Facts::shut(Shut::Name), Duration::ZERO);
+            backends.push(Examined { judgement: judge(&facts, &target.role), target, facts, took });
+            continue;
         }
-        backends.push(Examined { target, facts, judgement, took });
+        for member in members.iter() {
+            let target = target.at(member.backend.site());
+            backends.push(examined(target, &member.backend, arguments).await);
+        }
     }
     let hostname = context.config.hostname.clone();
     let lists = lists::look_up(&hostname, &arguments.address, &arguments.dnsbl).await;
@@ -115,6 +120,18 @@ pub(super) async fn doctor(arguments: &Arguments) -> Exit {
         print(text::Screen { report: &report, colour: colour() });
     }
     if report.findings().any(|finding| finding.severity > Severity::Note) { Exit::Failed } else { Exit::Done }
+}
+
+/// Examines one backend.
+async fn examined(target: Target, backend: &Arc<Backend>, arguments: &Arguments) -> Examined {
+    let plan = target.plan(!arguments.no_connections);
+    let progress = Progress::new(&target.role.address, arguments.json);
+    let (facts, took) = progress.beside(|tell| examine(backend, &plan, tell)).await;
+    let mut judgement = judge(&facts, &target.role);
+    if target.domains.is_empty() && matches!(facts.reach, Reach::Open { .. }) {
+        judgement.findings.push(no_domain());
+    }
+    Examined { target, facts, judgement, took }
 }
 
 impl Report {

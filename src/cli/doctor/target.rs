@@ -1,6 +1,7 @@
 //! Which backends there are to examine, and what each is to us.
 
-use crate::config::{Config, DomainPattern, Endpoint, Mode, Profile, RecipientSource, Route, TlsPolicy};
+use crate::config::{Config, Destination, DomainPattern, Mode, Profile, RecipientSource, Route, TlsPolicy};
+use crate::net::dial::Site;
 use crate::proto::address::{Domain, Mailbox};
 use crate::verify::examine::Plan;
 use crate::verify::examine::judge::{Delivers, IsAsked, Local, Role, TlsWanted};
@@ -8,10 +9,10 @@ use crate::verify::examine::judge::{Delivers, IsAsked, Local, Role, TlsWanted};
 /// Domains asked about at each backend. More would tell little new, and cost it more.
 const MAX_DOMAINS: usize = 5;
 
-/// One backend to examine.
-#[derive(Debug)]
+/// One destination to examine, or one of its backends.
+#[derive(Debug, Clone)]
 pub(super) struct Target {
-    pub(super) endpoint: Endpoint,
+    pub(super) destination: Destination,
     pub(super) role: Role,
     /// Names of the routes whose mail it takes.
     pub(super) delivers_for: Vec<String>,
@@ -26,21 +27,21 @@ pub(super) struct Target {
     fallback: Option<Mailbox>,
 }
 
-/// Every backend of every route, in the order written.
+/// Every destination of every route, in the order written.
 pub(super) fn all(config: &Config, known: &[Mailbox]) -> Vec<Target> {
-    let mut endpoints: Vec<&Endpoint> = Vec::new();
+    let mut destinations: Vec<&Destination> = Vec::new();
     for route in config.routes.iter() {
-        for endpoint in route.backends.iter().chain(asked(route)) {
-            if !endpoints.contains(&endpoint) {
-                endpoints.push(endpoint);
+        for destination in route.backends.iter().chain(asked(route)) {
+            if !destinations.contains(&destination) {
+                destinations.push(destination);
             }
         }
     }
-    endpoints.into_iter().filter_map(|endpoint| Target::new(config, endpoint, known)).collect()
+    destinations.into_iter().filter_map(|destination| Target::new(config, destination, known)).collect()
 }
 
 /// Whom a route asks about recipients.
-fn asked(route: &Route) -> &[Endpoint] {
+fn asked(route: &Route) -> &[Destination] {
     match &route.verify.source {
         RecipientSource::Callout { backends } if route.verify.mode != Mode::Off => backends,
         RecipientSource::Callout { .. } | RecipientSource::File(_) => &[],
@@ -48,9 +49,9 @@ fn asked(route: &Route) -> &[Endpoint] {
 }
 
 impl Target {
-    fn new(config: &Config, endpoint: &Endpoint, known: &[Mailbox]) -> Option<Self> {
-        let delivering: Vec<_> = config.routes.iter().filter(|r| r.backends.contains(endpoint)).collect();
-        let asking: Vec<_> = config.routes.iter().filter(|r| asked(r).contains(endpoint)).collect();
+    fn new(config: &Config, destination: &Destination, known: &[Mailbox]) -> Option<Self> {
+        let delivering: Vec<_> = config.routes.iter().filter(|r| r.backends.contains(destination)).collect();
+        let asking: Vec<_> = config.routes.iter().filter(|r| asked(r).contains(destination)).collect();
         let routes = || asking.iter().chain(&delivering);
         let first = routes().next()?;
         let of_ours = |mailbox: &&Mailbox| {
@@ -69,7 +70,7 @@ impl Target {
         let names = |routes: &[&std::sync::Arc<Route>]| routes.iter().map(|r| r.name.to_string()).collect();
         let (delivers_for, asked_by) = (names(&delivering), names(&asking));
         let anything = delivering.iter().any(|route| route.domains.contains(&DomainPattern::Any));
-        let local = endpoint.host == "localhost" || endpoint.ip().is_some_and(|ip| ip.is_loopback());
+        let local = destination.name() == "localhost" || destination.ip().is_some_and(|ip| ip.is_loopback());
         let role = Role {
             delivers: match (delivering.is_empty(), anything) {
                 (true, _) => Delivers::Nothing,
@@ -93,14 +94,25 @@ impl Target {
                 TlsPolicy::Verify(_) | TlsPolicy::Pin(_) => TlsWanted::Proved,
             },
             local: if local { Local::Here } else { Local::Away },
-            address: endpoint.to_string(),
-            host: endpoint.host.clone(),
+            address: destination.to_string(),
+            host: destination.name().to_owned(),
             hostname: config.hostname.clone(),
             max_connections: routes().map(|route| route.max_connections).min().unwrap_or(2),
         };
         let (sender, fallback) = (first.verify.sender.clone(), first.verify.fallback_sender.clone());
-        let endpoint = endpoint.clone();
-        Some(Self { endpoint, role, delivers_for, asked_by, domains, left_out, known, sender, fallback })
+        let destination = destination.clone();
+        Some(Self { destination, role, delivers_for, asked_by, domains, left_out, known, sender, fallback })
+    }
+
+    /// One of the backends it leads to.
+    pub(super) fn at(&self, site: &Site) -> Self {
+        let mut one = self.clone();
+        one.role.address = site.to_string();
+        one.role.host.clone_from(&site.endpoint.host);
+        if site.ip().is_some_and(|ip| ip.is_loopback()) {
+            one.role.local = Local::Here;
+        }
+        one
     }
 
     /// What is to be found out about it.

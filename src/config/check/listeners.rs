@@ -42,6 +42,7 @@ pub(super) fn check(written: &[settings::Listener], findings: &mut Findings) -> 
         xclient: listener.xclient,
         trusted: listener.trusted.iter().copied().collect(),
         transparent: listener.transparent,
+        reuse_port: listener.reuse_port,
     };
     written.iter().map(used).collect()
 }

@@ -39,6 +39,7 @@ pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Fin
         limits: limits(&settings.limits, findings),
         harvest: harvest::check(settings, findings),
         timeouts: timeouts(&settings.timeouts, findings),
+        dns: settings.dns.servers.iter().map(|server| server.0).collect(),
         admin: admin(&settings.admin, findings),
         log: Log { format: settings.log.format, level: settings.log.level.as_str().to_owned() },
         hostname: hostname?,

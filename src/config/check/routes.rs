@@ -8,13 +8,14 @@ use std::sync::Arc;
 use super::profile::refusals_endured;
 use super::tls;
 use crate::config::choice::{ClientAddress, Received, SourceKind};
-use crate::config::endpoint::Endpoint;
+use crate::config::destination::Destination;
 use crate::config::finding::Findings;
 use crate::config::leaf::Leaf;
 use crate::config::recipients::{Listed, RecipientList};
 use crate::config::routes::Routes;
 use crate::config::settings::{self, Settings};
 use crate::config::used::{Listener, RecipientSource, Route, Trace, Verify};
+use crate::config::value::Period;
 use crate::config::word::Name;
 use crate::proto::address::{LocalCase, Mailbox};
 
@@ -48,6 +49,7 @@ pub(super) fn check(settings: &Settings, listeners: &[Listener], findings: &mut 
         let key = format!("route[{at}]");
         backends(&format!("{key}.backends"), &route.backends, listeners, findings);
         findings.at_least(&format!("{key}.max_connections"), route.max_connections, 2);
+        checks(&key, route, findings);
         routes.push(Arc::new(Route {
             name: Arc::from(route.name.as_ref().map_or("", Name::as_str)),
             domains: route.domains.clone(),
@@ -59,12 +61,28 @@ pub(super) fn check(settings: &Settings, listeners: &[Listener], findings: &mut 
             hide_ehlo: route.hide_ehlo.iter().map(|keyword| keyword.as_str().to_owned()).collect(),
             max_connections: route.max_connections,
             eject: route.eject.get(),
+            balance: route.balance,
+            check: route.check.unless_zero(),
+            canary: route.canary.clone(),
             verify: verify(&format!("{key}.verify"), route, listeners, findings),
         }));
     }
     let routes = Routes::new(routes)?;
     warn_foreign(&settings.route, &routes, findings);
     Some(routes)
+}
+
+/// A backend is not greeted more often than once a second for nothing.
+fn checks(key: &str, route: &settings::Route, findings: &mut Findings) {
+    let least = Period::seconds(1);
+    if route.check != Period::ZERO && route.check < least {
+        let key = format!("{key}.check");
+        findings.fault(&key, "more often than once a second", "write \"1s\" or more, or \"0s\" for never");
+    }
+    if route.check == Period::ZERO && route.canary.is_some() {
+        let reason = "has no effect: check = \"0s\" checks nothing";
+        findings.warn(&format!("{key}.canary"), reason, "write check = \"30s\", or remove it");
+    }
 }
 
 /// The `Received:` line is for backends that learn of the client in no other way.
@@ -128,7 +146,7 @@ fn unique_domains(routes: &[settings::Route], findings: &mut Findings) {
 }
 
 /// Checks a list of backends: given, each once, and none of them ourselves.
-fn backends(key: &str, backends: &[Endpoint], listeners: &[Listener], findings: &mut Findings) {
+fn backends(key: &str, backends: &[Destination], listeners: &[Listener], findings: &mut Findings) {
     if backends.is_empty() {
         findings.follow(key, "no backend", "write backends = [\"10.0.0.5:25\"], or give --backend");
     }
@@ -143,11 +161,11 @@ fn backends(key: &str, backends: &[Endpoint], listeners: &[Listener], findings: 
 
 /// A backend that is one of our listeners would give us our own mail for ever. Where a listener has all
 /// addresses, loopback is very likely ours too, unless sockets are passed between network namespaces.
-fn no_loop(key: &str, backend: &Endpoint, listeners: &[Listener], findings: &mut Findings) {
-    let Some(ip) = backend.ip() else { return };
+fn no_loop(key: &str, backend: &Destination, listeners: &[Listener], findings: &mut Findings) {
+    let Some((ip, port)) = backend.ip().zip(backend.endpoint().map(|endpoint| endpoint.port)) else { return };
     let remedy = "write the address and port of the mail server";
     for listener in listeners {
-        let same_port = listener.addresses.iter().filter(|address| address.port() == backend.port);
+        let same_port = listener.addresses.iter().filter(|address| address.port() == port);
         for address in same_port {
             let reason = format!("{backend} is listener {:?}, Backstop itself", listener.name);
             if address.ip() == ip {

@@ -8,7 +8,8 @@ use rustls::RootCertStore;
 
 use crate::config::certificate::{self, Certificate, CertificateFault, CertificateFiles, Part};
 use crate::config::choice::{ListenerTls, MinVersion, RouteTls};
-use crate::config::endpoint::{Endpoint, EndpointTls};
+use crate::config::destination::Destination;
+use crate::config::endpoint::EndpointTls;
 use crate::config::finding::Findings;
 use crate::config::settings::{self, Settings};
 use crate::config::used::{BackendTls, Tls, TlsPolicy};
@@ -76,7 +77,7 @@ pub(super) fn listeners(settings: &Settings, findings: &mut Findings) {
 
 /// A backend is spoken to in one way, whoever's mail it is: its sessions are shared.
 pub(super) fn agreed(routes: &[settings::Route], findings: &mut Findings) {
-    let mut first: HashMap<&Endpoint, usize> = HashMap::new();
+    let mut first: HashMap<&Destination, usize> = HashMap::new();
     for (at, route) in routes.iter().enumerate() {
         for endpoint in route.backends.iter().chain(&route.verify.backends) {
             let owner = *first.entry(endpoint).or_insert(at);
@@ -150,7 +151,7 @@ impl Trust {
 
 /// A port that speaks TLS from the first octet on cannot be spoken to without.
 fn never_off(key: &str, route: &settings::Route, findings: &mut Findings) {
-    let implicit = |endpoint: &&Endpoint| endpoint.tls == EndpointTls::Implicit;
+    let implicit = |endpoint: &&Destination| endpoint.tls() == EndpointTls::Implicit;
     if let Some(endpoint) = route.backends.iter().chain(&route.verify.backends).find(implicit) {
         let reason = format!("{endpoint} is TLS from the beginning");
         findings.fault(

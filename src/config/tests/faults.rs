@@ -68,6 +68,10 @@ const FAULTS: &[(&str, &str, &str)] = &[
         "another port",
     ),
     ("route:name = ' '", "route[0].name", "\"exchange\""),
+    ("route:balance = 'random'", "route[0].balance", "\"least-connections\", \"round-robin\", \"failover\""),
+    ("route:check = '100ms'", "route[0].check", "\"1s\" or more"),
+    ("route:canary = 'anna'", "route[0].canary", "\"postmaster@example.org\""),
+    ("[dns]\nservers = ['ns.example.org']", "dns.servers[0]", "\"10.0.0.53\""),
     ("route:max_connections = 1", "route[0].max_connections", "2 or more"),
     ("route:hide_ehlo = ['DSN X']", "route[0].hide_ehlo[0]", "\"DSN\""),
     (
@@ -90,6 +94,16 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("route:[[route]]\nbackends = ['b:25']", "route[1].domains", "domains = [\"example.org\"]"),
     ("route:[[route]]\ndomains = ['b']", "route[1].backends", "backends = [\"10.0.0.5:25\"]"),
     ("route:[[route]]\ndomains = ['b']\nbackends = ['smtp://b:25']", "route[1].backends[0]", "host:port"),
+    (
+        "route:[[route]]\ndomains = ['b']\nbackends = ['srv:mail.b']",
+        "route[1].backends[0]",
+        "\"srv:_smtp._tcp.mail.example.org\"",
+    ),
+    (
+        "route:[[route]]\ndomains = ['b']\nbackends = ['mx:b:25']",
+        "route[1].backends[0]",
+        "\"mx:example.org\"",
+    ),
     ("route:[[route]]\ndomains = ['b']\nbackends = ['b:25', 'b:25']", "route[1].backends", "write it once"),
     // TLS.
     ("route:tls = 'yes'", "route[0].tls", "\"opportunistic\", \"required\""),

@@ -125,7 +125,7 @@ fn every_key_reaches_the_configuration_in_use() {
     let text = format!(
         "hostname = 'MX.Bücher.example'
         [[listener]]\nname = 'in'\naddress = ['127.0.0.1:0', '[::1]:2525']
-        proxy_protocol = 'late'\nxclient = true\ntrusted = ['10.0.0.0/8']\ntransparent = true
+        proxy_protocol = 'late'\nxclient = true\ntrusted = ['10.0.0.0/8']\ntransparent = true\nreuse_port = true
         [[listener]]\nname = 'smtps'\naddress = ['127.0.0.1:465']\ntls = 'implicit'
         [tls]\nmin_version = '1.3'\ncertificates = [{{ chain = {chain:?}, key = {key:?} }}]
         [[route]]\nname = 'store'\ndomains = ['*']\nbackends = ['mail:2525', 'smtps://[::1]:465']
@@ -149,13 +149,13 @@ fn every_key_reaches_the_configuration_in_use() {
     let listener = &config.listeners[0];
     assert_eq!(listener.addresses.len(), 2);
     assert_eq!(listener.proxy_protocol, ProxyProtocol::Late);
-    assert!(listener.xclient && listener.transparent);
+    assert!(listener.xclient && listener.transparent && listener.reuse_port);
     assert!(listener.trusted.contains("10.1.2.3".parse().unwrap()));
     assert_eq!(config.store.path, Some("/var/lib/backstop".into()));
     assert_eq!(config.store.secret.as_ref().map(Secret::reveal), Some("salt"));
     let route = config.routes.find(&Domain::parse("any.example").unwrap()).unwrap();
     assert_eq!(route.backends[0].to_string(), "mail:2525");
-    assert_eq!(route.backends[1].tls, EndpointTls::Implicit);
+    assert_eq!(route.backends[1].tls(), EndpointTls::Implicit);
     assert!(matches!(&route.tls.policy, TlsPolicy::Verify(roots) if roots.len() == 1));
     assert_eq!(route.tls.name.as_deref(), Some("mail.example.org"));
     let listeners: Vec<_> = config.listeners.iter().map(|listener| listener.tls).collect();
@@ -187,7 +187,9 @@ fn every_key_reaches_the_configuration_in_use() {
     assert_eq!(verify.sender, Mailbox::parse("probe@example.org").ok());
     assert_eq!(verify.fallback_sender, Mailbox::parse("other@example.org").ok());
     assert_eq!(verify.recheck, Duration::ZERO);
-    assert!(matches!(&verify.source, RecipientSource::Callout { backends } if backends[0].port == 26));
+    assert!(
+        matches!(&verify.source, RecipientSource::Callout { backends } if backends[0].to_string() == "10.0.0.6:26")
+    );
     assert_eq!((config.cache.max_entries, config.cache.tempfail_ttl), (7, Duration::ZERO));
     assert_eq!(config.cache.blind_ttl, Duration::from_secs(3600));
     assert_eq!((config.limits.max_message_size, config.limits.max_errors), (Some(26_214_400), None));

@@ -1,4 +1,4 @@
-//! The `process_*` family, read from `/proc/self` at each scrape.
+//! What is true of the whole process: the `process_*` family, read from `/proc/self` at each scrape, and its log.
 //!
 //! What cannot be read is left out: a number that is missing is seen, a 0 would be believed. The start time
 //! is ours and not the kernel's, which counts from a boot time that `ProcSubset=pid` hides.
@@ -10,14 +10,21 @@ use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, Gauge};
 
+use crate::observe::log;
+
 /// What is known of this process now.
 pub(super) fn families(started: SystemTime) -> Vec<MetricFamily> {
     let since_epoch = started.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut families = gauge(
+    let mut families = counter(
+        "backstop_log_lines_lost_total",
+        "Log lines not written since whoever takes them is too slow.",
+        as_f64(log::lost()),
+    );
+    families.extend(gauge(
         "process_start_time_seconds",
         "Start time of the process since unix epoch in seconds.",
         since_epoch.as_secs_f64(),
-    );
+    ));
     if let Ok(process) = Process::myself() {
         families.extend(times_and_memory(&process));
         families.extend(descriptors(&process));

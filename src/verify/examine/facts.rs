@@ -31,6 +31,28 @@ pub struct Facts {
     pub connections: Option<Connections>,
 }
 
+impl Facts {
+    /// Nothing but whether it could be reached.
+    pub(super) const fn of(reach: Reach) -> Self {
+        Self {
+            reach,
+            senders: Vec::new(),
+            domains: Vec::new(),
+            known: Vec::new(),
+            relay: Vec::new(),
+            together: None,
+            endurance: None,
+            connections: None,
+        }
+    }
+
+    /// No session could be had, for this reason.
+    #[must_use]
+    pub const fn shut(why: Shut) -> Self {
+        Self::of(Reach::Shut(why))
+    }
+}
+
 /// Whether a session could be had.
 #[derive(Debug)]
 pub enum Reach {

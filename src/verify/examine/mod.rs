@@ -107,16 +107,7 @@ pub async fn examine(backend: &Arc<Backend>, plan: &Plan, mut progress: impl FnM
         }
         Err(fault) => (Reach::Shut(Shut::of(fault)), None),
     };
-    let mut facts = Facts {
-        reach,
-        senders: Vec::new(),
-        domains: Vec::new(),
-        known: Vec::new(),
-        relay: Vec::new(),
-        together: None,
-        endurance: None,
-        connections: None,
-    };
+    let mut facts = Facts::of(reach);
     let Some(session) = session else { return facts };
     let mut examiner = Examiner { backend, session: Some(session) };
     progress(Step::Senders);

@@ -29,8 +29,8 @@ use super::conversation::{Conversation, Conversations};
 use super::key::{AsIs, Key};
 use super::scope::{Scope, Tested};
 use super::sights::Sights;
-use crate::backend::{Backend, Learnt, MAX_BATCH};
-use crate::config::Endpoint;
+use crate::backend::{Balancer, Learnt, MAX_BATCH};
+use crate::net::dial::Site;
 use crate::observe::Alarms;
 use crate::observe::metrics::{Metrics, RecipientSource, RouteMetrics};
 use crate::proto::address::Mailbox;
@@ -61,8 +61,8 @@ pub enum Why {
 /// Whom a prober asks, and how.
 #[derive(Debug)]
 pub struct Store {
-    /// Tried in order.
-    pub backends: Vec<Arc<Backend>>,
+    /// Whom.
+    pub backends: Balancer,
     /// None is the null sender.
     pub sender: Option<Mailbox>,
     /// Used once the other is refused.
@@ -195,7 +195,7 @@ pub struct Progress {
     /// Questions that wait.
     pub waiting: usize,
     /// What it has learnt of each backend.
-    pub learnt: Vec<(Endpoint, Learnt)>,
+    pub learnt: Vec<(Site, Learnt)>,
 }
 
 impl Prober {
@@ -299,7 +299,7 @@ impl Prober {
     pub fn progress(&self) -> Progress {
         let work = self.work();
         let learnt =
-            self.store.backends.iter().map(|b| (b.endpoint().clone(), b.habits().learnt())).collect();
+            self.store.backends.backends().map(|b| (b.site().clone(), b.habits().learnt())).collect();
         Progress { sessions: work.sessions, waiting: work.waiting.len(), learnt }
     }
 
@@ -351,5 +351,5 @@ impl Prober {
 }
 
 fn most_sessions(store: &Store) -> usize {
-    store.backends.iter().map(|backend| backend.budget().most_probes()).max().unwrap_or(1)
+    store.backends.most_probes()
 }

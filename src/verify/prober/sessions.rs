@@ -42,7 +42,8 @@ impl Prober {
         // A session takes a batch at a time; another is worth opening for what one batch leaves, or when a
         // question waits although all sessions are at work.
         let overdue = work.waiting.waits_since().is_some_and(|since| since.elapsed() > OVERDUE);
-        let batch = self.store.backends.first().map_or(MAX_BATCH, |backend| backend.habits().batch());
+        let batch = self.store.backends.backends().map(|backend| backend.habits().batch()).min();
+        let batch = batch.unwrap_or(MAX_BATCH);
         let by_length = work.waiting.len().div_ceil(batch);
         let wanted = if overdue { by_length.max(work.sessions + 1) } else { by_length };
         if work.sessions < wanted.min(most) {
@@ -107,10 +108,10 @@ impl Prober {
 
     /// A session with the first backend that gives one.
     async fn lease(&self) -> Option<Lease> {
-        let backends = &self.store.backends;
         let deadline = Instant::now() + self.store.patience;
-        for (at, backend) in backends.iter().enumerate() {
-            let deadline = turn(deadline, backends.len() - at);
+        let mut order = self.store.backends.order(None);
+        while let Some(backend) = order.next() {
+            let deadline = turn(deadline, order.len() + 1);
             // One that speaks unasked from the start would be left before anything was asked, and opened again.
             if let Ok(mut lease) = backend.lease(Use::Probe, &Introduction::Ourselves, deadline).await
                 && lease.connection().quiet().is_ok()
@@ -128,12 +129,17 @@ impl Prober {
         let habits = backend.habits();
         let trial = habits.trial();
         let endured = || if trial.is_some() { habits.endured() } else { habits.proved() };
-        while session.is_fit(endured()) {
+        while session.is_fit(endured()) && !backend.is_withdrawn() {
             let room = endured().saturating_sub(session.lease.connection().refusals()) as usize;
             let at_once = backend.budget().at_once(habits.batch());
             let round = self.next_round(room.min(at_once));
             if round.len() == 0 {
-                if !self.idle().await {
+                let idle = tokio::select! {
+                    idle = self.idle() => idle,
+                    // What is asked meanwhile finds another session, or gets one.
+                    () = backend.withdrawn() => Idle::Over,
+                };
+                if idle == Idle::Over {
                     break;
                 }
                 continue;
@@ -171,16 +177,16 @@ impl Prober {
         health
     }
 
-    /// Waits for a question; false when none came in time.
-    async fn idle(&self) -> bool {
+    /// Waits for a question.
+    async fn idle(&self) -> Idle {
         let (wake, woken) = oneshot::channel();
         let patience = {
             let mut work = self.work();
             if work.waiting.has(self.least(&work)) {
-                return true;
+                return Idle::Asked;
             }
             if work.leaving {
-                return false;
+                return Idle::Over;
             }
             work.idle.retain(|gone| !gone.is_closed());
             work.idle.push(wake);
@@ -188,7 +194,10 @@ impl Prober {
             if work.sessions > 1 || most_sessions(&self.store) == 1 { IDLE_SPARE } else { IDLE }
         };
         // A wake-up that comes as we give up is not lost: `serve` looks at the queue once more.
-        matches!(timeout(patience, woken).await, Ok(Ok(())))
+        match timeout(patience, woken).await {
+            Ok(Ok(())) => Idle::Asked,
+            _ => Idle::Over,
+        }
     }
 
     async fn ask_round(self: &Arc<Self>, session: &mut Session, habits: &Habits, round: Round) -> Health {
@@ -310,6 +319,15 @@ impl Prober {
         work.waiting.put_first(again);
         self.man(&mut work);
     }
+}
+
+/// How a session's wait for a question ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Idle {
+    /// There may be one.
+    Asked,
+    /// None came in time, or none is to come.
+    Over,
 }
 
 /// A session with the store.

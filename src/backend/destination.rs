@@ -1,0 +1,284 @@
+//! One destination of the configuration, and the backends it leads to now.
+//!
+//! Each address is a backend of its own: its connections, its health, what it was seen to do. What DNS says replaces
+//! the set as a whole. An address that stays keeps its backend with all that was learnt; one that is gone gets no new
+//! session and no new transaction, its idle sessions take leave, and what is under way with it ends in peace.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::budget::Budget;
+use super::pool::{Backend, Blueprint, lock};
+use crate::config::{self, Endpoint, EndpointTls};
+use crate::net::dial::Site;
+use crate::net::resolve::{Answer, Follower, Found, Resolver};
+use crate::proto::ehlo::Extensions;
+
+/// What leads to backends.
+#[derive(Debug)]
+pub struct Destination {
+    named: config::Destination,
+    blueprint: Blueprint,
+    /// The lowest tier first.
+    members: ArcSwap<Vec<Member>>,
+    looked_up: watch::Sender<LookedUp>,
+    /// Addresses there were beyond those that are used.
+    excess: AtomicUsize,
+    /// What was withdrawn and is in use yet counts when the address comes back.
+    budgets: Mutex<HashMap<Site, Weak<Budget>>>,
+}
+
+/// One backend of a destination.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// The backend.
+    pub backend: Arc<Backend>,
+    /// Lower ones are used first.
+    pub tier: u16,
+    /// Its share among those of its tier.
+    pub weight: u16,
+}
+
+/// What came of looking a destination up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LookedUp {
+    /// There is nothing to look up.
+    Never,
+    /// No answer came yet.
+    NotYet,
+    /// What DNS says is what is used.
+    Known,
+    /// What was said last is used, for this reason.
+    Fault(String),
+}
+
+impl Destination {
+    pub(super) fn new(named: config::Destination, blueprint: Blueprint) -> Arc<Self> {
+        let own = match named.endpoint() {
+            Some(endpoint) => endpoint.clone(),
+            None => Endpoint { host: named.name().to_owned(), port: 25, tls: named.tls() },
+        };
+        let (first, looked_up) = if blueprint.dialer.needs_addresses() && own.ip().is_none() {
+            (Vec::new(), LookedUp::NotYet)
+        } else {
+            let backend = Backend::new(Site::of(own), &blueprint, None);
+            (vec![Member { backend, tier: 0, weight: 1 }], LookedUp::Never)
+        };
+        Arc::new(Self {
+            named,
+            blueprint,
+            members: ArcSwap::from_pointee(first),
+            looked_up: watch::Sender::new(looked_up),
+            excess: AtomicUsize::new(0),
+            budgets: Mutex::default(),
+        })
+    }
+
+    /// As the configuration names it.
+    #[must_use]
+    pub const fn named(&self) -> &config::Destination {
+        &self.named
+    }
+
+    /// The backends it leads to now.
+    #[must_use]
+    pub fn members(&self) -> Arc<Vec<Member>> {
+        self.members.load_full()
+    }
+
+    /// What came of looking it up.
+    #[must_use]
+    pub fn looked_up(&self) -> LookedUp {
+        self.looked_up.borrow().clone()
+    }
+
+    /// How long one of its backends may go without a session before it is checked, and which recipient it must take.
+    pub(super) const fn blueprint(&self) -> &Blueprint {
+        &self.blueprint
+    }
+
+    /// Waits until it was looked up once.
+    pub(super) async fn is_looked_up(&self) {
+        let mut looked_up = self.looked_up.subscribe();
+        let _ = looked_up.wait_for(|state| *state != LookedUp::NotYet).await;
+    }
+
+    /// Looks it up once, within `patience`.
+    pub(super) async fn look_up(&self, resolver: &Arc<Resolver>, patience: Duration) {
+        if self.looked_up() != LookedUp::Never {
+            let mut follower = Follower::new(resolver, &self.named);
+            match timeout(patience, follower.ask()).await {
+                Ok(answer) => drop(self.heard(answer)),
+                Err(_) => self.is(LookedUp::Fault("no name server answers in time".to_owned())),
+            }
+        }
+    }
+
+    /// Looks it up again as its answers end. Backends that come later than the first, or than `late`, are greeted.
+    pub(super) async fn follow(&self, resolver: &Arc<Resolver>, late: Duration) {
+        if self.looked_up() == LookedUp::Never {
+            return std::future::pending().await;
+        }
+        let began = Instant::now();
+        let mut follower = Follower::new(resolver, &self.named);
+        let mut first = true;
+        loop {
+            let answer = follower.ask().await;
+            let again = answer.again;
+            let new = self.heard(answer);
+            // Those of the beginning are greeted together, before anybody is served.
+            if !std::mem::take(&mut first) || began.elapsed() > late {
+                let patience = self.blueprint.patience;
+                let deadline = Instant::now() + patience.connect + patience.command;
+                for backend in new {
+                    tokio::spawn(async move { backend.greet(deadline).await });
+                }
+            }
+            sleep(again).await;
+        }
+    }
+
+    /// What DNS says now. Gives the backends that are new.
+    fn heard(&self, answer: Answer) -> Vec<Arc<Backend>> {
+        let Answer { found, excess, fault, .. } = answer;
+        let news = self.looked_up();
+        if self.excess.swap(excess, Ordering::Relaxed) != excess && excess > 0 {
+            tracing::warn!(backend = %self.named, excess, "more addresses than are used");
+        }
+        match (&fault, &news) {
+            (Some(fault), LookedUp::NotYet | LookedUp::Known) => {
+                tracing::warn!(backend = %self.named, fault, "DNS does not say where it is now");
+            }
+            (None, LookedUp::Fault(_)) => tracing::info!(backend = %self.named, "DNS says again where it is"),
+            _ => {}
+        }
+        let new = self.lead_to(found);
+        self.is(fault.map_or(LookedUp::Known, LookedUp::Fault));
+        new
+    }
+
+    fn is(&self, looked_up: LookedUp) {
+        self.looked_up.send_replace(looked_up);
+    }
+
+    /// Replaces its backends by those at `found`. Gives those that are new.
+    pub(super) fn lead_to(&self, found: Vec<Found>) -> Vec<Arc<Backend>> {
+        let old = self.members.load_full();
+        let mut new = Vec::new();
+        let members: Vec<Member> = found
+            .into_iter()
+            .map(|Found { tier, host, address, weight }| {
+                let endpoint = Endpoint { host, port: address.port(), tls: self.tls() };
+                let site = Site { endpoint, address: Some(address.ip()) };
+                let known = old.iter().find(|member| *member.backend.site() == site);
+                let backend = known.map(|member| Arc::clone(&member.backend)).unwrap_or_else(|| {
+                    let budget = lock(&self.budgets).remove(&site).and_then(|budget| budget.upgrade());
+                    let backend = Backend::new(site, &self.blueprint, budget);
+                    new.push(Arc::clone(&backend));
+                    backend
+                });
+                Member { backend, tier, weight }
+            })
+            .collect();
+        let stays =
+            |member: &&Member| members.iter().any(|other| Arc::ptr_eq(&other.backend, &member.backend));
+        let (gone, same): (Vec<_>, Vec<_>) = old.iter().partition(|member| !stays(member));
+        if !new.is_empty() || !gone.is_empty() {
+            let list = |members: &[Member]| {
+                let sites: Vec<String> =
+                    members.iter().map(|member| member.backend.site().to_string()).collect();
+                sites.join(" ")
+            };
+            let (new, gone) = (new.len(), gone.len());
+            tracing::info!(backend = %self.named, new, gone, same = same.len(), now = list(&members), "looked up");
+        }
+        self.members.store(Arc::new(members));
+        let mut budgets = lock(&self.budgets);
+        budgets.retain(|_, budget| budget.strong_count() > 0);
+        for Member { backend, .. } in gone {
+            budgets.insert(backend.site().clone(), Arc::downgrade(backend.budget()));
+            backend.withdraw();
+        }
+        new
+    }
+
+    const fn tls(&self) -> EndpointTls {
+        self.named.tls()
+    }
+
+    /// What all of its backends that were ever reached announced; none when none was.
+    pub(super) fn announced(&self) -> Option<Extensions> {
+        let members = self.members.load();
+        members
+            .iter()
+            .filter_map(|member| member.backend.announced())
+            .reduce(|all, one| all.intersection(&one))
+    }
+
+    /// Brings its metrics up to date.
+    pub(super) fn observe(&self) {
+        let members = self.members.load();
+        let up = members.iter().any(|member| member.backend.is_up());
+        let limit = members.iter().map(|member| member.backend.budget().account().limit).sum();
+        for series in &self.blueprint.metrics {
+            if up {
+                series.up();
+            } else {
+                series.down();
+            }
+            series.connection_limit(limit);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::tests::blueprint;
+
+    fn at(host: &str, address: &str, tier: u16) -> Found {
+        Found { tier, host: host.into(), address: address.parse().unwrap(), weight: 1 }
+    }
+
+    fn destination() -> Arc<Destination> {
+        Destination::new(config::Destination::Mx("example.org".into()), blueprint())
+    }
+
+    #[tokio::test]
+    async fn an_address_that_stays_keeps_its_backend_and_one_that_goes_is_withdrawn() {
+        let destination = destination();
+        assert_eq!(destination.looked_up(), LookedUp::NotYet);
+        let new = destination.lead_to(vec![at("a", "10.0.0.1:25", 1), at("b", "10.0.0.2:25", 2)]);
+        assert_eq!(new.len(), 2);
+        let new = destination.lead_to(vec![at("b", "10.0.0.2:25", 1), at("c", "10.0.0.3:25", 2)]);
+        let members = destination.members();
+        assert_eq!((new.len(), members.len(), members[0].tier), (1, 2, 1));
+        assert_eq!(members[0].backend.site().to_string(), "b[10.0.0.2]:25");
+        assert!(!members[0].backend.is_withdrawn());
+        let again = destination.lead_to(Vec::new());
+        assert!(again.is_empty() && destination.members().is_empty());
+        assert!(members.iter().all(|member| member.backend.is_withdrawn()));
+    }
+
+    #[tokio::test]
+    async fn what_is_in_use_of_a_withdrawn_backend_counts_when_it_comes_back() {
+        let destination = destination();
+        let first = destination.lead_to(vec![at("a", "10.0.0.1:25", 1)]).remove(0);
+        let permit = first.budget().permit(crate::backend::Use::Greeting).await;
+        drop(first);
+        destination.lead_to(Vec::new());
+        let second = destination.lead_to(vec![at("a", "10.0.0.1:25", 1)]).remove(0);
+        assert_eq!(second.budget().holders(), 1);
+        drop(permit);
+        destination.lead_to(Vec::new());
+        drop(second);
+        let third = destination.lead_to(vec![at("a", "10.0.0.1:25", 1)]).remove(0);
+        assert_eq!(third.budget().holders(), 0);
+    }
+}
