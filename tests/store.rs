@@ -279,3 +279,32 @@ async fn flood(proxy: SocketAddr, round: usize) {
     }
     client.quit().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_port_that_takes_anyone_is_known_as_such_after_a_restart() {
+    let (_asked, asked) = Backend::start(Script::knowing([KNOWN])).await;
+    let (_delivery, delivery) = Backend::start(Script::blind()).await;
+    let directory = Directory::new("store");
+    let path = directory.path().join("cache");
+    let configuration = Backstop::configuration(delivery)
+        + &format!("[route.verify]\nbackends = [\"{asked}\"]\n[cache]\npath = \"{}\"\n", path.display());
+    let domain = async |backstop: &Backstop| {
+        let status = backstop.admin().await.get("/api/v1/status").await.json();
+        status["routes"][0]["domains_known"][0].clone()
+    };
+    let (backstop, proxy) = Backstop::ready(&configuration).await;
+    ask(proxy).await;
+    let deadline = tokio::time::Instant::now() + support::PATIENCE;
+    while domain(&backstop).await["delivery"] != "blind" {
+        assert!(tokio::time::Instant::now() < deadline, "{}", backstop.log());
+        sleep(Duration::from_millis(20)).await;
+    }
+    end(backstop).await;
+    let (backstop, _) = Backstop::ready(&configuration).await;
+    let known = domain(&backstop).await;
+    assert_eq!((&known["delivery"], &known["rcpt"]), (&"blind".into(), &"truthful".into()), "{known}");
+    // So what is remembered is the only guard, and lives no longer than that allows.
+    let explained = backstop.admin().await.get(&format!("/api/v1/recipients/{KNOWN}")).await.json();
+    let remaining = explained["cache"]["remaining_seconds"].as_u64().expect("it is remembered");
+    assert!(remaining <= 15 * 60, "{explained}");
+}

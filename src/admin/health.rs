@@ -12,7 +12,7 @@ use super::Panel;
 use super::answer::{self, Answer};
 use crate::backend::{Backend, LookedUp};
 use crate::observe::{Alarm, AlarmKind};
-use crate::store::Account;
+use crate::store::{Account, TierAccount};
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +43,7 @@ pub(super) fn ready(panel: &Panel, detail: Detail) -> Answer {
     text += &check("draining", !draining, "the end is announced");
     text += &backends(panel);
     text += &store(panel);
+    text += &tier(panel);
     text += &alarms(panel);
     let (status, result) = if is_ready {
         (StatusCode::OK, "readyz check passed\n")
@@ -78,6 +79,18 @@ fn store(panel: &Panel) -> String {
         None => String::new(),
         Some(Account { fault: None, .. }) => "[+]store ok\n".to_owned(),
         Some(Account { fault: Some(fault), .. }) => format!("[-]store failed, not counted: {fault}\n"),
+    }
+}
+
+/// One line for what is shared with other instances, for information.
+fn tier(panel: &Panel) -> String {
+    match panel.verifier.tier() {
+        None => String::new(),
+        Some(TierAccount { up: true, .. }) => "[+]shared ok\n".to_owned(),
+        Some(TierAccount { fault: None, .. }) => "[-]shared not joined yet, not counted\n".to_owned(),
+        Some(TierAccount { fault: Some(fault), since, .. }) => {
+            format!("[-]shared failed, not counted, for {} s: {fault}\n", since.as_secs())
+        }
     }
 }
 

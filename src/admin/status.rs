@@ -75,6 +75,22 @@ struct Cache {
     hits: u64,
     /// Null where verdicts are kept in memory alone.
     store: Option<Store>,
+    /// Null where nothing is shared with other instances.
+    shared: Option<Shared>,
+}
+
+#[derive(Debug, Serialize)]
+struct Shared {
+    address: String,
+    up: bool,
+    /// Why this instance is alone; null while it is not.
+    fault: Option<String>,
+    /// For how long it has been so.
+    seconds: u64,
+    /// What waits to be shared.
+    waiting: usize,
+    /// What was not shared since too much waited.
+    dropped: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -205,10 +221,18 @@ impl<'p> Status<'p> {
                     records,
                     dropped,
                 }),
+                shared: panel.verifier.tier().map(Shared::of),
             },
             clients: Clients { known, max_clients },
             routes: panel.config.routes.iter().map(|route| RouteStatus::of(panel, route)).collect(),
         }
+    }
+}
+
+impl Shared {
+    fn of(account: store::TierAccount) -> Self {
+        let store::TierAccount { address, up, fault, since, waiting, dropped } = account;
+        Self { address, up, fault, seconds: since.as_secs(), waiting, dropped }
     }
 }
 

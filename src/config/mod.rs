@@ -23,6 +23,7 @@ mod routes;
 mod schema;
 mod secret;
 pub mod settings;
+mod shared;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -50,9 +51,10 @@ pub use pin::Pin;
 pub use recipients::{Listed, RecipientList};
 pub use routes::{DomainPattern, Routes};
 pub use secret::Secret;
+pub use shared::{SharedAddress, SharedPrefix, SharedTls};
 pub use source::{Environment, Flags, Source};
 pub use used::{
-    Admin, BackendTls, Cache, Config, Harvest, Limits, Listener, Log, RecipientSource, Route, Store,
+    Admin, BackendTls, Cache, Config, Harvest, Limits, Listener, Log, RecipientSource, Route, Shared, Store,
     Timeouts, Tls, TlsPolicy, Trace, Verify,
 };
 pub use validity::Validity;

@@ -21,6 +21,7 @@ use super::read::{self, Reader, Section, Setting, Table};
 use super::recipients::Listed;
 use super::routes::DomainPattern;
 use super::secret::Secret;
+use super::shared::{SharedAddress, SharedPrefix};
 use super::value::{Period, Rate, Size};
 use super::word::{Filter, Keyword, Name};
 use super::write::Writer;
@@ -248,7 +249,11 @@ section! {
         serve_stale: Period = Period::hours(24);
         /// The directory of the embedded store, so that a restart is warm. Empty: memory only.
         path: Option<PathBuf> = None;
-        /// Key of the address hashes. Default: made by chance, and kept in `path`.
+        /// Redis or Valkey, where instances share what they know: `redis://user:password@host:6379`. Empty: this instance alone.
+        shared: Option<SharedAddress> = None;
+        /// What keys there begin with; the same on all instances that share.
+        shared_prefix: SharedPrefix = SharedPrefix::usual();
+        /// Key of the address hashes; the same on all instances that share. Default: made by chance, and kept in `path`.
         secret: Option<Secret> = None;
         /// A file that holds the secret instead.
         secret_file: Option<PathBuf> = None;

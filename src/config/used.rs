@@ -21,6 +21,7 @@ use super::pin::Pin;
 use super::recipients::RecipientList;
 use super::routes::{DomainPattern, Routes};
 use super::secret::Secret;
+use super::shared::SharedAddress;
 use super::write::Shown;
 use crate::proto::address::{LocalCase, Mailbox};
 use crate::proto::tls::TlsVersion;
@@ -219,8 +220,19 @@ pub struct Cache {
 pub struct Store {
     /// The directory of the embedded store; none keeps verdicts in memory only.
     pub path: Option<PathBuf>,
-    /// What addresses are hashed with; none makes a secret by chance.
+    /// What addresses are hashed with; none makes a secret by chance. Given where there is `shared`.
     pub secret: Option<Secret>,
+    /// What is shared with other instances; none where this one is alone.
+    pub shared: Option<Shared>,
+}
+
+/// Where instances share what they know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared {
+    /// The server.
+    pub address: SharedAddress,
+    /// What keys there begin with.
+    pub prefix: String,
 }
 
 /// What a client may ask of us.

@@ -17,14 +17,20 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use super::elsewhere::{Elsewhere, Known};
 use super::hour::{Second, Tally};
 use super::ledger::{Ledger, Record, Sentence};
 use crate::config;
 use crate::net::client_key::ClientKey;
 use crate::observe::metrics::Metrics;
+use crate::store::{News, Tier};
 
 /// How long recipients wait while too many others of the same client have no answer yet.
 const WAIT: Duration = Duration::from_secs(25);
+/// A client with a clean record may have this part of the limit pending without other instances knowing.
+const FEW: u32 = 50;
+/// How often those that wait look whether other instances have answered.
+const LOOK_ELSEWHERE: Duration = Duration::from_millis(100);
 /// Sets visited before others get a turn.
 const SETS_AT_A_TIME: usize = 256;
 
@@ -82,6 +88,8 @@ pub struct Suspicion {
 pub struct Harvest {
     limits: config::Harvest,
     ledger: Ledger,
+    /// What other instances know of clients, where there are some.
+    elsewhere: Option<Elsewhere>,
     /// Recipients got their answers, so that others may be asked for.
     answered: Notify,
     /// Sessions that wait for that.
@@ -118,6 +126,8 @@ pub struct Granted {
     client: ClientKey,
     held: Held,
     recipients: u16,
+    /// Of those, what other instances count as pending.
+    reserved: u16,
     standing: Standing,
 }
 
@@ -125,9 +135,16 @@ impl Harvest {
     /// Nobody is known, within these limits.
     #[must_use]
     pub fn new(limits: config::Harvest, metrics: Metrics) -> Arc<Self> {
+        Self::within(limits, metrics, None)
+    }
+
+    /// The same, as an instance of a tier: what a client does counts on all of them.
+    #[must_use]
+    pub fn within(limits: config::Harvest, metrics: Metrics, tier: Option<Tier>) -> Arc<Self> {
+        let elsewhere = tier.map(|tier| Elsewhere::new(tier, limits.max_clients));
         let ledger = Ledger::new(limits.max_clients);
         let (answered, waiting) = (Notify::new(), AtomicUsize::new(0));
-        Arc::new(Self { limits, ledger, answered, waiting, metrics })
+        Arc::new(Self { limits, ledger, elsewhere, answered, waiting, metrics })
     }
 
     /// The limits.
@@ -140,19 +157,27 @@ impl Harvest {
     #[must_use]
     pub fn ban(&self, client: ClientKey) -> Option<Ban> {
         let now = self.ledger.now();
-        self.ledger.look(client, |record| ban_of(record, now)).flatten()
+        let here = self.ledger.look(client, |record| ban_of(record, now)).flatten();
+        here.or_else(|| self.elsewhere(client)?.ban)
     }
 
     /// How `client` stands.
     #[must_use]
     pub fn standing(&self, client: ClientKey) -> Standing {
         let now = self.ledger.now();
-        self.ledger.look(client, |record| standing_of(record, now)).unwrap_or(Standing::Clean)
+        match self.ledger.look(client, |record| standing_of(record, now)) {
+            Some(Standing::Suspect) => Standing::Suspect,
+            _ => self.elsewhere(client).map_or(Standing::Clean, |known| known.standing),
+        }
+    }
+
+    fn elsewhere(&self, client: ClientKey) -> Option<Known> {
+        self.elsewhere.as_ref().map(|elsewhere| elsewhere.known(client))
     }
 
     /// Leave for `client` to have some of `wanted` recipients looked up, as soon as it may have one.
     pub async fn leave(self: &Arc<Self>, client: ClientKey, held: Held, wanted: usize) -> Leave {
-        match self.try_leave(client, held, wanted) {
+        match self.reserved(self.try_leave(client, held, wanted)).await {
             Leave::Busy => self.wait_for_leave(client, held, wanted).await,
             leave => leave,
         }
@@ -164,8 +189,13 @@ impl Harvest {
         loop {
             // Before looking: what is answered in between is heard of.
             let answered = self.answered.notified();
-            match self.try_leave(client, held, wanted) {
-                Leave::Busy if timeout_at(deadline, answered).await.is_ok() => {}
+            match self.reserved(self.try_leave(client, held, wanted)).await {
+                Leave::Busy if Instant::now() < deadline => {
+                    // What is answered on other instances is not heard of here.
+                    let look =
+                        if self.elsewhere.is_some() { Instant::now() + LOOK_ELSEWHERE } else { deadline };
+                    let _ = timeout_at(look.min(deadline), answered).await;
+                }
                 leave => return leave,
             }
         }
@@ -173,23 +203,35 @@ impl Harvest {
 
     fn try_leave(self: &Arc<Self>, client: ClientKey, held: Held, wanted: usize) -> Leave {
         let wanted = u16::try_from(wanted).unwrap_or(u16::MAX);
-        let granted =
-            |recipients, standing| Granted { harvest: Arc::clone(self), client, held, recipients, standing };
+        let elsewhere = self.elsewhere(client).unwrap_or_default();
+        let granted = |recipients, standing| Granted {
+            harvest: Arc::clone(self),
+            client,
+            held,
+            recipients,
+            reserved: 0,
+            standing,
+        };
         let Some(most) = self.limits.max_unknown_per_hour.filter(|_| held == Held::Against) else {
             return Leave::Granted(granted(wanted, self.standing(client)));
         };
         let now = self.ledger.now();
         self.ledger.change(client, now, |record| {
-            if record.ban(now).is_some() {
+            if record.ban(now).is_some() || elsewhere.ban.is_some() {
                 return Leave::Banned;
             }
-            let allowance = record.tally(now).allowance(most).saturating_sub(record.pending.into());
+            let allowance =
+                record.tally(now).plus(elsewhere.tally).allowance(most).saturating_sub(record.pending.into());
             let recipients = wanted.min(u16::try_from(allowance).unwrap_or(u16::MAX));
             if recipients == 0 {
                 return Leave::Busy;
             }
             record.pending = record.pending.saturating_add(recipients);
-            Leave::Granted(granted(recipients, standing_of(record, now)))
+            let standing = match standing_of(record, now) {
+                Standing::Clean => elsewhere.standing,
+                Standing::Suspect => Standing::Suspect,
+            };
+            Leave::Granted(granted(recipients, standing))
         })
     }
 
@@ -197,22 +239,25 @@ impl Harvest {
     pub fn learn(&self, client: ClientKey, event: Event) {
         let now = self.ledger.now();
         match event {
-            Event::Answered(tally, held) => self.count(client, tally, held, 0),
+            Event::Answered(tally, held) => self.count(client, tally, held, (0, 0)),
             Event::Banned(ban) => {
                 self.ledger.change(client, now, |record| record.sentence(sentence(now, ban)));
+                self.elsewhere.as_ref().into_iter().for_each(|elsewhere| elsewhere.banned(client, ban));
             }
             Event::Pardoned => {
                 self.ledger.look(client, |record| record.pardon(now));
+                self.elsewhere.as_ref().into_iter().for_each(|elsewhere| elsewhere.pardoned(client));
             }
         }
     }
 
     /// Counts, and bans where it is too much; so many recipients are pending no more.
-    fn count(&self, client: ClientKey, tally: Tally, held: Held, answered: u16) {
+    fn count(&self, client: ClientKey, tally: Tally, held: Held, (answered, reserved): (u16, u16)) {
         let now = self.ledger.now();
         if tally.is_empty() || (held == Held::Never && tally.unknown == 0) {
             return;
         }
+        let elsewhere = self.elsewhere(client).unwrap_or_default();
         let reason = self.ledger.change(client, now, |record| {
             if tally.unknown > 0 {
                 record.named_unknown(now);
@@ -222,18 +267,115 @@ impl Harvest {
             }
             record.pending = record.pending.saturating_sub(answered);
             record.add(now, tally);
-            let reason = record.tally(now);
+            let reason = record.tally(now).plus(elsewhere.tally);
             let too_many = self.limits.max_unknown_per_hour.is_some_and(|most| reason.exceeds(most));
-            if !too_many || tally.unknown == 0 || record.ban(now).is_some() {
+            if !too_many || tally.unknown == 0 || record.ban(now).or(elsewhere.sentence).is_some() {
                 return None;
             }
             record.sentence(sentence(now, Ban { remaining: self.limits.ban, reason }));
             Some(reason)
         });
+        if let Some(elsewhere) = self.elsewhere.as_ref().filter(|_| held == Held::Against) {
+            elsewhere.told(client, tally, reserved);
+        }
         let Some(reason) = reason else { return };
+        self.bans(client, reason);
+    }
+
+    /// A client is banned from now on.
+    fn bans(&self, client: ClientKey, reason: Tally) {
+        let ban = Ban { remaining: self.limits.ban, reason };
+        self.elsewhere.as_ref().into_iter().for_each(|elsewhere| elsewhere.banned(client, ban));
         self.metrics.harvest_ban();
         let (unknown, asked, seconds) = (reason.unknown, reason.asked(), self.limits.ban.as_secs());
         tracing::info!(%client, unknown, asked, seconds, "client banned: it asks for too many unknown recipients");
+    }
+
+    /// Has recipients counted as pending on all instances, where that is worth a question: a client that named nobody unknown yet
+    /// asks for a few at a time.
+    async fn reserved(&self, leave: Leave) -> Leave {
+        let Leave::Granted(mut granted) = leave else { return leave };
+        let limit = self.limits.max_unknown_per_hour.filter(|_| granted.held == Held::Against);
+        let (Some(elsewhere), Some(most)) = (&self.elsewhere, limit) else { return Leave::Granted(granted) };
+        let client = granted.client;
+        let pending = self.ledger.look(client, |record| record.pending).unwrap_or(0);
+        let few = u32::from(pending) <= most / FEW;
+        if few && granted.standing == Standing::Clean {
+            return Leave::Granted(granted);
+        }
+        let own = || {
+            let now = self.ledger.now();
+            self.ledger.look(client, |record| record.tally(now)).unwrap_or_default()
+        };
+        let Some((allowed, all)) = elsewhere.reserve(client, granted.recipients, most, own).await else {
+            return Leave::Granted(granted);
+        };
+        granted.reserved = allowed;
+        if self.ban(client).is_some() {
+            return Leave::Banned;
+        }
+        if all.exceeds(most) {
+            let now = self.ledger.now();
+            let ban = Ban { remaining: self.limits.ban, reason: all };
+            self.ledger.change(client, now, |record| record.sentence(sentence(now, ban)));
+            self.bans(client, all);
+            return Leave::Banned;
+        }
+        let more = granted.recipients - allowed;
+        self.ledger.look(client, |record| record.pending = record.pending.saturating_sub(more));
+        granted.recipients = allowed;
+        if allowed == 0 { Leave::Busy } else { Leave::Granted(granted) }
+    }
+
+    /// Another instance did something about a client.
+    pub fn heard(self: &Arc<Self>, news: News) {
+        let Some(elsewhere) = &self.elsewhere else { return };
+        match news {
+            News::Banned { client, remaining, unknown, known } => {
+                elsewhere.is_banned(client, Ban { remaining, reason: Tally { unknown, known } });
+            }
+            News::Pardoned(client) => {
+                elsewhere.is_pardoned(client);
+                tokio::spawn(Arc::clone(self).pardon_hashed(client));
+            }
+            News::Lost => drop(tokio::spawn(Arc::clone(self).tell_bans())),
+            News::Key(_) | News::Domain(..) | News::Epoch(_) | News::Marked(_) => {}
+        }
+    }
+
+    /// Pardons a client of which only the hash is known.
+    async fn pardon_hashed(self: Arc<Self>, client: u128) {
+        let Some(elsewhere) = &self.elsewhere else { return };
+        for set in 0..self.ledger.sets() {
+            let mut found = None;
+            self.ledger.visit(set, |record| {
+                if elsewhere.hash(record.client()) == client {
+                    found = Some(record.client());
+                }
+            });
+            if let Some(found) = found {
+                let now = self.ledger.now();
+                self.ledger.look(found, |record| record.pardon(now));
+                return;
+            }
+            if set % SETS_AT_A_TIME == SETS_AT_A_TIME - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Tells the tier again whom we have banned.
+    async fn tell_bans(self: Arc<Self>) {
+        let Some(elsewhere) = &self.elsewhere else { return };
+        for set in 0..self.ledger.sets() {
+            let now = self.ledger.now();
+            self.ledger.visit(set, |record| {
+                ban_of(record, now).into_iter().for_each(|ban| elsewhere.banned(record.client(), ban));
+            });
+            if set % SETS_AT_A_TIME == SETS_AT_A_TIME - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     /// Recipients are pending no more.
@@ -256,7 +398,7 @@ impl Harvest {
         for first in (0..self.ledger.sets()).step_by(SETS_AT_A_TIME) {
             for set in first..(first + SETS_AT_A_TIME).min(self.ledger.sets()) {
                 let now = self.ledger.now();
-                self.ledger.visit(set, |record| found.see(record, now));
+                self.ledger.visit(set, |record| found.see(record, now, self.elsewhere(record.client())));
             }
             found.keep(most);
             tokio::task::yield_now().await;
@@ -268,6 +410,7 @@ impl Harvest {
     pub async fn sweep(&self) {
         for set in 0..self.ledger.sets() {
             self.ledger.sweep(set);
+            self.elsewhere.as_ref().into_iter().for_each(|elsewhere| elsewhere.sweep(set));
             if set % SETS_AT_A_TIME == SETS_AT_A_TIME - 1 {
                 tokio::task::yield_now().await;
             }
@@ -291,7 +434,9 @@ impl Granted {
     /// They were answered so.
     pub fn answered(mut self, tally: Tally) {
         if !tally.is_empty() {
-            self.harvest.count(self.client, tally, self.held, std::mem::take(&mut self.recipients));
+            let (answered, reserved) =
+                (std::mem::take(&mut self.recipients), std::mem::take(&mut self.reserved));
+            self.harvest.count(self.client, tally, self.held, (answered, reserved));
             self.harvest.wake();
         }
     }
@@ -300,6 +445,11 @@ impl Granted {
 impl Drop for Granted {
     fn drop(&mut self) {
         let recipients = self.recipients;
+        if self.reserved > 0
+            && let Some(elsewhere) = &self.harvest.elsewhere
+        {
+            elsewhere.told(self.client, Tally::default(), self.reserved);
+        }
         if recipients > 0 && self.held == Held::Against {
             self.harvest.ledger.look(self.client, |record| {
                 record.pending = record.pending.saturating_sub(recipients);
@@ -310,9 +460,11 @@ impl Drop for Granted {
 }
 
 impl Suspicions {
-    fn see(&mut self, record: &Record, now: Second) {
+    fn see(&mut self, record: &Record, now: Second, elsewhere: Option<Known>) {
+        let elsewhere = elsewhere.unwrap_or_default();
+        let tally = record.tally(now).plus(elsewhere.tally);
         let suspicion =
-            Suspicion { client: record.client(), tally: record.tally(now), ban: ban_of(record, now) };
+            Suspicion { client: record.client(), tally, ban: ban_of(record, now).or(elsewhere.ban) };
         if suspicion.tally.unknown > 0 {
             self.clients.push(suspicion);
         }
@@ -346,17 +498,17 @@ impl Drop for Waiting<'_> {
     }
 }
 
-fn sentence(now: Second, Ban { remaining, reason }: Ban) -> Sentence {
+pub(super) fn sentence(now: Second, Ban { remaining, reason }: Ban) -> Sentence {
     let seconds = Second::try_from(remaining.as_secs()).unwrap_or(Second::MAX);
     Sentence::new(now.saturating_add(seconds.max(1)), reason)
 }
 
-fn ban_of(record: &Record, now: Second) -> Option<Ban> {
+pub(super) fn ban_of(record: &Record, now: Second) -> Option<Ban> {
     let ban = record.ban(now)?;
     Some(Ban { remaining: Duration::from_secs((ban.until() - now).into()), reason: ban.reason() })
 }
 
-fn standing_of(record: &Record, now: Second) -> Standing {
+pub(super) fn standing_of(record: &Record, now: Second) -> Standing {
     record.last_unknown(now).map_or(Standing::Clean, |_| Standing::Suspect)
 }
 

@@ -110,7 +110,7 @@ impl Hour {
 }
 
 impl Tally {
-    const fn plus(self, other: Self) -> Self {
+    pub(super) const fn plus(self, other: Self) -> Self {
         Self {
             unknown: self.unknown.saturating_add(other.unknown),
             known: self.known.saturating_add(other.known),

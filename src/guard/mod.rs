@@ -4,6 +4,7 @@
 mod conduct;
 mod connections;
 mod drain;
+mod elsewhere;
 mod harvest;
 mod hour;
 mod ledger;

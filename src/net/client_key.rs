@@ -21,6 +21,18 @@ impl ClientKey {
             IpAddr::V6(v6) => Self(u64::try_from(v6.to_bits() >> 64).unwrap_or_default()),
         }
     }
+
+    /// What tells it from others.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// A client of which only a hash is known.
+    #[must_use]
+    pub const fn hashed(hash: u64) -> Self {
+        Self(hash)
+    }
 }
 
 /// `192.0.2.1`, `2001:db8::/64`.

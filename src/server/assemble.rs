@@ -9,7 +9,7 @@ use crate::observe::Alarms;
 use crate::observe::metrics::Metrics;
 use crate::proto::proxy_header::Version;
 use crate::session::Context;
-use crate::store::{HashKey, Opened};
+use crate::store::{HashKey, Opened, Tier};
 use crate::verify::{ListFault, Verifier, bounds};
 
 /// Makes the shared parts; nothing runs yet, and nothing is connected. Verdicts are remembered in memory.
@@ -65,7 +65,19 @@ fn assemble_with(
     let backends = Arc::new(backends(&config, dialer, &metrics));
     let alarms = Alarms::default();
     let verifier = remembering(Verifier::new(&config, &backends, &metrics, &alarms)?, &config);
-    Ok(Context::new(Arc::new(config), Arc::new(verifier), backends, metrics, alarms))
+    let tier = tier(&config, &metrics);
+    let verifier = match &tier {
+        Some(tier) => verifier.with_tier(tier.clone()),
+        None => verifier,
+    };
+    Ok(Context::new(Arc::new(config), Arc::new(verifier), backends, metrics, alarms, tier))
+}
+
+/// What is shared with other instances, where that is wanted. Nothing is connected yet.
+fn tier(config: &Config, metrics: &Metrics) -> Option<Tier> {
+    let (shared, secret) = (config.store.shared.as_ref()?, config.store.secret.as_ref()?);
+    let (good, bad) = bounds(&config.cache);
+    Some(Tier::new(shared, HashKey::of(secret.reveal()), good.keeps.max(bad.keeps), metrics.clone()))
 }
 
 /// One destination for each that any route names, for delivery or for asking.

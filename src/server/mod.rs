@@ -116,6 +116,7 @@ impl Server {
             tokio::spawn(admin::serve(socket, Arc::new(self.panel(admin))));
         }
         self.context.backends.follow(&self.parted, LOOKED_UP).await;
+        tokio::spawn(share(Arc::clone(&self.context), self.ended.clone()));
         tokio::join!(greet_backends(&self.context), self.context.verifier.test_relays());
         for (listener, socket) in self.doors.drain(..) {
             let door = listen::Door {
@@ -256,6 +257,16 @@ pub async fn greet_backends(context: &Context) {
     let deadline = tokio::time::Instant::now() + timeouts.backend_connect + timeouts.backend_command;
     let greetings = context.backends.iter().map(|backend| async move { backend.greet(deadline).await });
     futures_util::future::join_all(greetings).await;
+}
+
+/// Shares with other instances, where there are some: what they did is known here.
+async fn share(context: Arc<Context>, ending: CancellationToken) {
+    let Some(tier) = &context.tier else { return };
+    let hear = |news| {
+        context.verifier.heard(news);
+        context.harvest.heard(news);
+    };
+    ending.run_until_cancelled(tier.run(hear)).await;
 }
 
 /// How often clients are looked for that need not be remembered any more.

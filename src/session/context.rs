@@ -11,6 +11,7 @@ use crate::observe::metrics::{Metrics, RouteMetrics};
 use crate::observe::{Alarms, Events, Live};
 use crate::proto::ehlo::{Extensions, Keyword};
 use crate::proto::received;
+use crate::store::Tier;
 use crate::verify::Verifier;
 
 /// What all sessions share.
@@ -36,6 +37,8 @@ pub struct Context {
     pub drain: Drain,
     /// Which clients guess recipients.
     pub harvest: Arc<Harvest>,
+    /// What is shared with other instances; none where this one is alone.
+    pub tier: Option<Tier>,
     /// How many connections there are.
     pub connections: Arc<Connections>,
     /// Where clients come from.
@@ -56,6 +59,7 @@ impl Context {
         backends: Arc<Backends>,
         metrics: Metrics,
         alarms: Alarms,
+        tier: Option<Tier>,
     ) -> Self {
         let tls = &config.tls;
         let acceptor = (!tls.certificates.is_empty())
@@ -67,7 +71,7 @@ impl Context {
         let no_route = metrics.route("");
         let limits = &config.limits;
         let connections = Connections::new(limits.max_connections, limits.max_connections_per_client);
-        let harvest = Harvest::new(config.harvest.clone(), metrics.clone());
+        let harvest = Harvest::within(config.harvest.clone(), metrics.clone(), tier.clone());
         let hidden =
             config.routes.iter().flat_map(|r| &r.hide_ehlo).filter_map(|name| Keyword::parse(name)).collect();
         Self {
@@ -81,6 +85,7 @@ impl Context {
             live: Live::default(),
             drain: Drain::default(),
             harvest,
+            tier,
             connections,
             sources: Sources::default(),
             deliveries,

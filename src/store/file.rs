@@ -13,12 +13,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use redb::backends::FileBackend;
-use redb::{Database, ReadableDatabase as _, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase as _, ReadableTable, ReadableTableMetadata as _, TableDefinition};
 
 use super::directory::Directory;
 use super::queue::{Batch, Shelf, Template};
 use super::record::{Record, Stamp};
-use super::{Recalled, block};
+use super::{Recalled, block, mark};
 
 /// What this version writes. Others are put aside: a cache fills again.
 const VERSION: u32 = 1;
@@ -34,6 +34,11 @@ const META: TableDefinition<'static, &str, u128> = TableDefinition::new("meta");
 const TEXTS: TableDefinition<'static, u16, &[u8]> = TableDefinition::new("texts");
 /// By the hash of the domain.
 const GENERATIONS: TableDefinition<'static, u128, u32> = TableDefinition::new("generations");
+
+/// By the hash of the domain: what random names have shown.
+const MARKS: TableDefinition<'static, u128, &[u8]> = TableDefinition::new("marks");
+/// Domains with marks, more than any instance keeps in mind: beyond, all are found out again.
+const MOST_MARKS: u64 = 100_000;
 
 /// What verdicts are kept within.
 #[derive(Debug, Clone, Copy)]
@@ -127,10 +132,12 @@ impl VerdictFile {
                     transaction.delete_table(row.blocks()).map_err(fault)?;
                 }
                 transaction.delete_table(GENERATIONS).map_err(fault)?;
+                transaction.delete_table(MARKS).map_err(fault)?;
             }
             meta.insert("version", u128::from(VERSION)).map_err(fault)?;
             transaction.open_table(TEXTS).map_err(fault)?;
             transaction.open_table(GENERATIONS).map_err(fault)?;
+            transaction.open_table(MARKS).map_err(fault)?;
         }
         for row in [&mut self.good, &mut self.bad] {
             let table = transaction.open_table(row.blocks()).map_err(fault)?;
@@ -156,6 +163,11 @@ impl VerdictFile {
             for entry in transaction.open_table(GENERATIONS).map_err(fault)?.iter().map_err(fault)? {
                 let (domain, generation) = entry.map_err(fault)?;
                 rest.generations.push((domain.value(), generation.value()));
+            }
+            for entry in transaction.open_table(MARKS).map_err(fault)?.iter().map_err(fault)? {
+                let (domain, marks) = entry.map_err(fault)?;
+                rest.marks
+                    .extend(mark::read(marks.value(), Stamp::now()).map(|marks| (domain.value(), marks)));
             }
             for entry in transaction.open_table(TEXTS).map_err(fault)?.iter().map_err(fault)? {
                 let (number, text) = entry.map_err(fault)?;
@@ -199,6 +211,15 @@ impl VerdictFile {
             generations.insert(domain, generation).map_err(fault)?;
         }
         drop(generations);
+        if !batch.marks.is_empty() {
+            if transaction.open_table(MARKS).map_err(fault)?.len().map_err(fault)? > MOST_MARKS {
+                transaction.delete_table(MARKS).map_err(fault)?;
+            }
+            let mut marks = transaction.open_table(MARKS).map_err(fault)?;
+            for (domain, octets) in &batch.marks {
+                marks.insert(domain, octets.as_slice()).map_err(fault)?;
+            }
+        }
         let mut texts = transaction.open_table(TEXTS).map_err(fault)?;
         for (number, template) in &batch.texts {
             let text = [&template.code.to_le_bytes(), &*template.text].concat();

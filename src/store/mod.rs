@@ -10,8 +10,10 @@
 mod block;
 mod directory;
 mod file;
+mod mark;
 mod queue;
 mod record;
+mod shared;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,6 +28,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use file::Bounds;
 pub use queue::{Journal, Shelf, Template};
 pub use record::{Fact, Record, Stamp};
+pub use shared::{
+    Ages, Alone, Consulted, Counted, Marks, News, RENEW_AFTER, Seen, Sight, Tier, TierAccount, Told, Turn,
+};
 
 use directory::Directory;
 use file::{FileFault, VerdictFile};
@@ -74,6 +79,8 @@ pub struct Recalled {
     pub epoch: u32,
     /// How often domains were forgotten, by the hash of the domain.
     pub generations: Vec<(u128, u32)>,
+    /// What random names have shown of domains, by their hash.
+    pub marks: Vec<(u128, Marks)>,
     /// The words of refusals, by number.
     pub texts: Vec<(u16, Template)>,
 }
@@ -310,6 +317,17 @@ impl HashKey {
         // timings could make use of it.
         let _ = getrandom::fill(&mut key);
         Self(key)
+    }
+
+    /// The keyed hash of `parts`, which are told apart also where they touch.
+    #[must_use]
+    pub fn hash(self, parts: &[&[u8]]) -> u128 {
+        let mut hasher = SipHasher13::new_with_key(&self.0);
+        for part in parts {
+            std::hash::Hasher::write_usize(&mut hasher, part.len());
+            std::hash::Hasher::write(&mut hasher, part);
+        }
+        hasher.finish128().as_u128()
     }
 
     /// The octets of it.

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::mark;
 use super::record::{Fact, Record, Stamp};
+use super::shared::Marks;
 
 /// Records that may wait, and as many times that much of what is forgotten.
 const MOST: usize = 65_536;
@@ -79,6 +81,8 @@ pub(super) struct Batch {
     pub(super) texts: HashMap<u16, Template>,
     pub(super) good: HashMap<u128, Record>,
     pub(super) bad: HashMap<u128, Record>,
+    /// What random names have shown of domains, by their hash.
+    pub(super) marks: HashMap<u128, [u8; mark::LENGTH]>,
 }
 
 impl Journal {
@@ -88,7 +92,12 @@ impl Journal {
 
     /// `fact` was learnt of `key`, now.
     pub fn learnt(&self, shelf: Shelf, key: u128, fact: Fact) {
-        let record = Record { key, learnt: Stamp::now(), fact };
+        self.heard(shelf, key, fact, Duration::ZERO);
+    }
+
+    /// `fact` was learnt of `key` elsewhere, so long ago.
+    pub fn heard(&self, shelf: Shelf, key: u128, fact: Fact, age: Duration) {
+        let record = Record { key, learnt: Stamp::now().before(age), fact };
         let mut pending = self.0.pending();
         let full = pending.batch.records() >= MOST;
         let waiting = pending.batch.shelf(shelf);
@@ -110,6 +119,16 @@ impl Journal {
     /// What was known of `key` on `shelf` is known no more.
     pub fn gone(&self, shelf: Shelf, key: u128) {
         self.learnt(shelf, key, Fact::Gone);
+    }
+
+    /// Random names have shown that of a domain.
+    pub fn marked(&self, domain: u128, marks: &Marks) {
+        let mut pending = self.0.pending();
+        if pending.batch.marks.len() < MOST {
+            pending.batch.marks.insert(domain, mark::write(marks, Stamp::now()));
+        }
+        drop(pending);
+        self.0.wake.notify_one();
     }
 
     /// A refusal that was not heard before, and its number.
@@ -142,13 +161,14 @@ impl Batch {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        let Self { cleared, emptied, generations, texts, good, bad } = self;
+        let Self { cleared, emptied, generations, texts, good, bad, marks } = self;
         cleared.is_none()
             && !emptied
             && generations.is_empty()
             && texts.is_empty()
             && good.is_empty()
             && bad.is_empty()
+            && marks.is_empty()
     }
 
     const fn shelf(&mut self, shelf: Shelf) -> &mut HashMap<u128, Record> {
@@ -217,6 +237,9 @@ impl Queue {
         }
         for (number, template) in batch.texts {
             pending.batch.texts.entry(number).or_insert(template);
+        }
+        for (domain, marks) in batch.marks {
+            pending.batch.marks.entry(domain).or_insert(marks);
         }
         self.bound(&mut pending);
     }

@@ -51,6 +51,12 @@ impl Stamp {
         Self(u32::try_from(since.as_secs()).unwrap_or(u32::MAX))
     }
 
+    /// So much earlier.
+    #[must_use]
+    pub fn before(self, age: Duration) -> Self {
+        Self(self.0.saturating_sub(u32::try_from(age.as_secs()).unwrap_or(u32::MAX)))
+    }
+
     /// How long ago it is at `now`; none when it is yet to come, since the clock went back meanwhile. A little
     /// of that is what clocks do when they are set right.
     #[must_use]

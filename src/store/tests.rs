@@ -99,7 +99,7 @@ async fn what_was_learnt_and_forgotten_comes_back() {
     let mut store = place.open().unwrap();
     let expected = [((0, 2), Fact::Good { mark: 8 }), ((0, 3), GOOD), ((0, 4), GOOD), ((1, 9), BAD)];
     assert_eq!(known(&mut store), expected.into());
-    let Recalled { epoch, generations, texts } = store.recall();
+    let Recalled { epoch, generations, texts, .. } = store.recall();
     assert_eq!((epoch, generations, texts), (0, vec![(77, 4)], vec![(3, template())]));
     store.forget_texts(&[3]);
     assert_eq!(store.recall().texts, []);
@@ -404,4 +404,23 @@ async fn what_is_stored_holds_no_text_that_was_asked_about() {
     assert!(
         memchr::memchr(b'@', &octets).is_none_or(|_| memchr::memmem::find(&octets, b"example").is_none())
     );
+}
+
+#[tokio::test]
+async fn what_random_names_have_shown_comes_back_and_is_of_one_secret() {
+    let place = Place::new();
+    let seen = |sight| Some(Seen { sight, age: Duration::ZERO });
+    let marks = Marks { recipient: seen(Sight::Truthful), data: None, delivery: seen(Sight::Blind) };
+    let store = place.open().unwrap().start();
+    store.journal().marked(7, &Marks { delivery: None, ..marks });
+    store.journal().marked(7, &marks);
+    store.close(PATIENCE).await;
+    let stored = place.open().unwrap().recall().marks;
+    let [(7, stored)] = stored.as_slice() else { panic!("{stored:?}") };
+    assert_eq!(
+        stored.each().map(|seen| seen.map(|seen| seen.sight)),
+        marks.each().map(|seen| seen.map(|s| s.sight))
+    );
+    let mut other = place.open_with(Some("another"), bounds(1000)).unwrap();
+    assert!(other.recall().marks.is_empty());
 }

@@ -85,8 +85,13 @@ impl Apart {
 
     /// Takes the marks of `domain` away, whatever the route.
     pub(super) fn forget(&self, domain: &str) {
+        self.forget_if(|marked| marked == domain);
+    }
+
+    /// Takes the marks of those domains away.
+    pub(super) fn forget_if(&self, is_one: impl Fn(&str) -> bool) {
         let mut ends = self.ends.write().unwrap_or_else(PoisonError::into_inner);
-        ends.retain(|(_, marked), _| &**marked != domain);
+        ends.retain(|(_, marked), _| !is_one(marked));
     }
 
     /// Takes all marks away.

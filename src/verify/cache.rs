@@ -12,6 +12,7 @@
 //! ones. An entry is a hash and a few octets; lifetimes are judged when it is looked up, each with up to a
 //! tenth taken off by its key, so that what was learnt together does not expire together.
 
+mod adopt;
 mod recall;
 
 use std::collections::HashMap;
@@ -30,7 +31,7 @@ use super::texts::{Text, Texts};
 use crate::config;
 use crate::proto::reply::Reply;
 use crate::proto::verdict::Cause;
-use crate::store::{Fact, Journal, Shelf as ShelfName};
+use crate::store::{Fact, Journal, Shelf as ShelfName, Tier, Told};
 
 pub use recall::bounds;
 
@@ -226,6 +227,8 @@ pub struct Cache {
     marked: Mutex<HashMap<u32, Tally>>,
     /// Who keeps what is learnt, if anybody does.
     journal: OnceLock<Journal>,
+    /// With whom what is learnt is shared, if anybody.
+    tier: OnceLock<Tier>,
 }
 
 impl Cache {
@@ -243,6 +246,7 @@ impl Cache {
             evictions,
             marked: Mutex::default(),
             journal: OnceLock::new(),
+            tier: OnceLock::new(),
             lifetimes,
         }
     }
@@ -336,6 +340,7 @@ impl Cache {
         self.tell(|journal| {
             journal.learnt(ShelfName::Good, key.to_bits(), Fact::Good { mark: tally.mark });
         });
+        self.share(key, || (Told::Good, self.good_keeps()));
         if self.bad.remove(&key).is_some() {
             self.tell(|journal| journal.gone(ShelfName::Bad, key.to_bits()));
         }
@@ -349,6 +354,8 @@ impl Cache {
         }
         self.deferred.remove(&key);
         if self.lifetimes.negative_ttl.is_zero() {
+            // It is not remembered, and what was said before holds no longer.
+            self.share(key, || (Told::Gone, self.good_keeps()));
             return;
         }
         // An answer of long ago says nothing about how steady this one is.
@@ -364,6 +371,8 @@ impl Cache {
             let fact = Fact::Bad { text: text.number(), confirmed };
             journal.learnt(ShelfName::Bad, key.to_bits(), fact);
         });
+        let lives = self.lifetime_of(Bad { learnt: self.now(), text, confirmed });
+        self.share(key, || (Told::Bad { template: self.texts.template(text), confirmed }, lives));
     }
 
     /// The store answered, but not about the recipient. Good and bad entries stay.
@@ -379,6 +388,7 @@ impl Cache {
         let known = self.remove_good(key);
         // The store may know it also where there was no room for it here.
         self.tell(|journal| journal.gone(ShelfName::Good, key.to_bits()));
+        self.share(key, || (Told::Gone, self.good_keeps()));
         if known { Contradicted::Good } else { Contradicted::Nothing }
     }
 

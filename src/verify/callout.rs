@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 
+use super::Verified;
 use super::names;
 use super::probe::{self, Finding};
 use super::prober::{Answer, Asker, Prober, Shared, Store, Subject, Why};
 use super::scope::{Common, Scope, Tested};
 use super::scopes::Scopes;
 use super::truth::Sighting;
-use super::{Conversation, Verified};
 use crate::backend::{Backend, Backends, Balancer};
 use crate::config::{Config, Destination, Route};
 use crate::observe::metrics::{RecipientSource, RouteMetrics};
@@ -55,11 +55,14 @@ impl Callout {
             };
             Prober::new(store, shared.clone(), series.clone())
         });
+        let delivery: Vec<String> = route.backends.iter().map(identified).collect();
         let common = Common {
             route: Arc::clone(&route.name),
             stage: route.verify.stage,
             blind_ttl: config.cache.blind_ttl,
             alarms: shared.alarms.clone(),
+            identity: format!("{identity} {}", delivery.join(", ")).into_bytes().into(),
+            sights: Arc::clone(&shared.sights),
         };
         let elsewhere = route.backends.iter().find(|named| !asked.contains(named));
         Self {
@@ -73,12 +76,12 @@ impl Callout {
     /// Asks about `subject`, within `verify.timeout`.
     pub(super) async fn asked(&self, subject: Subject, asker: Asker, why: Why, route: &Route) -> Verified {
         let answer = timeout(route.verify.timeout, self.prober.ask(subject, asker, why)).await;
-        let (verdict, conversation) = match answer {
-            Ok(Ok(Answer { verdict, conversation })) => (verdict, conversation),
-            Ok(Err(_)) => (Verdict::Unknown(Cause::Unreachable), Conversation::default()),
-            Err(_) => (Verdict::Unknown(Cause::Timeout), Conversation::default()),
-        };
-        Verified { verdict, source: RecipientSource::Probe, conversation }
+        let unknown = |cause| Verified::of(Verdict::Unknown(cause), RecipientSource::Probe);
+        match answer {
+            Ok(Ok(Answer { verdict, conversation, source })) => Verified { verdict, source, conversation },
+            Ok(Err(_)) => unknown(Cause::Unreachable),
+            Err(_) => unknown(Cause::Timeout),
+        }
     }
 
     /// Where another port takes the mail: finds out, every now and then, whether that one is truthful too. Nobody

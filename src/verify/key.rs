@@ -5,9 +5,10 @@
 
 use std::hash::{BuildHasher, Hash, Hasher};
 
-use siphasher::sip128::{Hasher128 as _, SipHasher13};
-
 use crate::store::HashKey;
+
+/// Generations of answers; a store proves blind once in `cache.blind_ttl` at most.
+const GENERATIONS: u32 = 16;
 
 /// A recipient of one verification group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,14 +17,14 @@ pub struct Key(u128);
 /// Makes keys. Two keyrings of one secret make the same keys.
 #[derive(Debug, Clone)]
 pub struct Keyring {
-    secret: [u8; 16],
+    secret: HashKey,
 }
 
 impl Keyring {
     /// The keyring of a secret.
     #[must_use]
     pub const fn of(key: HashKey) -> Self {
-        Self { secret: key.octets() }
+        Self { secret: key }
     }
 
     /// A keyring of this process alone.
@@ -35,12 +36,7 @@ impl Keyring {
     /// The key of `parts`, which are told apart also where they touch.
     #[must_use]
     pub fn key(&self, parts: &[&[u8]]) -> Key {
-        let mut hasher = SipHasher13::new_with_key(&self.secret);
-        for part in parts {
-            hasher.write_usize(part.len());
-            hasher.write(part);
-        }
-        Key(hasher.finish128().as_u128())
+        Key(self.secret.hash(parts))
     }
 }
 
@@ -51,11 +47,21 @@ impl Key {
         Self(number as u128)
     }
 
-    /// The same recipient in another generation of answers; the first is 0.
+    /// The same recipient in another generation of answers; the first is 0. They begin anew behind [`GENERATIONS`]: what was
+    /// learnt so long ago is past all use.
     #[must_use]
     pub(super) const fn in_generation(self, generation: u32) -> Self {
         // Odd, so that each generation has a number of its own, with all octets different.
-        Self(self.0 ^ (generation as u128).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835))
+        Self(
+            self.0
+                ^ ((generation % GENERATIONS) as u128)
+                    .wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835),
+        )
+    }
+
+    /// The same recipient in every generation there is.
+    pub(super) fn in_every_generation(self) -> impl Iterator<Item = Self> {
+        (0..GENERATIONS).map(move |generation| self.in_generation(generation))
     }
 
     /// As it is stored.
@@ -126,5 +132,14 @@ mod tests {
         assert_eq!(ring.key(&[b"a", b"bc"]), ring.clone().key(&[b"a", b"bc"]));
         assert_ne!(ring.key(&[b"a", b"bc"]), ring.key(&[b"ab", b"c"]));
         assert_ne!(ring.key(&[b"a", b"bc"]), Keyring::random().key(&[b"a", b"bc"]));
+    }
+
+    #[test]
+    fn generations_are_told_apart_and_can_be_counted() {
+        let key = Keyring::random().key(&[b"a"]);
+        let all: std::collections::HashSet<_> = key.in_every_generation().collect();
+        assert_eq!(all.len(), GENERATIONS as usize);
+        assert!((0..100).all(|generation| all.contains(&key.in_generation(generation))));
+        assert_eq!(key.in_generation(0), key);
     }
 }

@@ -19,7 +19,9 @@ mod prober;
 mod relay_test;
 mod scope;
 mod scopes;
+mod sights;
 mod texts;
+mod tier;
 mod truth;
 
 use std::collections::HashMap;
@@ -139,6 +141,7 @@ impl Verifier {
             conversations: Arc::new(Conversations::default()),
             metrics: metrics.clone(),
             alarms: alarms.clone(),
+            sights: Arc::default(),
         };
         let mut probers = HashMap::new();
         let mut groups = HashMap::new();
@@ -176,6 +179,7 @@ impl Verifier {
     /// The same, hashing addresses with `key`.
     #[must_use]
     pub fn with_key(self, key: HashKey) -> Self {
+        self.shared.sights.begin(key);
         Self { keyring: Keyring::of(key), ..self }
     }
 
@@ -183,7 +187,7 @@ impl Verifier {
     #[must_use]
     pub fn with_store(self, mut store: Opened) -> Self {
         let cache = &self.shared.cache;
-        let Recalled { epoch, generations, .. } = cache.recall(&mut store, Stamp::now());
+        let Recalled { epoch, generations, marks, .. } = cache.recall(&mut store, Stamp::now());
         self.epoch.store(epoch, Ordering::Relaxed);
         for (domain, generation) in generations {
             self.generations.insert(domain, generation);
@@ -191,6 +195,10 @@ impl Verifier {
         let key = store.key();
         let store = store.start();
         cache.keep_in(store.journal());
+        let sights = &self.shared.sights;
+        sights.begin(key);
+        sights.keep_in(store.journal(), marks);
+        self.callouts().for_each(|callout| callout.scopes.each(|scope| sights.met(scope)));
         Self { keyring: Keyring::of(key), store: Some(store), ..self }
     }
 
@@ -286,17 +294,16 @@ impl Verifier {
                 }
             }
             Known::Deferred(cause) => remembered(Verdict::Unknown(cause)),
-            Known::Good(Freshness::Stale) => match callout.asked(subject, asker, Why::Unknown, route).await {
-                // The store cannot be asked: what it said last still stands.
-                Verified { verdict: Verdict::Unknown(cause), .. }
-                    if cause.store_answered() == StoreAnswered::Nothing =>
-                {
-                    remembered(Verdict::Deliverable)
-                }
-                verified => verified,
-            },
             Known::Nothing if undecidable(&subject.scope) => remembered(Verdict::Unknown(Cause::Blind)),
-            Known::Nothing => callout.asked(subject, asker, Why::Unknown, route).await,
+            Known::Good(Freshness::Stale) | Known::Nothing => {
+                let verified = callout.asked(subject.clone(), asker, Why::Unknown, route).await;
+                let Verdict::Unknown(cause) = &verified.verdict else { return verified };
+                let (entry, written) = (subject.entry(), subject.mailbox.written());
+                // The store cannot be asked: what it said last, to us or to another instance, still stands.
+                let stands = cause.store_answered() == StoreAnswered::Nothing
+                    && matches!(cache.known(entry, written, subject.scope.guard()), Known::Good(_));
+                if stands { remembered(Verdict::Deliverable) } else { verified }
+            }
         }
     }
 
@@ -444,6 +451,7 @@ impl Verifier {
             callout.prober.forget(subject.key);
             subject.scope.forget(subject.entry());
             self.shared.cache.forget(subject.entry());
+            self.forget_elsewhere(subject.key);
         }
     }
 
@@ -460,15 +468,30 @@ impl Verifier {
         if let Some(store) = &self.store {
             store.journal().forgot_domain(hash, *generation);
         }
+        if let Some(tier) = self.shared.cache.tier() {
+            tier.forget_domain(hash, *generation);
+        }
     }
 
     fn hash(&self, domain: &Domain) -> u128 {
-        self.keyring.key(&[b"domain", domain.as_str().as_bytes()]).to_bits()
+        self.hash_of(domain.as_str())
+    }
+
+    fn hash_of(&self, domain: &str) -> u128 {
+        self.keyring.key(&[b"domain", domain.as_bytes()]).to_bits()
     }
 
     /// Forgets everything. Answers that are under way belong to the past too.
     pub fn forget_all(&self) {
         let epoch = self.epoch.fetch_add(1, Ordering::Relaxed) + 1;
+        self.begin_epoch(epoch);
+        if let Some(tier) = self.shared.cache.tier() {
+            tier.forget_all(epoch);
+        }
+    }
+
+    /// Nothing that was known before the epoch is known.
+    fn begin_epoch(&self, epoch: u32) {
         // In a new epoch all keys are new; what was forgotten before need not be known.
         self.generations.clear();
         self.apart.clear();
@@ -497,6 +520,9 @@ impl Verifier {
         metrics.cache(CacheKind::Bad, sizes.bad);
         metrics.cache(CacheKind::Deferred, sizes.deferred);
         metrics.cache_evictions(sizes.evictions);
+        if let Some(store::TierAccount { up, dropped, .. }) = self.tier() {
+            metrics.sharing(if up { StoreHealth::Written } else { StoreHealth::Failing }, dropped);
+        }
         if let Some(store::Account { fault, dropped, .. }) = self.store() {
             metrics.store(if fault.is_none() { StoreHealth::Written } else { StoreHealth::Failing }, dropped);
         }

@@ -13,10 +13,12 @@ use tokio::time::Instant;
 use super::brake::{Brake, Braking};
 use super::cache::{Guard, Tally};
 use super::key::Key;
+use super::sights::Sights;
 use super::truth::{Sighting, Test, Truth};
 use crate::config::StageKind;
 use crate::observe::{AlarmKind, Alarms};
 use crate::proto::address::Mailbox;
+use crate::store::Marks;
 
 /// One domain, or all that one wildcard covers.
 #[derive(Debug)]
@@ -31,9 +33,22 @@ pub(super) struct Scope {
     alarms: Alarms,
     /// How often the store proved blind at RCPT: what was learnt before is not found any more.
     generation: AtomicU32,
+    /// Who is asked, as whom, and who takes the mail.
+    identity: Arc<[u8]>,
+    sights: Arc<Sights>,
     /// What the hot path asks, so that it takes no lock.
     flags: AtomicU8,
     state: Mutex<State>,
+}
+
+impl State {
+    const fn test(&mut self, what: Tested) -> &mut Test {
+        match what {
+            Tested::Recipient => &mut self.recipient,
+            Tested::Data => &mut self.data,
+            Tested::Delivery => &mut self.delivery,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -132,6 +147,8 @@ pub(super) struct Common {
     pub(super) stage: StageKind,
     pub(super) blind_ttl: Duration,
     pub(super) alarms: Alarms,
+    pub(super) identity: Arc<[u8]>,
+    pub(super) sights: Arc<Sights>,
 }
 
 impl State {
@@ -160,7 +177,7 @@ impl Scope {
     }
 
     fn about(common: &Common, name: &str, about: &str, tally: Tally) -> Arc<Self> {
-        Arc::new(Self {
+        let scope = Arc::new(Self {
             about: about.into(),
             generation: AtomicU32::new(0),
             route: Arc::clone(&common.route),
@@ -169,9 +186,46 @@ impl Scope {
             blind_ttl: common.blind_ttl,
             tally: RwLock::new(tally),
             alarms: common.alarms.clone(),
+            identity: Arc::clone(&common.identity),
+            sights: Arc::clone(&common.sights),
             flags: AtomicU8::new(0),
             state: Mutex::new(State::new()),
-        })
+        });
+        common.sights.met(&scope);
+        scope
+    }
+
+    /// What tells it from others.
+    pub(super) fn facts(&self) -> [&[u8]; 4] {
+        [b"scope", &self.identity, self.route.as_bytes(), self.name.as_bytes()]
+    }
+
+    /// What it is called beyond this process; none where nothing is.
+    pub(super) fn hash(&self) -> Option<u128> {
+        self.sights.hash(self)
+    }
+
+    /// What random names have shown.
+    pub(super) fn marks(&self) -> Marks {
+        let state = self.state();
+        Marks { recipient: state.recipient.seen(), data: state.data.seen(), delivery: state.delivery.seen() }
+    }
+
+    /// What they have shown others, or us before a restart.
+    pub(super) fn recall(&self, marks: &Marks) {
+        let [recipient, data, delivery] = marks.each();
+        for (what, seen) in
+            [(Tested::Recipient, recipient), (Tested::Data, data), (Tested::Delivery, delivery)]
+        {
+            let Some(seen) = seen else { continue };
+            let mut state = self.state();
+            let before = state.test(what).truth();
+            let news = state.test(what).recall(seen, self.blind_ttl);
+            let truth = state.test(what).truth();
+            if news && truth != before {
+                self.is_now(state, what, truth);
+            }
+        }
     }
 
     /// The domain, or the pattern that covers several.
@@ -296,14 +350,20 @@ impl Scope {
     /// What became of a random name.
     pub(super) fn tested(&self, what: Tested, sighting: Sighting) {
         let mut state = self.state();
-        let test = match what {
-            Tested::Recipient => &mut state.recipient,
-            Tested::Data => &mut state.data,
-            Tested::Delivery => &mut state.delivery,
-        };
-        let truth = test.saw(sighting);
+        let truth = state.test(what).saw(sighting);
         self.who_guards(&state.delivery);
-        let Some(truth) = truth else { return };
+        match truth {
+            Some(truth) => self.is_now(state, what, truth),
+            None => drop(state),
+        }
+        if !matches!(sighting, Sighting::Vague | Sighting::Lost) {
+            self.sights.saw(self);
+        }
+    }
+
+    /// A test has come to something else than before.
+    fn is_now(&self, state: MutexGuard<'_, State>, what: Tested, truth: Truth) {
+        self.who_guards(&state.delivery);
         if self.stage == StageKind::Auto && what == Tested::Recipient && truth == Truth::Blind {
             self.generation.fetch_add(1, Ordering::Relaxed);
         }
@@ -503,7 +563,8 @@ mod tests {
     async fn what_was_learnt_while_a_store_was_blind_unnoticed_does_not_come_back() {
         let cache = Cache::new(lifetimes());
         let (route, alarms) = ("route".into(), Alarms::default());
-        let common = Common { route, stage: StageKind::Auto, blind_ttl: HOUR, alarms };
+        let (identity, sights) = (Arc::from(&b"store"[..]), Arc::default());
+        let common = Common { route, stage: StageKind::Auto, blind_ttl: HOUR, alarms, identity, sights };
         let scope = Scope::new(&common, "example.org", cache.tally_of("route", "example.org"));
         let key = Key::anonymous(1);
         let before = scope.entry(key);

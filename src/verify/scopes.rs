@@ -87,6 +87,13 @@ impl Scopes {
         scope.reset(cache.tally_anew(&self.common.route, scope.name()));
     }
 
+    /// Every scope there is.
+    pub(super) fn each(&self, mut at: impl FnMut(&Arc<Scope>)) {
+        self.by_domain.iter().for_each(|scope| at(&scope));
+        self.shared.values().for_each(&mut at);
+        at(&self.bare);
+    }
+
     /// What is known of each, up to `most`, those of which most is known first.
     pub(super) fn reports(&self, most: usize) -> Vec<ScopeReport> {
         let mut reports: Vec<_> = self

@@ -53,9 +53,7 @@ impl Texts {
             return (PLAIN, None);
         }
         let text = with_placeholder(reply.text(), address.as_bytes()).into_boxed_slice();
-        let template = Template { code: reply.code(), text };
-        let known = self.table.read().unwrap_or_else(PoisonError::into_inner).numbers.get(&template).copied();
-        known.map_or_else(|| self.add(template), |text| (text, None))
+        self.adopt(Template { code: reply.code(), text })
     }
 
     fn add(&self, template: Template) -> (Text, Option<News>) {
@@ -68,6 +66,25 @@ impl Texts {
             return (PLAIN, None);
         }
         (Text(next), Some(News { number: next, template }))
+    }
+
+    /// The number of a text that somebody else heard; and what is new, if it is.
+    pub(super) fn adopt(&self, template: Template) -> (Text, Option<News>) {
+        if template.text.len() > MAX_TEXT {
+            return (PLAIN, None);
+        }
+        let known = self.table.read().unwrap_or_else(PoisonError::into_inner).numbers.get(&template).copied();
+        known.map_or_else(|| self.add(template), |text| (text, None))
+    }
+
+    /// The text of a number, for somebody else.
+    pub(super) fn template(&self, text: Text) -> Template {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        let template = usize::from(text.0).checked_sub(1).and_then(|index| table.templates.get(index));
+        template.and_then(Clone::clone).unwrap_or_else(|| {
+            let plain = replies::UNKNOWN_RECIPIENT;
+            Template { code: plain.code(), text: plain.text().into() }
+        })
     }
 
     /// Takes a text from the store under its number.

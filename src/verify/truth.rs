@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::probe::Finding;
+use crate::store::{Seen, Sight};
 
 /// A mark after a single sighting is tested again after so long: the first name may have met a fault.
 const CONFIRM_AFTER: Duration = Duration::from_secs(10);
@@ -112,6 +113,33 @@ impl Test {
         self.truth
     }
 
+    /// What was seen last, and how long ago.
+    pub(super) fn seen(&self) -> Option<Seen> {
+        let sight = match self.truth {
+            Truth::Untested => return None,
+            Truth::Truthful => Sight::Truthful,
+            Truth::Blind => Sight::Blind,
+        };
+        Some(Seen { sight, age: self.last?.elapsed() })
+    }
+
+    /// Somebody else saw that, or we did before a restart. Gives whether it is news: what was seen here later counts, and nobody is
+    /// believed to be truthful for longer than `ttl`.
+    pub(super) fn recall(&mut self, seen: Seen, ttl: Duration) -> bool {
+        let newer = self.last.is_none_or(|last| last.elapsed() > seen.age);
+        if !newer || (seen.sight == Sight::Truthful && seen.age >= ttl) {
+            return false;
+        }
+        let now = Instant::now();
+        self.last = now.checked_sub(seen.age);
+        (self.truth, self.taken) = match seen.sight {
+            Sight::Truthful => (Truth::Truthful, 0),
+            // Whoever saw it has confirmed it, or soon will.
+            Sight::Blind => (Truth::Blind, 2),
+        };
+        true
+    }
+
     /// Whether the last random name got no answer: where a session ends over what was asked before it, it is to
     /// be asked first.
     pub(super) const fn missed(&self) -> bool {
@@ -192,6 +220,21 @@ mod tests {
         assert!(test.begin(TTL), "not for ever");
         assert_eq!(test.saw(Sighting::Unknown), Some(Truth::Truthful));
         assert!(!test.is_due(TTL));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_saw_counts_where_it_is_later() {
+        let seen = |sight, seconds| Seen { sight, age: Duration::from_secs(seconds) };
+        let mut test = Test::new();
+        assert!(!test.recall(seen(Sight::Truthful, 6 * 3600), TTL), "for hours and not for ever");
+        assert!(test.recall(seen(Sight::Blind, 7 * 3600), TTL), "until somebody looks again");
+        assert!(test.truth() == Truth::Blind && test.is_due(TTL));
+        assert_eq!(test.saw(Sighting::Unknown), Some(Truth::Truthful));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert!(!test.recall(seen(Sight::Blind, 20), TTL));
+        assert!(test.recall(seen(Sight::Blind, 5), TTL));
+        assert!(!test.is_due(TTL));
+        assert_eq!(test.seen(), Some(seen(Sight::Blind, 5)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@
 //! - `exim`: a real Exim with local mailboxes, where it could be fetched.
 //! - `aiosmtpd`: a server on Python's aiosmtpd that keeps messages as they came.
 //! - `haproxy`: a real HAProxy in front.
+//! - `redis`: a real Redis, and a way to it that can be cut.
 //! - `namespaces`: hosts of our own, where the machine lets us have them.
 //! - `backend`: a scripted SMTP server that does exactly the wrong thing on request, over TCP or in memory.
 //! - `client`: a raw SMTP client that sends what it is told, in the segments it is told.
@@ -47,6 +48,7 @@ pub mod message;
 pub mod namespaces;
 pub mod openssl;
 pub mod postfix;
+pub mod redis;
 pub mod sender;
 pub mod tls;
 
@@ -54,7 +56,7 @@ pub mod tls;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Between two looks at what gives no notice of its changes: files and other processes.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+pub const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Waits for what `look` finds, for things that cannot notify us.
 ///

@@ -61,6 +61,10 @@ fn warn_cache(cache: &Cache, findings: &mut Findings) {
         );
         findings.warn("cache.positive_refresh", reason, "write a duration below cache.positive_ttl");
     }
+    if cache.shared.is_none() && cache.shared_prefix != Cache::default().shared_prefix {
+        let reason = "has no effect: cache.shared is empty";
+        findings.warn("cache.shared_prefix", reason, "write cache.shared, or remove it");
+    }
     if cache.negative_ttl_max < cache.negative_ttl {
         let reason = format!(
             "{} has no effect: cache.negative_ttl ({}) is already longer",

@@ -17,7 +17,7 @@ use super::finding::Findings;
 use super::leaf::Leaf;
 use super::secret::Secret;
 use super::settings::{self, Settings};
-use super::used::{Admin, Cache, Config, Limits, Log, Store, Timeouts};
+use super::used::{Admin, Cache, Config, Limits, Log, Shared, Store, Timeouts};
 use super::value::Period;
 use crate::proto::address::{Domain, Mailbox};
 
@@ -35,10 +35,7 @@ pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Fin
     let config = Config {
         tls: tls::certificates(&settings.tls, findings),
         cache: cache(&settings.cache, findings),
-        store: Store {
-            path: settings.cache.path.clone(),
-            secret: secret("cache.secret", (&settings.cache.secret, &settings.cache.secret_file), findings),
-        },
+        store: store(&settings.cache, findings),
         limits: limits(&settings.limits, findings),
         harvest: harvest::check(settings, findings),
         timeouts: timeouts(&settings.timeouts, findings),
@@ -115,6 +112,19 @@ fn cache(cache: &settings::Cache, findings: &mut Findings) -> Cache {
         blind_ttl: cache.blind_ttl.get(),
         serve_stale: cache.serve_stale.get(),
     }
+}
+
+fn store(cache: &settings::Cache, findings: &mut Findings) -> Store {
+    let secret = secret("cache.secret", (&cache.secret, &cache.secret_file), findings);
+    if cache.shared.is_some() && cache.secret.is_none() && cache.secret_file.is_none() {
+        let reason = "instances share hashes of addresses, and theirs would differ: there is no cache.secret";
+        let remedy =
+            "write the same secret or secret_file on all of them, such as what `openssl rand -hex 24` prints";
+        findings.fault("cache.shared", reason, remedy);
+    }
+    let prefix = cache.shared_prefix.as_str().to_owned();
+    let shared = cache.shared.clone().map(|address| Shared { address, prefix });
+    Store { path: cache.path.clone(), secret, shared }
 }
 
 fn limits(limits: &settings::Limits, findings: &mut Findings) -> Limits {

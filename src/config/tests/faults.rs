@@ -191,6 +191,10 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("[cache]\nsecret = 'a'\nsecret_file = '/x'", "cache.secret_file", "one of the two"),
     ("[cache]\nsecret_file = '/nowhere/at/all'", "cache.secret_file", "path of a file"),
     ("[cache]\nsecret = 'a b'", "cache.secret", "openssl rand"),
+    // What instances share.
+    ("[cache]\nshared = 'redis://cache'", "cache.shared", "openssl rand"),
+    ("[cache]\nsecret = 'a'\nshared = 'cache:6379'", "cache.shared", "redis://"),
+    ("[cache]\nsecret = 'a'\nshared_prefix = 'a*'", "cache.shared_prefix", "\"backstop\""),
 ];
 
 #[test]
@@ -350,7 +354,18 @@ fn secrets_are_never_printed() {
     assert!(!format!("{loaded:?}").contains("hunter2"));
     assert!(!loaded.effective().contains("hunter2"));
     assert!(loaded.effective().contains("token = \"(set)\""));
+    let shared = "[cache]\nsecret = 'a'\nshared = 'redis://backstop:hunter2@cache'";
+    let loaded = load_text("shared-secrets", &with_route(shared), &[]).unwrap();
+    assert!(!format!("{loaded:?}{:?}", loaded.config).contains("hunter2"));
+    assert!(
+        loaded.effective().contains("shared = \"redis://backstop:(set)@cache:6379\""),
+        "{}",
+        loaded.effective()
+    );
     for written in [
+        "[cache]\nshared = 'redis://backstop:hunter2@cache'",
+        "[cache]\nsecret = 'a'\nshared = 'redis://backstop:hunter2@cache:x'",
+        "[cache]\nsecret = 'a'\nshared = ['redis://backstop:hunter2@cache']",
         "[admin]\ntoken = 'hunter2 hunter2'",
         "[cache]\nsecret = 'hunter2 hunter2'",
         "[cache]\nsecret = 'hunter2'\nsecret_file = '/x'",

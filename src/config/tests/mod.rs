@@ -112,7 +112,7 @@ fn only_a_route_must_be_written() {
     assert_eq!(config.timeouts.data_min_rate, Some(500));
     assert_eq!(config.cache.serve_stale, Duration::from_secs(86_400));
     assert!(config.admin.unwrap().token.is_none());
-    assert_eq!(config.store, Store { path: None, secret: None });
+    assert_eq!(config.store, Store { path: None, secret: None, shared: None });
 }
 
 #[test]

@@ -126,6 +126,38 @@ label! {
 }
 
 label! {
+    /// What is wanted of the memory that instances share.
+    SharedOperation {
+        /// Whether a recipient is known, and leave to ask about it.
+        Lookup = "lookup",
+        /// A verdict, marks of a domain, the end of a lease.
+        Learn = "learn",
+        /// What a client asked for, and leave to ask for more.
+        Count = "count",
+        /// Bans, pardons, what is forgotten.
+        Tell = "tell",
+        /// What others have told, every second.
+        Attend = "attend",
+    }
+}
+
+label! {
+    /// What came of it.
+    SharedResult {
+        /// It was done.
+        Ok = "ok",
+        /// There was no answer in time.
+        Slow = "slow",
+        /// It was refused, or the connection was lost.
+        Failed = "failed",
+        /// There is no connection: nothing was tried.
+        Apart = "apart",
+        /// Too much is under way: nothing was tried.
+        Busy = "busy",
+    }
+}
+
+label! {
     /// What a connection to a backend is for.
     BackendUse {
         /// Asking about recipients.

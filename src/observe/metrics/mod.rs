@@ -34,7 +34,7 @@ pub use handles::{
 };
 pub use labels::{
     BackendState, BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult,
-    RecipientSource, RefusalCause, SessionState, TlsResult, TlsSide,
+    RecipientSource, RefusalCause, SessionState, SharedOperation, SharedResult, TlsResult, TlsSide,
 };
 pub use totals::Totals;
 
@@ -66,6 +66,10 @@ struct Inner {
     evictions_known: AtomicU64,
     /// The same of what the store dropped.
     drops_known: AtomicU64,
+    /// The same of what was not shared.
+    unshared_known: AtomicU64,
+    shared_operations: Children<SharedOperation, Children<SharedResult, IntCounter>>,
+    shared_duration: Children<SharedOperation, Histogram>,
     probe_duration: Histogram,
     session_duration: Histogram,
     transaction_added: Histogram,
@@ -88,6 +92,15 @@ impl Metrics {
             cache_evictions: families.cache_evictions.clone(),
             evictions_known: AtomicU64::new(0),
             drops_known: AtomicU64::new(0),
+            unshared_known: AtomicU64::new(0),
+            shared_operations: Children::new(|operation: SharedOperation| {
+                Children::new(|result: SharedResult| {
+                    families.shared_operations.with_label_values(&[operation.as_str(), result.as_str()])
+                })
+            }),
+            shared_duration: Children::new(|operation: SharedOperation| {
+                families.shared_duration.with_label_values(&[operation.as_str()])
+            }),
             probe_duration: families.probe_duration.clone(),
             session_duration: families.session_duration.clone(),
             transaction_added: families.transaction_added.clone(),
@@ -190,6 +203,23 @@ impl Metrics {
         self.0.families.store_up.with_label_values(&[] as &[&str]).set(up);
         let known = self.0.drops_known.fetch_max(dropped, Ordering::Relaxed);
         let counter = self.0.families.store_dropped.with_label_values(&[] as &[&str]);
+        counter.inc_by(dropped.saturating_sub(known));
+    }
+
+    /// A request to the shared memory came to that, after so long where it was made.
+    pub fn shared(&self, operation: SharedOperation, result: SharedResult, took: Option<Duration>) {
+        self.0.shared_operations.get(operation).get(result).inc();
+        if let Some(took) = took {
+            self.0.shared_duration.get(operation).observe(took.as_secs_f64());
+        }
+    }
+
+    /// Whether this instance shares what it knows, and what was not shared since the start; told before a rendering, too.
+    pub fn sharing(&self, health: StoreHealth, dropped: u64) {
+        let up = i64::from(health == StoreHealth::Written);
+        self.0.families.shared_up.with_label_values(&[] as &[&str]).set(up);
+        let known = self.0.unshared_known.fetch_max(dropped, Ordering::Relaxed);
+        let counter = self.0.families.shared_dropped.with_label_values(&[] as &[&str]);
         counter.inc_by(dropped.saturating_sub(known));
     }
 

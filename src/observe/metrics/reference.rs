@@ -65,6 +65,7 @@ fn every_family() -> Vec<MetricFamily> {
     let _listener = metrics.listener(CONFIGURED);
     metrics.certificate_expires(CONFIGURED, std::time::SystemTime::now());
     metrics.store(StoreHealth::Written, 0);
+    metrics.sharing(StoreHealth::Written, 0);
     AlarmKind::ALL.iter().for_each(|kind| metrics.alarms(CONFIGURED, *kind, 0));
     let _connection = metrics.backend(CONFIGURED, CONFIGURED).connection(BackendUse::Probe);
     let mut families = metrics.0.families.registry.gather();

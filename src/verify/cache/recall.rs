@@ -74,7 +74,7 @@ impl Cache {
     }
 
     /// So long ago, at most the time before the cache was made that ticks can tell.
-    fn ago(&self, age: Duration) -> Tick {
+    pub(super) fn ago(&self, age: Duration) -> Tick {
         let now = self.now();
         now.saturating_sub(Tick::try_from(age.as_millis() / 100).unwrap_or(Tick::MAX))
     }

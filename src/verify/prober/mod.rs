@@ -8,6 +8,7 @@
 //! pending entry is removed, then the subscribers hear of it. Whoever finds no pending entry therefore finds
 //! the answer in the cache, and looks there while holding the entry's place.
 
+mod consult;
 mod queue;
 mod round;
 mod sessions;
@@ -27,10 +28,11 @@ use super::cache::{Cache, Known};
 use super::conversation::{Conversation, Conversations};
 use super::key::{AsIs, Key};
 use super::scope::{Scope, Tested};
+use super::sights::Sights;
 use crate::backend::{Balancer, Learnt, MAX_BATCH};
 use crate::net::dial::Site;
 use crate::observe::Alarms;
-use crate::observe::metrics::{Metrics, RouteMetrics};
+use crate::observe::metrics::{Metrics, RecipientSource, RouteMetrics};
 use crate::proto::address::Mailbox;
 use crate::proto::reply::Reply;
 use crate::proto::verdict::{Cause, Verdict};
@@ -44,6 +46,8 @@ pub struct Answer {
     pub verdict: Verdict,
     /// The conversation of the probe; empty when none was held.
     pub conversation: Conversation,
+    /// Who gave it.
+    pub source: RecipientSource,
 }
 
 /// Why the store is asked.
@@ -75,6 +79,7 @@ pub(super) struct Shared {
     pub(super) conversations: Arc<Conversations>,
     pub(super) metrics: Metrics,
     pub(super) alarms: Alarms,
+    pub(super) sights: Arc<Sights>,
 }
 
 /// The prober of one verification group.
@@ -111,13 +116,24 @@ impl Subject {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pending {
     subscribers: Vec<oneshot::Sender<Answer>>,
+    /// The most urgent of those who asked.
+    asker: Asker,
+    /// We hold the lease, so that no other instance asks.
+    leased: bool,
     /// Asked for its own sake: it stays when nobody waits.
     confirm: bool,
     /// Somebody wants nothing to be remembered of what is under way.
     forget: bool,
+}
+
+impl Pending {
+    /// Nobody waits for it, nor is it asked for its own sake.
+    fn is_deserted(&self) -> bool {
+        !self.confirm && self.subscribers.iter().all(oneshot::Sender::is_closed)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -221,7 +237,11 @@ impl Prober {
         let key = subject.key;
         match self.pending.entry(key) {
             Entry::Occupied(mut pending) => {
-                pending.get_mut().subscribers.push(subscriber);
+                let waiting = pending.get_mut();
+                waiting.subscribers.push(subscriber);
+                if asker.urgency < waiting.asker.urgency {
+                    waiting.asker = asker;
+                }
                 drop(pending);
                 self.work().waiting.hurry(key, asker);
             }
@@ -230,19 +250,29 @@ impl Prober {
                     Why::Unknown => self.meanwhile(&subject),
                     Why::Confirm => None,
                 };
-                let at_once = match meanwhile {
-                    Some(verdict) => Some(verdict),
-                    None => self.wait(subject, asker).err().map(|Full| Verdict::Unknown(Cause::NoCapacity)),
+                let tier = self.tier(&subject, asker, why).filter(|_| meanwhile.is_none());
+                let at_once = match (meanwhile, &tier) {
+                    (Some(verdict), _) => Some(verdict),
+                    (None, Some(_)) => None,
+                    (None, None) => {
+                        let waiting = self.wait(subject.clone(), asker);
+                        waiting.err().map(|Full| Verdict::Unknown(Cause::NoCapacity))
+                    }
                 };
                 if let Some(verdict) = at_once {
-                    let _ = subscriber.send(Answer { verdict, conversation: Conversation::default() });
-                } else {
-                    let pending = Pending {
-                        subscribers: vec![subscriber],
-                        confirm: why == Why::Confirm,
-                        forget: false,
-                    };
-                    place.insert(pending);
+                    let (conversation, source) = (Conversation::default(), RecipientSource::Probe);
+                    let _ = subscriber.send(Answer { verdict, conversation, source });
+                    return answer;
+                }
+                place.insert(Pending {
+                    subscribers: vec![subscriber],
+                    asker,
+                    leased: false,
+                    confirm: why == Why::Confirm,
+                    forget: false,
+                });
+                if let Some(tier) = tier {
+                    tokio::spawn(Arc::clone(self).consult(tier, subject, why));
                 }
             }
         }

@@ -237,6 +237,8 @@ mod tests {
             stage: StageKind::Auto,
             blind_ttl: Duration::from_secs(1),
             alarms: Alarms::default(),
+            identity: [][..].into(),
+            sights: Arc::default(),
         };
         Scope::new(&common, "example.org", cache.tally_of("route", "example.org"))
     }

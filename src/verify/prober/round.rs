@@ -1,8 +1,6 @@
 //! What a session asks next: a batch at RCPT, or one question at DATA, with the random names and witnesses that
 //! belong beside it.
 
-use tokio::sync::oneshot;
-
 use super::queue::Urgency;
 use super::{Pending, Prober, Purpose, Question, Voice, Work, most_sessions};
 use crate::proto::verdict::Cause;
@@ -152,10 +150,15 @@ impl Prober {
                 }
                 question
             };
-            let deserted =
-                |_: &Key, p: &Pending| !p.confirm && p.subscribers.iter().all(oneshot::Sender::is_closed);
-            if self.pending.remove_if(&question.key, deserted).is_none() {
-                return Some(question);
+            let deserted = |_: &Key, pending: &Pending| pending.is_deserted();
+            match self.pending.remove_if(&question.key, deserted) {
+                None => return Some(question),
+                Some((_, Pending { leased: true, .. })) => {
+                    self.shared.cache.tier().into_iter().for_each(|tier| {
+                        tier.release(question.scope.entry(question.key).to_bits());
+                    });
+                }
+                Some(_) => {}
             }
         }
     }

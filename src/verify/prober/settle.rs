@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Answer, Prober, Purpose, Question, Voice};
 use crate::observe::AlarmKind;
-use crate::observe::metrics::ProbeResult;
+use crate::observe::metrics::{ProbeResult, RecipientSource};
 use crate::proto::reply::Reply;
 use crate::proto::verdict::{Cause, Meaning, Stage, StoreAnswered, Verdict, meaning};
 use crate::verify::conversation::Conversation;
@@ -206,8 +206,10 @@ impl Prober {
         if !conversation.lines().is_empty() {
             self.shared.conversations.keep(*key, &conversation);
         }
+        // Behind the verdict: who waits for the end of the lease finds it.
+        self.release(*key, entry);
         if let Some((_, pending)) = self.pending.remove(key) {
-            let answer = Answer { verdict, conversation };
+            let answer = Answer { verdict, conversation, source: RecipientSource::Probe };
             for subscriber in pending.subscribers {
                 let _ = subscriber.send(answer.clone());
             }

@@ -92,8 +92,8 @@ trusted = {{ .values.clientAddress.proxyProtocol.trusted | toJson }}
 {{- if and .Values.tls.certManager.enabled (not .Values.tls.certManager.issuerRef.name) -}}
 {{- fail "tls.certManager.issuerRef.name: which issuer?" -}}
 {{- end -}}
-{{- if ne .Values.sharedCache.mode "none" -}}
-{{- fail "sharedCache.mode: this version of Backstop has no memory that instances share; write none" -}}
+{{- if and (eq .Values.sharedCache.mode "external") (not .Values.sharedCache.url) (not .Values.sharedCache.urlSecret.name) -}}
+{{- fail "sharedCache: external needs url or urlSecret.name" -}}
 {{- end -}}
 {{- if and (eq .Values.clientAddress.mode "hostNetwork") .Values.autoscaling.enabled -}}
 {{- fail "autoscaling: with hostNetwork there is one pod on each node; choose nodes with nodeSelector instead" -}}

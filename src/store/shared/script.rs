@@ -1,0 +1,266 @@
+//! What is done in Redis, each in one atomic step. Time is Redis' own, so that clocks of instances need not agree.
+//!
+//! A verdict is `TAG AT CONFIRMED CODE TEXT`: g(ood), b(ad) or x (gone), learnt at that millisecond. A later one replaces an
+//! earlier one, never the other way round; of two of the same moment the good one stays. What only failed to be found out is not
+//! written at all. A lease is the token of who asks the store, with a `+` behind it once somebody waits for the answer.
+
+/// What is sent, by the hash Redis gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Script {
+    /// Is the recipient known, or may we ask the store?
+    Consult,
+    /// A verdict, and the end of a lease.
+    Learn,
+    /// The store is still being asked.
+    Renew,
+    /// One recipient is forgotten everywhere.
+    ForgetKey,
+    /// A domain is forgotten everywhere.
+    ForgetDomain,
+    /// Marks of a domain.
+    Mark,
+    /// What a client was told, and leave to ask for more.
+    Count,
+    /// A client is banned everywhere.
+    Ban,
+    /// A ban is lifted everywhere.
+    Pardon,
+    /// What was forgotten and lifted meanwhile; everything is forgotten.
+    Attend,
+}
+
+impl Script {
+    /// In the order of their discriminants.
+    pub(super) const ALL: [(Self, &'static str); 10] = [
+        (Self::Consult, CONSULT),
+        (Self::Learn, LEARN),
+        (Self::Renew, RENEW),
+        (Self::ForgetKey, FORGET_KEY),
+        (Self::ForgetDomain, FORGET_DOMAIN),
+        (Self::Mark, MARK),
+        (Self::Count, COUNT),
+        (Self::Ban, BAN),
+        (Self::Pardon, PARDON),
+        (Self::Attend, ATTEND),
+    ];
+}
+
+/// Entries of the log of what was forgotten: beyond, who was away forgets everything.
+pub(super) const MOST_LOGGED: usize = 10_000;
+
+/// Keys: verdict, lease, marks. Arguments: token, milliseconds of a lease, the age in milliseconds up to which a good and a bad
+/// verdict serve.
+const CONSULT: &str = r"
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local marks = redis.call('GET', KEYS[3]) or ''
+local known = redis.call('GET', KEYS[1]) or ''
+local tag, at = string.match(known, '^(%a) (%d+)')
+if at then
+  local most = tag == 'g' and ARGV[3] or tag == 'b' and ARGV[4] or '-1'
+  if now - tonumber(at) <= tonumber(most) then return {'known', now, known, marks} end
+end
+local lease = redis.call('GET', KEYS[2])
+if not lease or string.sub(lease, 1, #ARGV[1]) == ARGV[1] then
+  redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+  return {'leased', now, known, marks}
+end
+if string.sub(lease, -1) ~= '+' then
+  redis.call('SET', KEYS[2], lease .. '+', 'PX', math.max(1, redis.call('PTTL', KEYS[2])))
+end
+return {'held', now, known, marks}
+";
+
+/// Keys: verdict, lease, channel. Arguments: tag (empty: no verdict), age and lifetime in milliseconds, the rest of the verdict, the
+/// token (empty: no lease ends), what to tell those who wait.
+const LEARN: &str = r"
+if ARGV[1] ~= '' then
+  local t = redis.call('TIME')
+  local at = t[1] * 1000 + math.floor(t[2] / 1000) - tonumber(ARGV[2])
+  local tag, was = string.match(redis.call('GET', KEYS[1]) or '', '^(%a) (%d+)')
+  was = tonumber(was or -1)
+  if was < at or (was == at and tag ~= 'g') then
+    -- The text has zero octets, which string.format would take for its end.
+    redis.call('SET', KEYS[1], ARGV[1] .. string.format(' %d ', at) .. ARGV[4], 'PX', ARGV[3])
+  end
+end
+if ARGV[5] ~= '' then
+  local lease = redis.call('GET', KEYS[2]) or ''
+  if string.sub(lease, 1, #ARGV[5]) == ARGV[5] then
+    redis.call('DEL', KEYS[2])
+    if string.sub(lease, -1) == '+' then redis.call('PUBLISH', KEYS[3], ARGV[6]) end
+  end
+end
+return 1
+";
+
+/// Key: lease. Arguments: token, milliseconds.
+const RENEW: &str = r"
+local lease = redis.call('GET', KEYS[1]) or ''
+if string.sub(lease, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+";
+
+/// Keys: verdict, log, channel. Arguments: how long what was learnt before must not come back, what to log, its lifetime, how many
+/// entries the log has at most, the message without the moment.
+const FORGET_KEY: &str = r"
+local t = redis.call('TIME')
+local at = t[1] * 1000 + math.floor(t[2] / 1000)
+local moment = t[1] * 1000000 + t[2]
+redis.call('SET', KEYS[1], string.format('x %d 0 0 ', at), 'PX', ARGV[1])
+redis.call('ZADD', KEYS[2], string.format('%d', moment), ARGV[2])
+redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - tonumber(ARGV[4]))
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+redis.call('PUBLISH', KEYS[3], string.format('%s %d', ARGV[5], moment))
+return 1
+";
+
+/// Keys: forgotten, channel. Arguments: epoch, the domain's hash, its generation, the message.
+const FORGET_DOMAIN: &str = r"
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or 0)
+if tonumber(ARGV[1]) < epoch then return 0 end
+if tonumber(ARGV[1]) > epoch then
+  redis.call('DEL', KEYS[1])
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
+end
+if tonumber(redis.call('HGET', KEYS[1], ARGV[2]) or 0) < tonumber(ARGV[3]) then
+  redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
+  redis.call('HINCRBY', KEYS[1], 'changes', 1)
+  redis.call('PUBLISH', KEYS[2], ARGV[4])
+end
+return 1
+";
+
+/// Keys: marks, channel. Arguments: lifetime, the message, then truth and age in milliseconds of each test. The later one counts.
+const MARK: &str = r"
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local old = {}
+for truth, at in string.gmatch(redis.call('GET', KEYS[1]) or '', '(%a) (%d+)') do old[#old + 1] = {truth, tonumber(at)} end
+local new, news = {}, false
+for test = 1, 3 do
+  local truth, at = ARGV[1 + 2 * test], now - tonumber(ARGV[2 + 2 * test])
+  if truth == 'u' then at = 0 end
+  if old[test] and old[test][2] >= at then truth, at = old[test][1], old[test][2]
+  elseif not old[test] or old[test][1] ~= truth then news = true end
+  new[test] = string.format('%s %d', truth, at)
+end
+redis.call('SET', KEYS[1], table.concat(new, ' '), 'PX', ARGV[1])
+if news then redis.call('PUBLISH', KEYS[2], ARGV[2]) end
+return 1
+";
+
+/// Key: the client. Arguments: token, unknown and known recipients it was told of, recipients it has leave for here and no answer
+/// to yet, recipients it wants to ask for besides, how many unknown ones are allowed. What waits for an answer is told as a whole
+/// each time, so that a request that got lost corrects itself; what an instance that died had left is void after a minute. Spans are three minutes, as in the ledger of each instance.
+const COUNT: &str = r"
+local now = tonumber(redis.call('TIME')[1])
+local span = math.floor(now / 180)
+local function add(kind, number)
+  if tonumber(number) > 0 then redis.call('HINCRBY', KEYS[1], kind .. span, number) end
+end
+add('u', ARGV[2])
+add('k', ARGV[3])
+local unknown, known, others, mine = 0, 0, 0, tonumber(ARGV[4])
+local all = redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local kind, rest = string.sub(all[i], 1, 1), string.sub(all[i], 2)
+  if kind == 'p' then
+    local number, at = string.match(all[i + 1], '^(%d+) (%d+)$')
+    if now - tonumber(at) > 60 then redis.call('HDEL', KEYS[1], all[i])
+    elseif rest ~= ARGV[1] then others = others + tonumber(number) end
+  else
+    local age, number = span - tonumber(rest), tonumber(all[i + 1])
+    if age > 20 then
+      redis.call('HDEL', KEYS[1], all[i])
+      number = 0
+    elseif age == 20 then number = math.floor(number * (180 - now % 180) / 180) end
+    if kind == 'u' then unknown = unknown + number else known = known + number end
+  end
+end
+local wanted = tonumber(ARGV[5])
+local room = math.max(tonumber(ARGV[6]), 4 * known) + 1 - unknown - others - mine
+local granted = math.max(0, math.min(wanted, room))
+if others + mine == 0 then granted = math.max(granted, math.min(wanted, 1)) end
+mine = mine + granted
+if mine > 0 then redis.call('HSET', KEYS[1], 'p' .. ARGV[1], string.format('%d %d', mine, now))
+else redis.call('HDEL', KEYS[1], 'p' .. ARGV[1]) end
+redis.call('EXPIRE', KEYS[1], 3780)
+return {granted, unknown, known}
+";
+
+/// Keys: bans, reasons, channel. Arguments: the client, milliseconds, the reason, the message.
+const BAN: &str = r"
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+for _, over in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 100)) do
+  redis.call('ZREM', KEYS[1], over)
+  redis.call('HDEL', KEYS[2], over)
+end
+redis.call('ZADD', KEYS[1], string.format('%d', now + tonumber(ARGV[2])), ARGV[1])
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
+redis.call('PUBLISH', KEYS[3], ARGV[4])
+return 1
+";
+
+/// Keys: bans, reasons, the client, log, channel. Arguments: the client, what to log, its lifetime, how many entries the log has at
+/// most, the message without the moment.
+const PARDON: &str = r"
+local t = redis.call('TIME')
+local moment = t[1] * 1000000 + t[2]
+redis.call('ZREM', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('DEL', KEYS[3])
+redis.call('ZADD', KEYS[4], string.format('%d', moment), ARGV[2])
+redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -1 - tonumber(ARGV[4]))
+redis.call('PEXPIRE', KEYS[4], ARGV[3])
+redis.call('PUBLISH', KEYS[5], string.format('%s %d', ARGV[5], moment))
+return 1
+";
+
+/// Keys: forgotten, log, bans, reasons, channel. Arguments: our epoch, the moment until which the log is known, how much is wanted
+/// (`all` or `changes`), the message of a new epoch. Gives: moment, whether all was lost, epoch, changes, entries in the log, the
+/// log's oldest moment, what is new in it, and with `all` the generations and the bans with what remains of them.
+const ATTEND: &str = r"
+local t = redis.call('TIME')
+local moment = t[1] * 1000000 + t[2]
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+local lost = epoch and 0 or 1
+epoch = tonumber(epoch or 0)
+if lost == 1 or tonumber(ARGV[1]) > epoch then
+  epoch = math.max(epoch, tonumber(ARGV[1]))
+  redis.call('DEL', KEYS[1])
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'changes', 0)
+  if lost == 0 then redis.call('PUBLISH', KEYS[5], ARGV[4] .. ' ' .. epoch) end
+else
+  -- Says whether writes are taken at all.
+  redis.call('HSET', KEYS[1], 'epoch', epoch)
+end
+local oldest = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+local log = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[2], '+inf', 'WITHSCORES')
+local generations, bans = {}, {}
+if ARGV[3] == 'all' then
+  generations = redis.call('HGETALL', KEYS[1])
+  local last = redis.call('ZREVRANGEBYSCORE', KEYS[3], '+inf', now, 'WITHSCORES', 'LIMIT', 0, 5000)
+  for i = 1, #last, 2 do
+    bans[#bans + 1] = last[i]
+    bans[#bans + 1] = string.format('%d', tonumber(last[i + 1]) - now)
+    bans[#bans + 1] = redis.call('HGET', KEYS[4], last[i]) or '0 0'
+  end
+end
+local changes = tonumber(redis.call('HGET', KEYS[1], 'changes') or 0)
+return {string.format('%d', moment), lost, epoch, changes, redis.call('ZCARD', KEYS[2]), oldest[2] or '', log, generations, bans}
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_is_found_by_its_number() {
+        for (at, (script, _)) in Script::ALL.iter().enumerate() {
+            assert_eq!(*script as usize, at);
+        }
+    }
+}

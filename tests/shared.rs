@@ -1,0 +1,609 @@
+//! Instances that share what they know, through the built binary and a real Redis: what one knows all know, one of them asks, and
+//! when Redis is away each goes on alone.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use support::backend::{Action, Backend, Phase, Script, at};
+use support::backstop::Backstop;
+use support::certificate::Authority;
+use support::client::{Client, Reply};
+use support::machine::{Directory, free_address};
+use support::redis::{Line, PASSWORD, Redis, url};
+use support::{LOOK_AGAIN, PATIENCE, eventually};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+const KNOWN: &str = "anna@example.org";
+const UNKNOWN: &str = "nobody@example.org";
+const SECRET: &str = "the-same-on-all-instances";
+
+/// A proxy that shares, before the backend all have.
+struct Instance {
+    backstop: Backstop,
+    address: SocketAddr,
+}
+
+impl Instance {
+    fn configuration(backend: SocketAddr, shared: &str, more: &str) -> String {
+        format!(
+            "hostname = \"mx.example.org\"\n\
+             [[listener]]\nname = \"mx\"\naddress = [\"127.0.0.1:0\"]\n\
+             proxy_protocol = \"required\"\ntrusted = [\"127.0.0.0/8\"]\n\
+             [admin]\naddress = \"127.0.0.1:0\"\n\
+             [[route]]\ndomains = [\"example.org\"]\nbackends = [\"{backend}\"]\n\
+             [cache]\nshared = \"{shared}\"\nsecret = \"{SECRET}\"\n\
+             [harvest]\ntarpit = \"0s\"\nmax_unknown_per_session = 0\nexempt = [\"198.51.100.0/24\"]\n{more}\n"
+        )
+    }
+
+    /// One that has not joined yet, or cannot.
+    async fn start(backend: SocketAddr, shared: &str, more: &str) -> Self {
+        let (backstop, address) = Backstop::ready(&Self::configuration(backend, shared, more)).await;
+        Self { backstop, address }
+    }
+
+    async fn joined(backend: SocketAddr, shared: &str, more: &str) -> Self {
+        let instance = Self::start(backend, shared, more).await;
+        instance.is_up(true).await;
+        instance
+    }
+
+    /// Waits until it shares, or does not.
+    async fn is_up(&self, up: bool) {
+        self.backstop.admin().await.until_metric("backstop_shared_up", f64::from(u8::from(up))).await;
+    }
+
+    /// A client at this address, greeted or turned away.
+    async fn connect(&self, from: &str) -> (Client, Reply) {
+        let mut client = Client::connect(self.address).await;
+        client.send(format!("PROXY TCP4 {from} 203.0.113.255 40000 25\r\n")).await;
+        let greeting = client.reply().await;
+        (client, greeting)
+    }
+
+    /// A client that is about to name recipients.
+    async fn client(&self, from: &str) -> Client {
+        let (mut client, greeting) = self.connect(from).await;
+        greeting.is("220");
+        client.command("EHLO client.test").await.is("250");
+        client.command("MAIL FROM:<sender@client.test>").await.is("250");
+        client
+    }
+
+    /// What a client is told of a recipient.
+    async fn ask(&self, recipient: &str) -> Reply {
+        let mut client = self.client("198.51.100.9").await;
+        let reply = client.command(&format!("RCPT TO:<{recipient}>")).await;
+        client.quit().await;
+        reply
+    }
+
+    /// Recipients answered from what others knew.
+    async fn known_elsewhere(&self, result: &str) -> f64 {
+        let series = format!(
+            "backstop_recipients_total{{result=\"{result}\",route=\"example.org\",source=\"shared\"}}"
+        );
+        self.backstop.admin().await.metric(&series).await.unwrap_or(0.0)
+    }
+
+    async fn forget(&self, what: &str) {
+        self.backstop.admin().await.delete(&format!("/api/v1/recipients{what}")).await.is(200);
+    }
+
+    async fn is_ready(&self) -> String {
+        let response = self.backstop.admin().await.get("/readyz?verbose").await.is(200);
+        response.body
+    }
+}
+
+async fn backend() -> (Backend, SocketAddr) {
+    Backend::start(Script::knowing([KNOWN])).await
+}
+
+async fn instances<const N: usize>(backend: SocketAddr, redis: &Redis, more: &str) -> [Instance; N] {
+    let url = redis.url();
+    let all = join_all((0..N).map(|_| Instance::joined(backend, &url, more))).await;
+    all.try_into().unwrap_or_else(|_| unreachable!("as many as were started"))
+}
+
+/// Waits for what must become true by itself.
+async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_instance_has_learnt_all_know() {
+    let ((store, backend), redis) = (backend().await, Redis::start(&[]).await);
+    let [one, other] = instances(backend, &redis, "").await;
+    one.ask(KNOWN).await.is("250");
+    let refusal = one.ask(UNKNOWN).await;
+    refusal.is("550 5.1.1 <nobody@example.org>");
+    redis.until_keys("backstop:v:*", 2).await;
+    assert_eq!(other.ask(UNKNOWN).await.text(), refusal.text(), "in the same words");
+    other.ask(KNOWN).await.is("250");
+    assert_eq!(store.record().rcpts_for(UNKNOWN), 1);
+    assert_eq!((other.known_elsewhere("unknown").await, other.known_elsewhere("accepted").await), (1.0, 1.0));
+    // From now on it is its own.
+    other.ask(UNKNOWN).await.is("550 5.1.1");
+    assert_eq!(other.known_elsewhere("unknown").await, 1.0);
+}
+
+/// A backend that takes its time with whoever it does not know.
+fn slow(names: &[String], pause: Duration) -> Script {
+    names.iter().fold(Script::knowing([KNOWN]), |script, name| {
+        script.on(at(Phase::Rcpt).to(name), Action::ordinary().after(pause))
+    })
+}
+
+/// So many clients ask all instances for one name at once; how often the store was asked.
+async fn ask_at_once(clients: usize, all: &[Instance], name: &str, store: &Backend) -> usize {
+    let connecting = (0..clients).map(|n| {
+        let from = format!("203.0.113.{}", n % 250);
+        let instance = &all[n % all.len()];
+        async move { instance.client(&from).await }
+    });
+    let mut clients = join_all(connecting).await;
+    let rcpt = format!("RCPT TO:<{name}>");
+    let replies = join_all(clients.iter_mut().map(|client| client.command(&rcpt))).await;
+    for reply in &replies {
+        reply.is("550 5.1.1");
+    }
+    store.record().rcpts_for(name)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_all_instances_asks() {
+    let names: Vec<String> = (0..30).map(|n| format!("new{n}@example.org")).collect();
+    let (store, backend) = Backend::start(slow(&names, Duration::from_millis(300))).await;
+    let redis = Redis::start(&[]).await;
+    let all: [Instance; 3] = instances(backend, &redis, "[limits]\nmax_connections_per_client = 2000").await;
+    let (many, few) = names.split_at(2);
+    for name in many {
+        let asked = ask_at_once(1000, &all, name, &store).await;
+        assert!((1..=3).contains(&asked), "{asked} times");
+    }
+    // An instance of a machine too busy to keep the deadline asks for itself; it is not always so.
+    let mut asked = Vec::new();
+    while asked.last() != Some(&1) {
+        assert!(asked.len() < few.len(), "{asked:?}");
+        asked.push(ask_at_once(30, &all, &few[asked.len()], &store).await);
+        assert!(asked.iter().all(|asked| *asked <= 3), "{asked:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_dies_while_it_asks_leaves_the_question_to_the_others() {
+    let gate = CancellationToken::new();
+    let held = Action::ordinary().held_by(&gate);
+    let script = Script::knowing([KNOWN]).on(at(Phase::Rcpt).to(UNKNOWN).nth(1), held);
+    let (store, backend) = Backend::start(script).await;
+    let redis = Redis::start(&[]).await;
+    let [mut one, other] = instances(backend, &redis, "").await;
+    let mut waiting = one.client("203.0.113.1").await;
+    waiting.send_line(&format!("RCPT TO:<{UNKNOWN}>")).await;
+    store.until("the question of the first instance", |record| record.rcpts_for(UNKNOWN) == 1).await;
+    let asking = other.ask(UNKNOWN);
+    let killing = async {
+        redis.until_keys("backstop:l:*", 1).await;
+        sleep(Duration::from_millis(200)).await;
+        assert_eq!(store.record().rcpts_for(UNKNOWN), 1, "the other one waits");
+        one.backstop.kill();
+    };
+    let (reply, ()) = tokio::join!(asking, killing);
+    reply.is("550 5.1.1");
+    assert_eq!(store.record().rcpts_for(UNKNOWN), 2);
+}
+
+/// Names nobody has, and how each is forgotten.
+fn forgotten() -> [(&'static str, &'static str); 3] {
+    [
+        ("one@example.org", "/one@example.org"),
+        ("two@example.org", "?domain=example.org"),
+        ("three@example.org", ""),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_forgotten_is_forgotten_everywhere() {
+    let ((store, backend), redis) = (backend().await, Redis::start(&[]).await);
+    let [one, other] = instances(backend, &redis, "").await;
+    for (name, how) in forgotten() {
+        one.ask(name).await.is("550");
+        until("the other instance knows", async || {
+            other.ask(name).await.is("550");
+            other.known_elsewhere("unknown").await >= 1.0 || store.record().rcpts_for(name) > 1
+        })
+        .await;
+        let asked = store.record().rcpts_for(name);
+        one.forget(how).await;
+        // Neither from its own memory nor from the shared one.
+        until("the other instance asks anew", async || {
+            other.ask(name).await.is("550");
+            store.record().rcpts_for(name) > asked
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_away_hears_what_was_forgotten_when_it_comes_back() {
+    let ((store, backend), redis) = (backend().await, Redis::start(&[]).await);
+    let mut line = Line::to(redis.address()).await;
+    let one = Instance::joined(backend, &redis.url(), "").await;
+    let away = Instance::joined(backend, &url(line.address()), "").await;
+    for (number, what) in
+        [format!("/{UNKNOWN}"), "?domain=example.org".to_owned(), String::new()].iter().enumerate()
+    {
+        away.ask(UNKNOWN).await.is("550");
+        assert_eq!(store.record().rcpts_for(UNKNOWN), number + 1);
+        line.cut();
+        away.is_up(false).await;
+        one.forget(what).await;
+        away.ask(UNKNOWN).await.is("550");
+        assert_eq!(store.record().rcpts_for(UNKNOWN), number + 1, "away it knows what it knew");
+        line.mend().await;
+        away.is_up(true).await;
+        away.ask(UNKNOWN).await.is("550");
+        assert_eq!(store.record().rcpts_for(UNKNOWN), number + 2, "after {what:?}");
+    }
+}
+
+/// Asks for names nobody has until it is turned away; how many were refused as unknown.
+async fn guess(instance: &Instance, from: &str, name: &str) -> usize {
+    let mut refused = 0;
+    loop {
+        let (mut client, greeting) = instance.connect(from).await;
+        if greeting.code == 421 {
+            return refused;
+        }
+        client.command("EHLO client.test").await.is("250");
+        client.command("MAIL FROM:<sender@client.test>").await.is("250");
+        loop {
+            let reply = client.command(&format!("RCPT TO:<{name}.{refused}@example.org>")).await;
+            match reply.code {
+                550 => refused += 1,
+                421 => break,
+                // Too many wait for an answer, or too many errors.
+                _ => sleep(LOOK_AGAIN).await,
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ban_holds_everywhere_and_is_lifted_everywhere() {
+    const GUESSER: &str = "203.0.113.66";
+    let ((_store, backend), redis) = (backend().await, Redis::start(&[]).await);
+    let [one, other, third] =
+        instances(backend, &redis, "max_unknown_per_hour = 5\n[limits]\nmax_errors = 0").await;
+    assert_eq!(guess(&one, GUESSER, "name").await, 6);
+    for instance in [&other, &third] {
+        until("it is banned there", async || instance.connect(GUESSER).await.1.code == 421).await;
+        instance.client("203.0.113.67").await.quit().await;
+    }
+    // Whoever joins later knows it, too.
+    let fourth = Instance::joined(backend, &redis.url(), "").await;
+    assert_eq!(fourth.connect(GUESSER).await.1.code, 421);
+    third.backstop.admin().await.delete(&format!("/api/v1/clients/{GUESSER}")).await.is(200);
+    for instance in [&third, &one, &other, &fourth] {
+        until("its ban is lifted there", async || instance.connect(GUESSER).await.1.code == 220).await;
+    }
+    // And what it did is forgiven: one more name is no reason to ban it again.
+    one.ask(KNOWN).await.is("250");
+    let mut client = other.client(GUESSER).await;
+    client.command(&format!("RCPT TO:<{UNKNOWN}>")).await.is("550");
+    client.quit().await;
+    other.client(GUESSER).await.quit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guesses_spread_over_instances_count_as_those_of_one_client() {
+    const LIMIT: usize = 100;
+    let ((_store, backend), redis) = (backend().await, Redis::start(&[]).await);
+    let limits = format!("max_unknown_per_hour = {LIMIT}\n[limits]\nmax_errors = 0");
+    let all: [Instance; 3] = instances(backend, &redis, &limits).await;
+    let guessing = (0..12).map(|n| {
+        let instance = &all[n % 3];
+        async move { guess(instance, "203.0.113.77", &format!("guess{n}")).await }
+    });
+    let refused: usize = join_all(guessing).await.into_iter().sum();
+    assert!((LIMIT * 95 / 100..=LIMIT * 105 / 100 + 1).contains(&refused), "{refused} were told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_redis_dies_each_goes_on_alone_and_shares_afterwards_what_it_learnt() {
+    let ((store, backend), mut redis) = (backend().await, Redis::start(&[]).await);
+    let [one, other] = instances(backend, &redis, "").await;
+    one.ask(UNKNOWN).await.is("550");
+    redis.kill();
+    for instance in [&one, &other] {
+        instance.is_up(false).await;
+        let ready = instance.is_ready().await;
+        assert!(ready.contains("[-]shared failed, not counted"), "{ready}");
+    }
+    one.ask(UNKNOWN).await.is("550");
+    assert_eq!(store.record().rcpts_for(UNKNOWN), 1, "its own memory serves");
+    one.ask("alone@example.org").await.is("550");
+    other.ask(KNOWN).await.is("250");
+    let status = one.backstop.admin().await.get("/api/v1/status").await.json()["cache"]["shared"].clone();
+    assert_eq!(status["up"], false);
+    assert!(status["fault"].is_string() && !status.to_string().contains(PASSWORD), "{status}");
+    // Back, and it has lost everything.
+    redis.revive().await;
+    for instance in [&one, &other] {
+        instance.is_up(true).await;
+        let ready = instance.is_ready().await;
+        assert!(ready.contains("[+]shared ok"), "{ready}");
+    }
+    until("what was learnt alone is shared", async || !redis.command(&["KEYS", "backstop:v:*"]).is_empty())
+        .await;
+    until("the other instance knows", async || {
+        other.ask("alone@example.org").await.is("550");
+        other.known_elsewhere("unknown").await >= 1.0
+    })
+    .await;
+    assert_eq!(store.record().rcpts_for("alone@example.org"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bans_survive_a_redis_that_loses_everything() {
+    const GUESSER: &str = "203.0.113.66";
+    let ((_store, backend), mut redis) = (backend().await, Redis::start(&[]).await);
+    let limits = "max_unknown_per_hour = 5\n[limits]\nmax_errors = 0";
+    let one = Instance::joined(backend, &redis.url(), limits).await;
+    assert_eq!(guess(&one, GUESSER, "name").await, 6);
+    redis.kill();
+    one.is_up(false).await;
+    redis.revive().await;
+    one.is_up(true).await;
+    redis.until_keys("backstop:bans", 1).await;
+    let later = Instance::joined(backend, &redis.url(), limits).await;
+    assert_eq!(later.connect(GUESSER).await.1.code, 421);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_hangs_is_left_alone() {
+    let ((store, backend), redis) = (backend().await, Redis::start(&[]).await);
+    let one = Instance::joined(backend, &redis.url(), "").await;
+    redis.freeze();
+    for number in 0..10 {
+        one.ask(&format!("name{number}@example.org")).await.is("550");
+    }
+    one.is_up(false).await;
+    one.ask(UNKNOWN).await.is("550");
+    assert_eq!(store.record().rcpts_for(UNKNOWN), 1);
+    redis.thaw();
+    one.is_up(true).await;
+    redis.until_keys("backstop:v:*", 11).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_full_is_left_alone() {
+    let ((store, backend), redis) =
+        (backend().await, Redis::start(&["--maxmemory-policy", "noeviction"]).await);
+    let one = Instance::joined(backend, &redis.url(), "").await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    one.ask(UNKNOWN).await.is("550");
+    one.is_up(false).await;
+    until("it says why", async || one.is_ready().await.contains("OOM")).await;
+    one.ask(KNOWN).await.is("250");
+    assert_eq!(store.record().rcpts_for(UNKNOWN), 1);
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    one.is_up(true).await;
+    redis.until_keys("backstop:v:*", 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_may_only_be_read_is_left_alone() {
+    let ((_store, backend), redis) = (backend().await, Redis::start(&[]).await);
+    let one = Instance::joined(backend, &redis.url(), "").await;
+    // As a primary becomes when another one takes over.
+    redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    one.is_up(false).await;
+    one.ask(UNKNOWN).await.is("550");
+    redis.command(&["REPLICAOF", "NO", "ONE"]);
+    one.is_up(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_said_so_and_not_shown() {
+    let ((_store, backend), redis) = (backend().await, Redis::start(&[]).await);
+    let shared = redis.url().replace(PASSWORD, "another-s3cret");
+    let one = Instance::start(backend, &shared, "").await;
+    one.backstop.logged("user and password in cache.shared are not taken").await;
+    let ready = one.is_ready().await;
+    assert!(ready.contains("user and password in cache.shared"), "{ready}");
+    one.ask(UNKNOWN).await.is("550");
+    assert!(!one.backstop.log().contains("another-s3cret") && !ready.contains("another-s3cret"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_holds_no_address_in_clear() {
+    const GUESSER: &str = "203.0.113.66";
+    let ((_store, backend), redis) = (backend().await, Redis::start(&[]).await);
+    let one =
+        Instance::joined(backend, &redis.url(), "max_unknown_per_hour = 5\n[limits]\nmax_errors = 0").await;
+    one.ask(KNOWN).await.is("250");
+    one.ask(UNKNOWN).await.is("550");
+    one.ask("other@example.org").await.is("550");
+    guess(&one, GUESSER, "guess").await;
+    one.forget(&format!("/{UNKNOWN}")).await;
+    one.forget("?domain=example.org").await;
+    for (pattern, number) in [
+        ("backstop:v:*", 8),
+        ("backstop:c:*", 1),
+        ("backstop:m:*", 1),
+        ("backstop:bans", 1),
+        ("backstop:reasons", 1),
+        ("backstop:log", 1),
+        ("backstop:forgotten", 1),
+    ] {
+        redis.until_keys(pattern, number).await;
+    }
+    let dump = redis.dump();
+    assert!(dump.contains("550 5.1.1 <\0>"), "refusals have a place for the address: {dump:?}");
+    for clear in ["anna", "nobody", "other", "guess", "example.org", "203.0.113", "198.51.100", "client.test"]
+    {
+        assert!(!dump.contains(clear), "{clear} in {dump}");
+    }
+    assert!(dump.lines().filter(|line| line.starts_with("backstop:")).count() >= 14);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_port_that_takes_anyone_is_known_as_such_everywhere() {
+    let (_asked, asked) = backend().await;
+    let (_delivery, delivery) = Backend::start(Script::blind()).await;
+    let redis = Redis::start(&[]).await;
+    let [one, other] =
+        instances(delivery, &redis, &format!("[route.verify]\nbackends = [\"{asked}\"]")).await;
+    let known = async |instance: &Instance| {
+        let status = instance.backstop.admin().await.get("/api/v1/status").await.json();
+        let domain = &status["routes"][0]["domains_known"][0];
+        domain["delivery"] == "blind" && domain["rcpt"] == "truthful"
+    };
+    one.ask(KNOWN).await.is("250");
+    until("the one that asked knows", async || known(&one).await).await;
+    until("the other one knows without having asked", async || known(&other).await).await;
+    // Whoever joins later hears of it with the first recipient.
+    let later =
+        Instance::joined(delivery, &redis.url(), &format!("[route.verify]\nbackends = [\"{asked}\"]")).await;
+    redis.until_keys("backstop:v:*", 1).await;
+    later.ask(KNOWN).await.is("250");
+    assert!(known(&later).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_is_spoken_to_in_tls_and_verified() {
+    let ((store, backend), directory) = (backend().await, Directory::new("redis-tls"));
+    let authority = Authority::new();
+    let pair = authority.issue(&["localhost"]);
+    let file = |name: &str, text: &str| directory.write(name, text).display().to_string();
+    let (root, chain, key) =
+        (file("root.pem", &authority.root), file("chain.pem", &pair.chain), file("key.pem", &pair.key));
+    let port = free_address().port();
+    let redis = Redis::start(&[
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &chain,
+        "--tls-key-file",
+        &key,
+        "--tls-auth-clients",
+        "no",
+    ])
+    .await;
+    let shared = format!("rediss://backstop:{PASSWORD}@localhost:{port}");
+    let configuration = Instance::configuration(backend, &shared, "");
+    let trusting = |root: &str| {
+        let mut command = Command::new("env");
+        command.arg(format!("SSL_CERT_FILE={root}"));
+        Backstop::start_within(command, &configuration)
+    };
+    let backstop = trusting(&root);
+    let address = backstop.address("mx").await;
+    let one = Instance { backstop, address };
+    one.is_up(true).await;
+    one.ask(UNKNOWN).await.is("550");
+    redis.until_keys("backstop:v:*", 1).await;
+    assert_eq!(store.record().rcpts_for(UNKNOWN), 1);
+    // Who has another root goes on alone.
+    let stranger = file("stranger.pem", &Authority::new().root);
+    let backstop = trusting(&stranger);
+    backstop.logged("goes on with what it knows itself").await;
+    assert!(backstop.log().contains("certificate"), "{}", backstop.log());
+}
+
+/// A sentinel that watches a Redis. Dropping it ends it.
+struct Sentinel {
+    child: Child,
+    address: SocketAddr,
+    _directory: Directory,
+}
+
+impl Sentinel {
+    async fn of(redis: &Redis) -> Self {
+        loop {
+            let (directory, address) = (Directory::new("sentinel"), free_address());
+            let file = directory.write(
+                "sentinel.conf",
+                format!(
+                    "port {}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {} 1\n\
+                     sentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 3000\n",
+                    address.port(),
+                    redis.address().port()
+                ),
+            );
+            let child = Command::new("redis-server")
+                .arg(file)
+                .arg("--sentinel")
+                .current_dir(directory.path())
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("redis-server is installed");
+            let mut sentinel = Self { child, address, _directory: directory };
+            let child = &mut sentinel.child;
+            let up = eventually("the sentinel to listen or to end", || match child.try_wait() {
+                Ok(Some(_)) => Some(false),
+                _ => std::net::TcpStream::connect(address).is_ok().then_some(true),
+            });
+            if up.await {
+                return sentinel;
+            }
+        }
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_is_followed() {
+    let ((store, backend), mut first) = (backend().await, Redis::start(&[]).await);
+    let second = Redis::start(&["--replicaof", "127.0.0.1", &first.address().port().to_string()]).await;
+    eventually("the replica", || {
+        second.command(&["INFO", "replication"]).contains("master_link_status:up").then_some(())
+    })
+    .await;
+    let sentinel = Sentinel::of(&first).await;
+    let shared = format!("redis+sentinel://backstop:{PASSWORD}@{}/mymaster", sentinel.address);
+    let one = Instance::joined(backend, &shared, "").await;
+    let other = Instance::joined(backend, &shared, "").await;
+    let names: Vec<String> = (0..10).map(|n| format!("new{n}@example.org")).collect();
+    for name in &names {
+        one.ask(name).await.is("550");
+    }
+    second.until_keys("backstop:v:*", names.len()).await;
+    // The sentinel hears of the replica from the one it watches.
+    let port = sentinel.address.port().to_string();
+    eventually("the sentinel to know the replica", || {
+        let output =
+            Command::new("redis-cli").args(["-p", &port, "SENTINEL", "REPLICAS", "mymaster"]).output();
+        let output = output.expect("redis-cli is installed");
+        String::from_utf8_lossy(&output.stdout).contains(&second.address().port().to_string()).then_some(())
+    })
+    .await;
+    first.kill();
+    other.is_up(false).await;
+    other.is_up(true).await;
+    // A machine too busy to keep the deadline makes it ask now and then.
+    for name in &names {
+        other.ask(name).await.is("550");
+    }
+    let known = names.iter().filter(|name| store.record().rcpts_for(name) == 1).count();
+    assert!(known > 0, "the one that took over knows them: {}", other.backstop.log());
+}
