@@ -77,6 +77,39 @@ async fn an_unknown_recipient_gets_the_words_of_postfix_at_rcpt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_postfix_that_trusts_us_is_given_no_route_within_a_local_part() {
+    // As most are: the domain is its own, and whoever is in its networks may relay. No message is sent here.
+    let trusting = [
+        ("virtual_mailbox_domains", ""),
+        ("mydestination", "example.org"),
+        ("local_recipient_maps", "inline:{anna=anna}"),
+        ("smtpd_relay_restrictions", "permit_mynetworks, reject_unauth_destination"),
+        ("default_transport", "relay:[127.0.0.1]:9"),
+    ];
+    let postfix = Postfix::start_with(&[KNOWN], &trusting).await;
+    let (_backstop, address) = Backstop::before(postfix.address()).await;
+    let mut itself = Client::greeted(postfix.address()).await;
+    let mut through_us = Client::greeted(address).await;
+    for routed in [
+        "eve%elsewhere.example",
+        "elsewhere.example!eve",
+        "\"eve%elsewhere.example\"",
+        "\"elsewhere.example!eve\"",
+        "\"eve@elsewhere.example\"",
+        "\"eve\\@elsewhere.example\"",
+    ] {
+        let recipient = format!("{routed}@example.org");
+        // It knows nobody of that name in its domain, and takes it: it would follow the route.
+        itself.envelope("sender@client.test", &recipient).await.is("250");
+        itself.command("RSET").await.is("250");
+        through_us.envelope("sender@client.test", &recipient).await.is("553 5.1.3");
+        through_us.command("RSET").await.is("250");
+    }
+    itself.envelope("sender@client.test", UNKNOWN).await.is("550 5.1.1");
+    through_us.envelope("sender@client.test", KNOWN).await.is("250");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_postfix_that_takes_few_connections_still_takes_every_message() {
     const CLIENTS: usize = 30;
     // Its own networks are excepted otherwise.

@@ -184,15 +184,12 @@ impl Mailbox {
         self.text.is_ascii()
     }
 
-    /// Whether the local part asks for relaying through the domain: an unquoted `%` or `!`, or an `@`
-    /// in any form. Backends that trust our address would follow it.
+    /// Whether the local part asks for relaying through the domain: a `%`, `!` or `@`, quoted or not. Backends
+    /// that trust our address would follow it, and Postfix looks at what is within the quotes
+    /// (`resolve_dequoted_address`). A backslash hides none of them: it stands before the octet, not for it.
     #[must_use]
     pub fn is_routed(&self) -> bool {
-        let local = self.local_part();
-        match local.strip_prefix('"') {
-            Some(quoted) => quoted.contains('@'),
-            None => local.contains(['%', '!', '@']),
-        }
+        self.local_part().contains(['%', '!', '@'])
     }
 }
 
@@ -384,10 +381,18 @@ mod tests {
 
     #[test]
     fn routed_forms_are_recognised() {
-        for routed in ["a%b@c.d", "b!a@c.d", "\"a@b\"@c.d"] {
+        for routed in [
+            "a%b@c.d",
+            "b!a@c.d",
+            "\"a@b\"@c.d",
+            "\"a%b\"@c.d",
+            "\"b!a\"@c.d",
+            "\"a\\%b\"@c.d",
+            "\"\\a\\@b\"@c.d",
+        ] {
             assert!(Mailbox::parse(routed).unwrap().is_routed(), "{routed}");
         }
-        for plain in ["a+b@c.d", "\"a%b\"@c.d", "\"a!b\"@c.d", "postmaster"] {
+        for plain in ["a+b@c.d", "\"a b\"@c.d", "\"a\\\"b\"@c.d", "postmaster"] {
             assert!(!Mailbox::parse(plain).unwrap().is_routed(), "{plain}");
         }
     }

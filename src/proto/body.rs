@@ -65,13 +65,22 @@ pub enum Found {
 pub struct BodyReader {
     position: Position,
     bare_newlines: BareNewlines,
+    /// Dots given on that are no part of the message.
+    stuffed: u64,
 }
 
 impl BodyReader {
     /// At the start of a message.
     #[must_use]
     pub const fn new(bare_newlines: BareNewlines) -> Self {
-        Self { position: Position::LineStart, bare_newlines }
+        Self { position: Position::LineStart, bare_newlines, stuffed: 0 }
+    }
+
+    /// How many dots stand in what was read that the receiver takes away, so that they count for no size
+    /// (RFC 1870 §5): one at the start of each line that begins so.
+    #[must_use]
+    pub const fn stuffed(&self) -> u64 {
+        self.stuffed
     }
 
     /// Scans `input` and appends to `out` what the backend may see of it: everything but the end, and but
@@ -141,10 +150,12 @@ impl BodyReader {
             (_, b'\r') => Cr,
             (LineStart, b'.') => Dot,
             (BehindBare, b'.') => {
+                self.stuffed += 1;
                 out.extend_from_slice(b"..");
                 Text
             }
             (Dot, _) => {
+                self.stuffed += 1;
                 out.extend([b'.', octet]);
                 Text
             }
@@ -164,6 +175,7 @@ impl BodyReader {
             BareNewlines::Reject => Found::BareNewline { consumed: 0 },
             BareNewlines::Normalize => {
                 // A dot alone in its line would become the end of the message: it is stuffed.
+                self.stuffed += u64::from(alone);
                 out.extend_from_slice(if alone { b"..\r\n" } else { b"\r\n" });
                 Found::More
             }
@@ -290,6 +302,26 @@ mod tests {
             assert_eq!(outcome.end, Some(input.len()), "{input:?}");
             assert_eq!(outcome.forwarded, forwarded, "{input:?}");
         }
+    }
+
+    #[test]
+    fn stuffed_dots_are_those_the_receiver_takes_away() {
+        every_string(b"\r\n.x", 7, &mut |input| {
+            for mode in [BareNewlines::Reject, BareNewlines::Normalize] {
+                let (mut reader, mut out) = (BodyReader::new(mode), Vec::new());
+                let mut at = 0;
+                while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
+                    match reader.read(rest, &mut out) {
+                        Found::End { .. } => break,
+                        Found::More => at = input.len(),
+                        Found::BareNewline { .. } => return,
+                    }
+                }
+                let framed = [b"\r\n", out.as_slice()].concat();
+                let dots = memchr::memmem::find_iter(&framed, b"\r\n.").count();
+                assert_eq!(reader.stuffed(), dots as u64, "{input:?} gave {out:?}");
+            }
+        });
     }
 
     #[test]

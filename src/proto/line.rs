@@ -2,7 +2,8 @@
 //!
 //! A command ends with CRLF and nothing else (RFC 5321 §2.3.8). A bare CR or LF is reported as soon as it is
 //! seen: guessing what it means is how requests are smuggled through one server into another. Lines above
-//! the limit are read to their end without being stored, so that their tail is never taken for a command.
+//! the limit are read to their end without being stored, so that their tail is never taken for a command. Of
+//! such a line no more is known than whether it is a BDAT, whose octets nobody can tell from commands then.
 
 use memchr::{memchr, memchr2};
 
@@ -21,9 +22,20 @@ pub enum Scan {
     TooLong {
         /// Octets up to and with the CRLF.
         consumed: usize,
+        /// What it was.
+        line: Overlong,
     },
     /// A CR without LF, or a LF without CR.
     BareNewline,
+}
+
+/// A line above the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overlong {
+    /// It begins as a BDAT: octets follow, and how many is not known.
+    Chunk,
+    /// Any other.
+    Other,
 }
 
 /// Finds command lines in a growing buffer.
@@ -33,8 +45,11 @@ pub enum LineReader {
     #[default]
     Within,
     /// Within a line that is already above the limit.
-    Beyond,
+    Beyond(Overlong),
 }
+
+/// The command that octets follow.
+const CHUNK: &[u8] = b"BDAT";
 
 impl LineReader {
     /// Looks for the end of the line at the start of `buffer`. `limit` counts octets with the CRLF.
@@ -43,27 +58,32 @@ impl LineReader {
     /// first removes octets that need not be kept.
     pub fn scan(&mut self, buffer: &[u8], limit: usize) -> Scan {
         let Some(at) = memchr2(b'\r', b'\n', buffer) else {
-            if buffer.len() > limit {
-                *self = Self::Beyond;
-            }
+            self.go_beyond(buffer, limit);
             return Scan::Incomplete;
         };
         match (buffer.get(at), buffer.get(at + 1)) {
             (Some(b'\r'), Some(b'\n')) => {
-                let beyond = std::mem::take(self) == Self::Beyond;
-                if beyond || at + 2 > limit {
-                    Scan::TooLong { consumed: at + 2 }
-                } else {
-                    Scan::Line { len: at }
+                let consumed = at + 2;
+                match std::mem::take(self) {
+                    Self::Beyond(line) => Scan::TooLong { consumed, line },
+                    Self::Within if consumed > limit => {
+                        Scan::TooLong { consumed, line: Overlong::of(buffer) }
+                    }
+                    Self::Within => Scan::Line { len: at },
                 }
             }
             (Some(b'\r'), None) => {
-                if buffer.len() > limit {
-                    *self = Self::Beyond;
-                }
+                self.go_beyond(buffer, limit);
                 Scan::Incomplete
             }
             _ => Scan::BareNewline,
+        }
+    }
+
+    /// The line at the start of `buffer` has no end yet, and may be too long already. Its command is whole by then.
+    fn go_beyond(&mut self, buffer: &[u8], limit: usize) {
+        if *self == Self::Within && buffer.len() > limit.max(CHUNK.len()) {
+            *self = Self::Beyond(Overlong::of(buffer));
         }
     }
 
@@ -73,7 +93,7 @@ impl LineReader {
     pub fn excess(self, buffer: &[u8]) -> usize {
         match self {
             Self::Within => 0,
-            Self::Beyond => buffer.len() - usize::from(buffer.last() == Some(&b'\r')),
+            Self::Beyond(_) => buffer.len() - usize::from(buffer.last() == Some(&b'\r')),
         }
     }
 }
@@ -82,6 +102,18 @@ impl LineReader {
 #[must_use]
 pub fn is_recipient(line: &[u8]) -> bool {
     line.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"RCPT "))
+}
+
+/// Whether `line` is a BDAT command, or what is left of one: octets follow that are no commands.
+#[must_use]
+pub fn is_chunk(line: &[u8]) -> bool {
+    line.get(..CHUNK.len()).is_some_and(|verb| verb.eq_ignore_ascii_case(CHUNK))
+}
+
+impl Overlong {
+    fn of(line: &[u8]) -> Self {
+        if is_chunk(line) { Self::Chunk } else { Self::Other }
+    }
 }
 
 /// Whether `line` holds a NUL, which no server reads alike.
@@ -110,8 +142,8 @@ mod tests {
                         seen.push(String::from_utf8(buffer[..len].to_vec()).unwrap());
                         buffer.drain(..len + 2);
                     }
-                    Scan::TooLong { consumed } => {
-                        seen.push("too long".into());
+                    Scan::TooLong { consumed, line } => {
+                        seen.push(if line == Overlong::Chunk { "chunk" } else { "too long" }.into());
                         buffer.drain(..consumed);
                     }
                     Scan::BareNewline => {
@@ -131,6 +163,9 @@ mod tests {
             (b"12345678\r\nNOOP\r\n", vec!["12345678", "NOOP"]),
             (b"123456789\r\nNOOP\r\n", vec!["too long", "NOOP"]),
             (b"12345678901234567890123\r\nNOOP\r\n", vec!["too long", "NOOP"]),
+            (b"BDAT 5 LAST\r\nNOOP\r\n", vec!["chunk", "NOOP"]),
+            (b"NOOP\r\nbdat 5               LAST\r\nNOOP\r\n", vec!["NOOP", "chunk", "NOOP"]),
+            (b"NOOP     BDAT 5\r\nNOOP\r\n", vec!["too long", "NOOP"]),
             (b"NOOP\nQUIT\r\n", vec!["bare"]),
             (b"NOOP\rQUIT\r\n", vec!["bare"]),
             (b"NOOP\r\r\nQUIT\r\n", vec!["bare"]),

@@ -138,6 +138,7 @@ impl Parameters {
         for word in self.text.split(' ').filter(|word| !word.is_empty()) {
             let keyword = word.split('=').next().unwrap_or(word).to_ascii_uppercase();
             let needed = match keyword.as_str() {
+                _ if !word.is_ascii() && !announced.has(Keyword::SmtpUtf8) => Keyword::SmtpUtf8,
                 "SIZE" => Keyword::Size,
                 "BODY" if self.body == BodyKind::Binary => Keyword::BinaryMime,
                 "BODY" => Keyword::EightBitMime,
@@ -158,6 +159,12 @@ impl Parameters {
             }
         }
         Ok(())
+    }
+
+    /// Whether they need SMTPUTF8: an address within may be written in UTF-8 (RFC 6533 §3).
+    #[must_use]
+    pub fn is_ascii(&self) -> bool {
+        self.text.is_ascii()
     }
 
     /// As written.
@@ -262,6 +269,18 @@ mod tests {
         let nothing = Parameters::parse(b"BODY=8BITMIME", Of::Mail, &Extensions::default());
         assert_eq!(nothing, Err(NotOffered));
         assert_eq!(Parameters::parse(b"\xff", Of::Mail, &all()), Err(Syntax));
+    }
+
+    #[test]
+    fn a_non_ascii_value_goes_to_no_backend_without_smtputf8() {
+        let parsed = Parameters::parse("ORCPT=utf-8;pelé@b.c".as_bytes(), Of::Rcpt, &all()).unwrap();
+        assert!(!parsed.is_ascii());
+        let (mut out, dsn) = (String::new(), Extensions::of(&[Keyword::Dsn]));
+        assert_eq!(parsed.write(&dsn, 0, &mut String::new()), Err(Keyword::SmtpUtf8));
+        assert_eq!(parsed.write(&dsn.with(Keyword::SmtpUtf8), 0, &mut out), Ok(()));
+        assert_eq!(out, " ORCPT=utf-8;pelé@b.c");
+        let parsed = Parameters::parse("ENVID=é".as_bytes(), Of::Mail, &all());
+        assert_eq!(parsed, Err(ParameterFault::Value));
     }
 
     #[test]

@@ -124,12 +124,12 @@ pub const ROUTE_FAULT: Reply = Reply::fixed(451, "4.3.5 The mail server cannot b
 /// 421: an HTTP request.
 pub const NOT_HTTP: Reply = Reply::fixed(421, "4.7.0 This is not an HTTP server");
 
-/// What a client hears of a backend's reply that was expected to be 2yz: itself, but never a class that
-/// would mean something else to the client (RFC 5321 §4.2), and never a 421, which would speak of *our*
-/// connection.
+/// What a client hears of a backend's reply in a transaction: itself, but never one that would mean something else to
+/// the client (RFC 5321 §4.2), and never a 220, 221 or 421, which would speak of *our* connection.
 #[must_use]
 pub fn passed_on(reply: Reply) -> Reply {
     match reply.class() {
+        Class::Positive if !reply.is_done() => BACKEND_CONFUSED,
         Class::Intermediate => BACKEND_CONFUSED,
         Class::Transient if reply.code() == 421 => BACKEND_LOST,
         _ => reply,
@@ -199,9 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn a_client_never_hears_a_backends_421_or_3yz() {
+    fn a_client_never_hears_a_backends_220_421_or_3yz() {
         assert_eq!(passed_on(Reply::fixed(421, "bye")), BACKEND_LOST);
         assert_eq!(passed_on(Reply::fixed(354, "go")), BACKEND_CONFUSED);
+        for code in [200, 214, 220, 221, 249, 253, 299] {
+            assert_eq!(passed_on(Reply::fixed(code, "2.0.0 yes")), BACKEND_CONFUSED, "{code}");
+        }
         let full = Reply::fixed(452, "4.2.2 full");
         assert_eq!(passed_on(full.clone()), full);
     }

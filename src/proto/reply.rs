@@ -105,6 +105,19 @@ impl Reply {
         }
     }
 
+    /// Whether it says that what was asked is done (RFC 5321 §4.3.2): of all 2yz 250, or 251 and 252 of a recipient. A
+    /// greeting or a farewell answers no command of a transaction.
+    #[must_use]
+    pub const fn is_done(&self) -> bool {
+        matches!(self.code, 250..=252)
+    }
+
+    /// Whether it takes a message, or a chunk of one.
+    #[must_use]
+    pub const fn takes_message(&self) -> bool {
+        self.code == 250
+    }
+
     /// The enhanced code, when the text begins with one of the reply's own class (RFC 2034 §4).
     #[must_use]
     pub fn enhanced(&self) -> Option<Enhanced> {
@@ -219,6 +232,8 @@ pub enum ReplyFault {
 pub struct ReplyReader {
     code: Option<u16>,
     text: Vec<u8>,
+    /// Of all its lines, codes and CRLF counted: what is given to a client is no longer than that.
+    octets: usize,
 }
 
 impl ReplyReader {
@@ -259,14 +274,18 @@ impl ReplyReader {
             Some(_) => self.text.push(b'\n'),
             None => self.code = Some(code),
         }
-        if self.text.len() + text.len() > MAX_REPLY {
+        self.octets += line.len() + 2;
+        if self.octets > MAX_REPLY {
             return Err(ReplyFault::TooLong);
         }
         self.text.extend_from_slice(text);
         if parting == Parting::More {
             return Ok(None);
         }
-        let whole = std::mem::take(self);
+        let mut whole = std::mem::take(self);
+        if whole.text.capacity() > MAX_LINE {
+            whole.text.shrink_to_fit();
+        }
         Ok(Some(Reply { code, text: Cow::Owned(whole.text) }))
     }
 }
@@ -319,6 +338,8 @@ mod tests {
         assert_eq!(read(&[b'2'; MAX_LINE]), Err(ReplyFault::LineTooLong));
         let endless = b"250-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n".repeat(MAX_REPLY / 30);
         assert_eq!(read(&endless), Err(ReplyFault::TooLong));
+        let empty = b"250-\r\n".repeat(MAX_REPLY / 6 + 1);
+        assert_eq!(read(&empty), Err(ReplyFault::TooLong));
     }
 
     #[test]

@@ -234,8 +234,8 @@ fn at_recipient(reply: &Reply) -> Meaning {
     let detail = reply.enhanced().map(|e| (e.subject, e.detail));
     match reply.class() {
         Class::Positive if reply.code() == 252 => Meaning::Taken,
-        Class::Positive => Meaning::Good,
-        Class::Intermediate => Meaning::BackendFault,
+        Class::Positive if reply.is_done() => Meaning::Good,
+        Class::Positive | Class::Intermediate => Meaning::BackendFault,
         // A full mailbox exists; the live session will say so itself.
         _ if detail == Some((2, 2)) || is_full(reply, detail) => Meaning::Good,
         _ if detail == Some((5, 3)) => Meaning::SessionLimit,

@@ -19,6 +19,8 @@ pub(super) struct Attachment {
     pub(super) lease: Lease,
     pub(super) route: Arc<Route>,
     stage: Stage,
+    /// Octets that the backend was told will stand before the message.
+    pub(super) added: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +69,7 @@ pub(super) enum Answer {
 
 impl Attachment {
     pub(super) const fn new(lease: Lease, route: Arc<Route>) -> Self {
-        Self { lease, route, stage: Stage::Clean }
+        Self { lease, route, stage: Stage::Clean, added: 0 }
     }
 
     /// Gives the envelope, as much of it as this session has not had yet.
@@ -91,6 +93,9 @@ impl Attachment {
     ) -> Result<Option<Given>, Fault> {
         let announced = *self.lease.connection().announced();
         let clean = self.stage == Stage::Clean;
+        if clean {
+            self.added = envelope.added;
+        }
         let mail = match clean.then(|| mail_command(envelope.sender, &announced, envelope.added)).transpose()
         {
             Ok(mail) => mail,
@@ -107,12 +112,12 @@ impl Attachment {
             self.lease.connection().send(lines.concat().as_bytes()).await?;
         }
         let mut exchange = Exchange { lease: &mut self.lease, lines: lines.into_iter(), together };
-        if reset.is_some() && exchange.next().await?.class() != Class::Positive {
+        if reset.is_some() && !exchange.next().await?.is_done() {
             return Ok(Some(Given::Cut(Vec::new())));
         }
         if mail.is_some() {
             let reply = exchange.next().await?;
-            if reply.class() != Class::Positive {
+            if !reply.is_done() {
                 // Should the session end over it, the next use finds that out; the refusal stands.
                 let _ = exchange.finish().await;
                 return Ok(Some(Given::SenderRefused(reply)));
@@ -140,7 +145,7 @@ impl Attachment {
 impl Answer {
     /// Whether the recipient was accepted.
     pub(super) fn is_acceptance(&self) -> bool {
-        matches!(self, Self::Reply(reply) if reply.class() == Class::Positive)
+        matches!(self, Self::Reply(reply) if reply.is_done())
     }
 }
 
@@ -152,7 +157,8 @@ struct Exchange<'x, 'l, I: Iterator<Item = &'l str>> {
 }
 
 impl<'l, I: Iterator<Item = &'l str>> Exchange<'_, 'l, I> {
-    /// The reply to the next command. A 421 is the end of the session (RFC 5321 §3.8).
+    /// The reply to the next command. A 421 is the end of the session (RFC 5321 §3.8), and so is a 2yz that answers no
+    /// command of a transaction: what it was said to, and what was taken, nobody knows.
     async fn next(&mut self) -> Result<Reply, Fault> {
         let line = self.lines.next().unwrap_or_default();
         let connection = self.lease.connection();
@@ -160,7 +166,8 @@ impl<'l, I: Iterator<Item = &'l str>> Exchange<'_, 'l, I> {
             connection.send(line.as_bytes()).await?;
         }
         let reply = connection.answer().await?;
-        if reply.code() == 421 {
+        let stray = reply.class() == Class::Positive && !reply.is_done();
+        if reply.code() == 421 || stray {
             Err(Fault::Refused(crate::backend::Phase::Command, reply))
         } else {
             Ok(reply)

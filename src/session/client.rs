@@ -13,7 +13,7 @@ use crate::backend::Budget;
 use crate::guard::Drain;
 use crate::net::stream::{Pending, Prefix, Stream, read_some, write_through};
 use crate::net::tls::{Acceptor, Handshake, HandshakeFault};
-use crate::proto::line::{self, LineReader, Scan};
+use crate::proto::line::{self, LineReader, Overlong, Scan};
 use crate::proto::proxy_header::{self, HeaderFault, Source, Start};
 use crate::proto::reply::Reply;
 use crate::proto::tls::TlsFacts;
@@ -23,6 +23,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 /// Replies wait for each other for so long at most.
 const OVERDUE: Duration = Duration::from_secs(1);
+/// Octets of replies that wait for the client to take some before anything else it said is looked at.
+const UNSENT: usize = 16 * 1024;
 /// How long, and in how many reads, a client may finish what it was sending when we close.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_READS: usize = 64;
@@ -43,7 +45,7 @@ pub(super) enum Heard {
     /// Several RCPT lines that had arrived together.
     Recipients(Vec<Range<usize>>),
     /// A line above the limit, read to its end.
-    Overlong,
+    Overlong(Overlong),
     /// A CR or LF alone.
     BareNewline,
     /// Nothing, for too long.
@@ -195,6 +197,11 @@ impl Client {
         }
     }
 
+    /// Writes what was said once it is much: whoever does not take replies is not to have them heap up.
+    pub(super) async fn flush_much(&mut self, patience: Duration) -> io::Result<()> {
+        if self.output.len() > UNSENT { self.flush(patience).await } else { Ok(()) }
+    }
+
     /// Writes what was said.
     pub(super) async fn flush(&mut self, patience: Duration) -> io::Result<()> {
         if self.output.is_empty() {
@@ -239,11 +246,14 @@ impl Client {
         let mut deadline = earlier(began + patience.command, patience.session_end);
         let mut begun = false;
         loop {
+            if self.flush_much(patience.command).await.is_err() {
+                return Heard::Gone;
+            }
             match self.scan() {
                 Scan::Line { len } => return self.line_of(len, together),
-                Scan::TooLong { consumed } => {
+                Scan::TooLong { consumed, line } => {
                     self.consume(consumed);
-                    return Heard::Overlong;
+                    return Heard::Overlong(line);
                 }
                 Scan::BareNewline => return Heard::BareNewline,
                 Scan::Incomplete => {}
@@ -467,6 +477,23 @@ mod tests {
         assert_eq!((ended, after), (Paused::Drain, 3));
         let (ended, after, _) = paused(async |_far, _| tokio::time::sleep(later).await).await;
         assert_eq!((ended, after), (Paused::Over, 10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_no_replies_is_heard_no_further() {
+        let (near, mut far) = tokio::io::duplex(512);
+        let (mut client, drain) = (Client::new(Stream::Memory(near), 512), Drain::default());
+        let patience = Patience { command: PAUSE, line: PAUSE, session_end: None, holds: None };
+        far.write_all(b"NOOP\r\nNOOP\r\n").await.unwrap();
+        let heard = client.listen(patience.clone(), 1, &drain, Committed::ToNothing).await;
+        assert_eq!(heard, Heard::Line(0..4));
+        while client.output.len() <= UNSENT {
+            client.say(&Reply::fixed(250, "2.0.0 Ok"));
+        }
+        let began = Instant::now();
+        let heard = client.listen(patience, 1, &drain, Committed::ToNothing).await;
+        assert_eq!((heard, began.elapsed()), (Heard::Gone, PAUSE));
+        assert_eq!(client.unread(), b"NOOP\r\n");
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@
 //!
 //! * a command line: `limits.max_command_line`, plus one read of 8 KiB;
 //! * a batch: 16 recipients, a transaction: `limits.max_recipients` of them;
+//! * replies: 16 KiB that the client has not taken, and those to a batch, of at most 64 KiB each;
 //! * a message: one buffer of 64 KiB in, one of at most twice that out, whatever its size.
 //!
 //! The backend is attached with the first recipient that may be taken and detached when the transaction ends.
@@ -30,18 +31,18 @@ use crate::config::{Listener, ListenerTls, Route};
 use crate::guard::{Admission, Conduct, Held};
 use crate::net::client_key::ClientKey;
 use crate::net::stream::Stream;
-use crate::observe::metrics::{ListenerMetrics, MessageResult, SessionGauge, SessionState};
+use crate::observe::metrics::{ListenerMetrics, MessageResult, Moved, SessionGauge, SessionState};
 use crate::observe::record::{End, SessionRecord};
 use crate::proto::body::BareNewlines;
 use crate::proto::dialogue::{
-    BodyEnd, Dialogue, Exchange, Framing, Input, Remainder, Rules, Step, Stop, Tls,
+    BodyEnd, Dialogue, Exchange, Framing, Input, Remainder, Rules, Step, Stop, Tls, Transaction,
 };
 use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
 use arrival::Arrival;
 use attachment::{Attachment, Given};
 use client::{Client, Committed, Heard, Patience};
-use relay::{Body, Limits, Loss};
+use relay::{Body, Limits, Loss, Pace};
 
 pub use context::Context;
 
@@ -73,8 +74,12 @@ struct Session {
     route: Option<Arc<Route>>,
     /// The backend session of this transaction was replaced once already.
     replaced: bool,
+    /// When what is being given of the envelope must have been: the client waits.
+    envelope_ends: Instant,
     /// A body that was stopped, whose rest is to be discarded.
     stopped: Option<Body>,
+    /// How fast the message has come whose chunks are being sent.
+    pace: Pace,
     /// A backend session was introduced as this client's for good.
     bound: bool,
     /// The `Received:` line of this transaction's message went out.
@@ -111,7 +116,7 @@ pub async fn run(
     let mut session = Session {
         client,
         dialogue: Dialogue::new(rules),
-        record: SessionRecord::new(Arc::clone(&listener.name), arrival.address()),
+        record: SessionRecord::new(Arc::clone(&listener.name), arrival.address(), &context.live),
         series: series.clone(),
         gauge: series.session(),
         began: Instant::now(),
@@ -127,7 +132,9 @@ pub async fn run(
         attachment: None,
         route: None,
         replaced: false,
+        envelope_ends: Instant::now(),
         stopped: None,
+        pace: Pace::default(),
         stored: None,
         context: Arc::clone(&context),
     };
@@ -141,6 +148,7 @@ pub async fn run(
     // Whoever opens too many connections, or is banned, does not fill the log with them.
     if !matches!(end, End::Connections | End::Banned) {
         record.log(end, began.elapsed());
+        record.tell(end, began.elapsed(), &context.events);
     }
     context.metrics.session_ended(began.elapsed());
 }
@@ -198,7 +206,12 @@ impl Session {
             None => Committed::ToNothing,
             Some(_) => Committed::ToTransaction,
         };
-        self.client.listen(patience, BATCH, &self.context.drain, committed).await
+        let began = Instant::now();
+        let heard = self.client.listen(patience, BATCH, &self.context.drain, committed).await;
+        if self.dialogue.transaction().is_some_and(Transaction::is_in_chunks) {
+            self.pace.waited(began.elapsed());
+        }
+        heard
     }
 
     /// Does what the dialogue says about `heard`, until it wants to hear more. Gives how the session ended,
@@ -230,8 +243,7 @@ impl Session {
                 Step::Recipients(batch) => {
                     // A client that is gone is found out when it is listened to.
                     let _ = self.client.flush_overdue(self.context.config.timeouts.command).await;
-                    let outcomes = Box::pin(self.recipients(batch)).await;
-                    match self.dialogue.step(Input::Recipients(outcomes)) {
+                    match Box::pin(self.recipients(batch)).await {
                         Step::SayEach(replies) => {
                             Box::pin(self.say_slowly(replies)).await;
                             return None;
@@ -272,8 +284,9 @@ impl Session {
         let Some((route, octets)) = self.stored.take() else { return };
         let told = self.client.flush(self.context.config.timeouts.command).await;
         let result = if told.is_ok() { MessageResult::Accepted } else { MessageResult::StoredUnacknowledged };
-        self.record.messages += u32::from(told.is_ok());
-        if told.is_err() {
+        if told.is_ok() {
+            self.record.message();
+        } else {
             tracing::info!(session = %self.record.session, route = %route.name, "stored_unacknowledged");
         }
         self.context.route(&route).message(result, octets);
@@ -291,7 +304,7 @@ impl Session {
                     lines => dialogue.step(Input::RecipientLines(lines)),
                 }
             }
-            Heard::Overlong => dialogue.step(Input::OverlongLine),
+            Heard::Overlong(line) => dialogue.step(Input::OverlongLine(line)),
             Heard::BareNewline => dialogue.step(Input::BareNewline),
             Heard::Timeout => dialogue.step(Input::Timeout),
             Heard::Gone => dialogue.step(Input::ClientGone),
@@ -301,7 +314,9 @@ impl Session {
             self.record.helo(self.arrival.helo().unwrap_or(&hello.name));
         }
         if let Some(transaction) = dialogue.transaction() {
-            self.gauge.is(SessionState::Transaction);
+            if self.gauge.is(SessionState::Transaction) == Moved::Elsewhere {
+                self.record.state(SessionState::Transaction);
+            }
             self.record.from(transaction.sender().written());
         }
         step
@@ -334,6 +349,7 @@ impl Session {
     /// Gives the envelope once more, on a new session.
     async fn envelope_again(&mut self, route: &Arc<Route>) -> bool {
         self.replaced = true;
+        self.envelope_ends = Instant::now() + recipients::ENVELOPE;
         let Some((sender, earlier)) =
             self.dialogue.transaction().map(|t| (t.sender().clone(), t.accepted().to_vec()))
         else {
@@ -347,19 +363,20 @@ impl Session {
     async fn body(&mut self, go_ahead: Option<Reply>, framing: Framing) -> Result<BodyEnd, Loss> {
         let mut body = match framing {
             Framing::Lines => Body::lines(self.bare_newlines),
-            Framing::Chunk(chunk) => Body::counted(chunk.size),
+            Framing::Chunk(chunk) => Body::counted(chunk.size, self.pace),
         };
         let end = match self.carry(&mut body, go_ahead.as_ref(), framing).await {
             Ok(end) => Ok(self.understood(end).await),
             Err(loss) => Err(loss),
         };
         self.client.body_done();
-        self.record.bytes += body.octets();
+        self.pace = body.pace();
+        self.record.octets(body.octets());
         self.count(end.as_ref(), framing, body.octets());
         match &end {
-            Ok(BodyEnd::Answered(_)) => {}
-            // The backend must not take what it has for a message.
-            Ok(BodyEnd::Unanswered | BodyEnd::Stopped(_)) | Err(_) => self.tear(),
+            Ok(BodyEnd::Answered(reply)) if is_word_on_message(reply) => {}
+            // The backend must not take what it has for a message; or what it took it for nobody knows.
+            Ok(_) | Err(_) => self.tear(),
         }
         let end = end?;
         if matches!(end, BodyEnd::Stopped(_)) {
@@ -434,13 +451,13 @@ impl Session {
             matches!(framing, Framing::Chunk(chunk) if chunk.place == crate::proto::command::Place::Middle);
         let result = match end {
             Ok(BodyEnd::Answered(reply)) => match reply.class() {
-                Class::Positive if middle => return,
-                Class::Positive => {
+                Class::Positive if reply.takes_message() && middle => return,
+                Class::Positive if reply.takes_message() => {
                     self.stored = Some((Arc::clone(&attachment.route), octets));
                     return;
                 }
                 Class::Permanent => MessageResult::Refused,
-                Class::Transient | Class::Intermediate => MessageResult::Tempfailed,
+                Class::Positive | Class::Transient | Class::Intermediate => MessageResult::Tempfailed,
             },
             Ok(BodyEnd::Unanswered) => MessageResult::Tempfailed,
             Ok(BodyEnd::Stopped(Stop::BareNewline | Stop::TooLarge)) => MessageResult::Refused,
@@ -488,17 +505,25 @@ impl Session {
         if let Some(attachment) = self.attachment.take() {
             attachment.lease.release();
         }
-        self.gauge.is(SessionState::Idle);
+        if self.gauge.is(SessionState::Idle) == Moved::Elsewhere {
+            self.record.state(SessionState::Idle);
+        }
         self.traced = false;
+        self.pace = Pace::default();
         self.route = None;
         self.replaced = false;
     }
 }
 
+/// Whether `reply` takes a message or a chunk, or refuses it.
+const fn is_word_on_message(reply: &Reply) -> bool {
+    reply.takes_message() || matches!(reply.class(), Class::Transient | Class::Permanent)
+}
+
 /// How the session ends if what was heard ends it.
 const fn ending(heard: &Heard) -> End {
     match heard {
-        Heard::Line(_) | Heard::Recipients(_) | Heard::Overlong => End::Errors,
+        Heard::Line(_) | Heard::Recipients(_) | Heard::Overlong(_) => End::Errors,
         Heard::BareNewline => End::Protocol,
         Heard::Timeout => End::Idle,
         Heard::Gone => End::ClientLost,

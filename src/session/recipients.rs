@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::Session;
 use super::attachment::{Answer, Attachment, Envelope, Given};
@@ -15,17 +15,17 @@ use crate::config::{ClientAddress, Mode, Route, RoutedRecipients};
 use crate::guard::{Event, Standing, Tally};
 use crate::net::dial::turn;
 use crate::observe::Escaped;
-use crate::observe::metrics::{RecipientResult, RecipientSource};
-use crate::observe::record::Refusal;
-use crate::proto::dialogue::{Outcome, Recipient, Sender, Transaction};
+use crate::observe::metrics::{RecipientResult, RecipientSource, RefusalCause};
+use crate::observe::record::{Grounds, Refusal, Said};
+use crate::proto::dialogue::{Health, Input, Outcome, Recipient, Sender, Step, Transaction};
 use crate::proto::ehlo::Keyword;
 use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
 use crate::proto::verdict::{Meaning, Stage, meaning};
 use crate::verify::{Asker, Contradicted, Decision, Judgement, Kept, Serving, Urgency};
 
-/// How long a backend may take for an envelope: clients wait 5 minutes (RFC 5321 §4.5.3.2.3).
-const ENVELOPE: Duration = Duration::from_secs(240);
+/// How long an envelope may take, a session replaced in between included: clients wait 5 minutes (RFC 5321 §4.5.3.2.3).
+pub(super) const ENVELOPE: Duration = Duration::from_secs(240);
 
 /// One recipient on its way through the batch.
 struct Candidate {
@@ -58,24 +58,45 @@ impl Candidate {
 }
 
 impl Session {
-    /// What becomes of `batch`, in its order.
-    pub(super) async fn recipients(&mut self, batch: Vec<Recipient>) -> Vec<Outcome> {
-        let mut outcomes = Vec::with_capacity(batch.len());
+    /// What `batch` is answered, in its order: as many at once as may be looked up. The dialogue hears of each part before
+    /// the next, so that whoever was accepted is in the transaction should its backend have to be replaced.
+    pub(super) async fn recipients(&mut self, batch: Vec<Recipient>) -> Step {
+        self.envelope_ends = Instant::now() + ENVELOPE;
+        let mut said = Vec::with_capacity(batch.len());
         let mut waiting = batch;
-        while !waiting.is_empty() {
-            let granted = match self.leave(&waiting).await {
-                Ok(granted) => granted,
-                Err(rest) => {
-                    outcomes.extend(rest);
-                    break;
+        loop {
+            let (outcomes, later) = self.some_recipients(waiting).await;
+            match self.dialogue.step(Input::Recipients(outcomes)) {
+                Step::SayEach(replies) => said.extend(replies),
+                Step::SayEachAndHangUp(replies) => {
+                    said.extend(replies);
+                    return Step::SayEachAndHangUp(said);
                 }
-            };
-            let later = waiting.split_off(granted.recipients().min(waiting.len()));
-            outcomes.extend(self.look_up(waiting, granted.standing()).await);
-            granted.answered(self.conduct.take());
+                step => return step,
+            }
+            if later.is_empty() {
+                return Step::SayEach(said);
+            }
             waiting = later;
         }
-        outcomes
+    }
+
+    /// What becomes of the first of `waiting`, and who is left.
+    async fn some_recipients(&mut self, mut waiting: Vec<Recipient>) -> (Vec<Outcome>, Vec<Recipient>) {
+        if self.dialogue.transaction().is_some_and(|transaction| transaction.health() == Health::Broken) {
+            // With those that were told 250 its backend is gone: nobody else can be served in it.
+            let grounds = live(RecipientResult::Undetermined, RefusalCause::BackendLost);
+            self.limited(waiting.iter(), &replies::BACKEND_LOST, grounds);
+            return (waiting.iter().map(|_| Outcome::Lost).collect(), Vec::new());
+        }
+        let granted = match self.leave(&waiting).await {
+            Ok(granted) => granted,
+            Err(outcomes) => return (outcomes, Vec::new()),
+        };
+        let later = waiting.split_off(granted.recipients().min(waiting.len()));
+        let outcomes = self.look_up(waiting, granted.standing()).await;
+        granted.answered(self.conduct.take());
+        (outcomes, later)
     }
 
     /// What becomes of recipients that may be looked up, all of them at once.
@@ -103,33 +124,29 @@ impl Session {
     async fn judge(&self, recipient: Recipient, asker: Asker) -> Candidate {
         let config = &self.context.config;
         let Some(route) = config.routes.of(&recipient.mailbox).map(Arc::clone) else {
-            self.refused(
-                None,
-                &recipient,
-                &replies::NO_ROUTE,
-                RecipientResult::RelayDenied,
-                RecipientSource::Policy,
-            );
+            let grounds = by_policy(RecipientResult::RelayDenied, RefusalCause::NoRoute);
+            self.refused(None, &recipient, &replies::NO_ROUTE, grounds);
             return Candidate::refused(recipient, None, replies::NO_ROUTE);
         };
         let routed =
             config.limits.routed_recipients == RoutedRecipients::Refuse && recipient.mailbox.is_routed();
         if routed {
             let reply = replies::ROUTED_RECIPIENT;
-            let result = RecipientResult::RelayDenied;
-            self.refused(Some(&route), &recipient, &reply, result, RecipientSource::Policy);
+            let grounds = by_policy(RecipientResult::RelayDenied, RefusalCause::Routed);
+            self.refused(Some(&route), &recipient, &reply, grounds);
             return Candidate::refused(recipient, Some(route), reply);
         }
         // Before anything that lets recipients pass unverified: nobody is to relay through us.
         if self.serves(&route, &recipient).await == Serving::RelayUntested {
-            let (reply, result) = (replies::UNDETERMINED, RecipientResult::Undetermined);
-            self.refused(Some(&route), &recipient, &reply, result, RecipientSource::Policy);
+            let reply = replies::UNDETERMINED;
+            let grounds = by_policy(RecipientResult::Undetermined, RefusalCause::RelayUntested);
+            self.refused(Some(&route), &recipient, &reply, grounds);
             return Candidate::refused(recipient, Some(route), reply);
         }
         if self.bypass || route.verify.mode == Mode::Off {
             return Candidate { recipient, route: Some(route), fate: Fate::Forward(RecipientSource::Policy) };
         }
-        let Judgement { decision, source, about } =
+        let Judgement { decision, source, about, cause } =
             self.context.verifier.judge(&route, &recipient.mailbox, asker).await;
         match decision {
             Decision::Forward => Candidate { recipient, route: Some(route), fate: Fate::Forward(source) },
@@ -141,10 +158,17 @@ impl Session {
                     reply = %Escaped(&reply.to_string()),
                     "shadow: this recipient would be refused"
                 );
+                self.context.route(&route).shadow_refusal(cause);
+                let grounds = Grounds { result: about, source, cause };
+                self.refusal(&route.name, &recipient, &reply, grounds).tell(
+                    self.record.address(),
+                    Said::InShadow,
+                    &self.context.events,
+                );
                 Candidate { recipient, route: Some(route), fate: Fate::Forward(source) }
             }
             Decision::Refuse(reply) => {
-                self.refused(Some(&route), &recipient, &reply, about, source);
+                self.refused(Some(&route), &recipient, &reply, Grounds { result: about, source, cause });
                 Candidate::refused(recipient, Some(route), reply)
             }
         }
@@ -179,7 +203,8 @@ impl Session {
             let first = route.get_or_insert_with(|| Arc::clone(own));
             if !Arc::ptr_eq(first, own) {
                 let reply = replies::OTHER_ROUTE;
-                self.refused(Some(own), &candidate.recipient, &reply, RecipientResult::Limited, *source);
+                let grounds = limited(*source, RefusalCause::OtherRoute);
+                self.refused(Some(own), &candidate.recipient, &reply, grounds);
                 candidate.fate = Fate::Settled(Outcome::Refused(reply));
             }
         }
@@ -200,7 +225,8 @@ impl Session {
             let apart = alone(route, &candidate.recipient);
             if full || (apart && taken > 0) {
                 let reply = replies::ONE_RECIPIENT;
-                self.refused(Some(route), &candidate.recipient, &reply, RecipientResult::Limited, *source);
+                let grounds = limited(*source, RefusalCause::OneRecipient);
+                self.refused(Some(route), &candidate.recipient, &reply, grounds);
                 candidate.fate = Fate::Settled(Outcome::Refused(reply));
                 continue;
             }
@@ -229,7 +255,12 @@ impl Session {
                 }
                 let told = Event::Answered(Tally { unknown: 1, known: 0 }, self.held);
                 self.context.harvest.learn(self.key, told);
-                self.log_refusal(&route.name, only, &reply, RecipientSource::Live);
+                self.tell_refusal(
+                    Some(route),
+                    only,
+                    &reply,
+                    live(RecipientResult::Unknown, RefusalCause::Unknown),
+                );
                 reply
             }
             several => {
@@ -266,16 +297,16 @@ impl Session {
             candidate.fate = Fate::Settled(match word {
                 Word::Own(reply) => self.answered(&route, recipient.clone(), reply, (source, contradicted)),
                 Word::Shared(reply) => {
-                    let result = match reply.class() {
-                        Class::Permanent => RecipientResult::Refused,
-                        _ => RecipientResult::Undetermined,
+                    let grounds = match reply.class() {
+                        Class::Permanent => live(RecipientResult::Refused, RefusalCause::Backend),
+                        _ => live(RecipientResult::Undetermined, RefusalCause::BackendDeferred),
                     };
-                    self.refused(Some(&route), recipient, &reply, result, RecipientSource::Live);
+                    self.refused(Some(&route), recipient, &reply, grounds);
                     Outcome::Refused(reply)
                 }
                 Word::Lost => {
-                    let (reply, result) = (&replies::BACKEND_LOST, RecipientResult::Undetermined);
-                    self.refused(Some(&route), recipient, reply, result, RecipientSource::Live);
+                    let grounds = live(RecipientResult::Undetermined, RefusalCause::BackendLost);
+                    self.refused(Some(&route), recipient, &replies::BACKEND_LOST, grounds);
                     Outcome::Lost
                 }
             });
@@ -319,28 +350,31 @@ impl Session {
         (source, contradicted): (RecipientSource, Contradicted),
     ) -> Outcome {
         let metrics = self.context.route(route);
-        if reply.class() == Class::Positive {
+        if reply.is_done() {
             metrics.recipient(RecipientResult::Accepted, source);
             self.record.recipient(RecipientResult::Accepted);
             self.conduct.named_known();
             return Outcome::Accepted(recipient, reply);
         }
         let reply = replies::passed_on(reply);
-        let result = match (meaning(Stage::Recipient, &reply), reply.class()) {
+        let grounds = match (meaning(Stage::Recipient, &reply), reply.class()) {
             (Meaning::Bad, _) => match contradicted {
                 Contradicted::StoreIll => {
-                    let (reply, result) = (replies::UNDETERMINED, RecipientResult::Undetermined);
-                    self.refused(Some(route), &recipient, &reply, result, RecipientSource::Live);
+                    let reply = replies::UNDETERMINED;
+                    let grounds = live(RecipientResult::Undetermined, RefusalCause::StoreIll);
+                    self.refused(Some(route), &recipient, &reply, grounds);
                     return Outcome::Refused(reply);
                 }
-                Contradicted::Good | Contradicted::Nothing => RecipientResult::Unknown,
+                Contradicted::Good | Contradicted::Nothing => {
+                    live(RecipientResult::Unknown, RefusalCause::Unknown)
+                }
             },
-            (Meaning::SessionLimit, _) => RecipientResult::Limited,
+            (Meaning::SessionLimit, _) => live(RecipientResult::Limited, RefusalCause::BackendDeferred),
             // Policy, a full mailbox: nothing says that the recipient does not exist.
-            (_, Class::Permanent) => RecipientResult::Refused,
-            _ => RecipientResult::Undetermined,
+            (_, Class::Permanent) => live(RecipientResult::Refused, RefusalCause::Backend),
+            _ => live(RecipientResult::Undetermined, RefusalCause::BackendDeferred),
         };
-        self.refused(Some(route), &recipient, &reply, result, RecipientSource::Live);
+        self.refused(Some(route), &recipient, &reply, grounds);
         Outcome::Refused(reply)
     }
 
@@ -373,9 +407,9 @@ impl Session {
         earlier: &[Recipient],
         new: &[Recipient],
     ) -> Result<Given, Reply> {
-        // As long as it can become: more recipients only make it shorter.
-        let only = earlier.iter().chain(new).next();
-        let added = self.trace_of(route, sender, only).map_or(0, |line| line.len() as u64);
+        // As long as it can become: whoever is accepted alone is named in it, and where several are, nobody.
+        let longest = earlier.iter().chain(new).max_by_key(|recipient| recipient.mailbox.written().len());
+        let added = self.trace_of(route, sender, longest).map_or(0, |line| line.len() as u64);
         let mut earlier = earlier.to_vec();
         let mut answered: Vec<Answer> = Vec::new();
         let mut cut = None;
@@ -386,9 +420,10 @@ impl Session {
             };
             let left = new.get(answered.len()..).unwrap_or_default();
             let giving = attachment.give(Envelope { sender, added, earlier: &earlier, new: left });
-            let given = timeout(ENVELOPE, giving).await.unwrap_or_else(|_| Given::Cut(Vec::new()));
+            let given =
+                timeout_at(self.envelope_ends, giving).await.unwrap_or_else(|_| Given::Cut(Vec::new()));
             match given {
-                Given::Cut(answers) if !self.replaced => {
+                Given::Cut(answers) if !self.replaced && Instant::now() < self.envelope_ends => {
                     self.replaced = true;
                     // A kept session may just have been old; a new one that is lost tells of its backend.
                     if attachment.lease.origin() == Origin::Fresh {
@@ -480,15 +515,15 @@ impl Session {
         Introduction::of(route.client_address, &session, || self.own_facts())
     }
 
-    /// Counts and logs a refusal.
+    /// Counts, logs and tells a refusal.
     pub(super) fn refused(
         &self,
         route: Option<&Arc<Route>>,
         recipient: &Recipient,
         reply: &Reply,
-        result: RecipientResult,
-        source: RecipientSource,
+        grounds: Grounds,
     ) {
+        let Grounds { result, source, .. } = grounds;
         self.context.route_or_none(route).recipient(result, source);
         self.record.recipient(result);
         // In shadow mode nobody is refused for what verification finds, nor for what follows from it.
@@ -496,13 +531,52 @@ impl Session {
         if result == RecipientResult::Unknown && !shadow {
             self.conduct.named_unknown();
         }
-        self.log_refusal(route.map_or("", |route| &route.name), recipient, reply, source);
+        self.tell_refusal(route, recipient, reply, grounds);
     }
 
-    fn log_refusal(&self, route: &str, recipient: &Recipient, reply: &Reply, source: RecipientSource) {
-        let session = &self.record.session;
-        Refusal { session, route, recipient: recipient.mailbox.written(), reply, source }.log();
+    fn tell_refusal(
+        &self,
+        route: Option<&Arc<Route>>,
+        recipient: &Recipient,
+        reply: &Reply,
+        grounds: Grounds,
+    ) {
+        self.context.route_or_none(route).refusal(grounds.cause);
+        let refusal = self.refusal(route.map_or("", |route| &route.name), recipient, reply, grounds);
+        refusal.log();
+        refusal.tell(self.record.address(), Said::Aloud, &self.context.events);
     }
+
+    fn refusal<'r>(
+        &'r self,
+        route: &'r str,
+        recipient: &'r Recipient,
+        reply: &'r Reply,
+        grounds: Grounds,
+    ) -> Refusal<'r> {
+        Refusal {
+            session: &self.record.session,
+            route,
+            recipient: recipient.mailbox.written(),
+            reply,
+            grounds,
+        }
+    }
+}
+
+/// Refused for what the configuration says.
+const fn by_policy(result: RecipientResult, cause: RefusalCause) -> Grounds {
+    Grounds { result, source: RecipientSource::Policy, cause }
+}
+
+/// Refused for a limit of the transaction.
+const fn limited(source: RecipientSource, cause: RefusalCause) -> Grounds {
+    Grounds { result: RecipientResult::Limited, source, cause }
+}
+
+/// Refused by the delivery port.
+const fn live(result: RecipientResult, cause: RefusalCause) -> Grounds {
+    Grounds { result, source: RecipientSource::Live, cause }
 }
 
 /// The backend lacks an extension that was offered: it had it once, or another backend has it.

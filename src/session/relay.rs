@@ -80,9 +80,9 @@ impl Body {
         Self::of(Rest::Lines(BodyReader::new(bare_newlines)))
     }
 
-    /// Octets counted beforehand.
-    pub(super) fn counted(octets: u64) -> Self {
-        Self::of(Rest::Octets(octets))
+    /// Octets counted beforehand, of a message that has come at this pace so far.
+    pub(super) fn counted(octets: u64, pace: Pace) -> Self {
+        Self { pace, ..Self::of(Rest::Octets(octets)) }
     }
 
     fn of(rest: Rest) -> Self {
@@ -92,6 +92,11 @@ impl Body {
     /// Octets that went to the backend.
     pub(super) const fn octets(&self) -> u64 {
         self.octets
+    }
+
+    /// How fast it came.
+    pub(super) const fn pace(&self) -> Pace {
+        self.pace
     }
 
     /// Carries it to the backend behind what is in `out` already, and hears the answer.
@@ -106,6 +111,7 @@ impl Body {
             if let Some(stop) = self.take(client, &mut out, limits) {
                 return Ok(BodyEnd::Stopped(stop));
             }
+            self.pace.judge(limits)?;
             if let Rest::Nothing = self.rest {
                 return Ok(finish(backend, &mut out).await);
             }
@@ -151,17 +157,22 @@ impl Body {
     /// Moves what is unread from the client into `out`, as far as it belongs to the body.
     fn take(&mut self, client: &mut Client, out: &mut Vec<u8>, limits: &Limits) -> Option<Stop> {
         let before = out.len();
+        let mut stuffed = 0;
         let (consumed, stop) = match &mut self.rest {
-            Rest::Lines(reader) => match reader.read(client.unread(), out) {
-                Found::More => (client.unread().len(), None),
-                Found::End { consumed } => {
-                    self.rest = Rest::Nothing;
-                    // The end goes out with the last of the message, once the backend is known to be silent.
-                    out.extend_from_slice(END);
-                    (consumed, None)
+            Rest::Lines(reader) => {
+                let found = reader.read(client.unread(), out);
+                stuffed = reader.stuffed();
+                match found {
+                    Found::More => (client.unread().len(), None),
+                    Found::End { consumed } => {
+                        self.rest = Rest::Nothing;
+                        // The end goes out with the last of the message, once the backend is known to be silent.
+                        out.extend_from_slice(END);
+                        (consumed, None)
+                    }
+                    Found::BareNewline { consumed } => (consumed, Some(Stop::BareNewline)),
                 }
-                Found::BareNewline { consumed } => (consumed, Some(Stop::BareNewline)),
-            },
+            }
             Rest::Octets(left) => {
                 let here = client.unread().len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 out.extend_from_slice(client.unread().get(..here).unwrap_or_default());
@@ -174,8 +185,10 @@ impl Body {
             Rest::Nothing => (0, None),
         };
         client.consume(consumed);
+        self.pace.octets += consumed as u64;
         self.octets += (out.len() - before) as u64;
-        let too_large = limits.max_size.is_some_and(|max| self.octets > max + END.len() as u64);
+        let size = self.octets.saturating_sub(stuffed);
+        let too_large = limits.max_size.is_some_and(|max| size > max.saturating_add(END.len() as u64));
         if stop.is_none() && too_large { Some(Stop::TooLarge) } else { stop }
     }
 
@@ -202,6 +215,8 @@ impl Body {
                 }
             };
             client.consume(consumed);
+            self.pace.octets += consumed as u64;
+            self.pace.judge(limits)?;
             if !matches!(self.rest, Rest::Nothing) {
                 self.pace.read(client, limits).await?;
             }
@@ -212,14 +227,14 @@ impl Body {
 /// What is to be swallowed, given the body that was being carried.
 pub(super) fn remainder(remainder: Remainder, carried: Option<Body>) -> Body {
     match remainder {
-        Remainder::Octets(octets) => Body::counted(octets),
+        Remainder::Octets(octets) => Body::counted(octets, Pace::default()),
         Remainder::Body => carried.unwrap_or_else(|| Body::of(Rest::Nothing)),
     }
 }
 
-/// How fast the client sends. Only time spent waiting for the client counts.
-#[derive(Debug, Default)]
-struct Pace {
+/// How fast the client sends a message, in one piece or in chunks. Only time spent waiting for the client counts.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Pace {
     waited: Duration,
     octets: u64,
 }
@@ -242,7 +257,16 @@ impl Pace {
             return Err(Loss::Gone);
         }
         self.waited += began.elapsed();
-        self.octets += octets as u64;
+        Ok(())
+    }
+
+    /// The client was waited for so long between two chunks.
+    pub(super) fn waited(&mut self, waited: Duration) {
+        self.waited += waited;
+    }
+
+    /// Whether it is fast enough, of what was taken.
+    fn judge(&self, limits: &Limits) -> Result<(), Loss> {
         if self.is_below(limits.min_rate, 1, self.waited) { Err(Loss::Timeout) } else { Ok(()) }
     }
 

@@ -18,7 +18,12 @@ impl Session {
             [only] => Some(only),
             _ => None,
         };
-        let line = self.trace_of(&attachment.route, transaction.sender(), only);
+        let line_for = |only| self.trace_of(&attachment.route, transaction.sender(), only);
+        let mut line = line_for(only);
+        if line.as_ref().is_some_and(|line| line.len() as u64 > attachment.added) {
+            // A recipient with a longer name than those that were given with MAIL: SIZE is not to be belied.
+            line = line_for(None);
+        }
         self.traced = true;
         line.unwrap_or_default().into_bytes()
     }

@@ -5,7 +5,7 @@
 //! everybody. To refuse at once would refuse good recipients wherever a store does not like the null sender.
 
 use crate::config::OnUnknown;
-use crate::observe::metrics::{RecipientResult, RecipientSource};
+use crate::observe::metrics::{RecipientResult, RecipientSource, RefusalCause};
 use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
 use crate::proto::verdict::{Cause, StoreAnswered, Verdict};
@@ -28,6 +28,32 @@ pub struct Judgement {
     pub source: RecipientSource,
     /// What a refusal is counted as.
     pub about: RecipientResult,
+    /// Why it would be refused; meaningless where it is not.
+    pub cause: RefusalCause,
+}
+
+/// Why a recipient with this verdict is refused, where it is.
+pub(super) const fn refusal_cause(verdict: &Verdict, source: RecipientSource) -> RefusalCause {
+    let cause = match (verdict, source) {
+        (Verdict::Deliverable | Verdict::Undeliverable(_), RecipientSource::Policy) => {
+            return RefusalCause::Denied;
+        }
+        (Verdict::Deliverable | Verdict::Undeliverable(_), _) => return RefusalCause::Unknown,
+        (Verdict::Unknown(cause), _) => cause,
+    };
+    match cause {
+        Cause::Deferred(_) => RefusalCause::Deferred,
+        Cause::Policy(_) => RefusalCause::Policy,
+        Cause::SenderRefused(_) => RefusalCause::SenderRefused,
+        Cause::Unverified => RefusalCause::Unverified,
+        Cause::RouteFault(_) => RefusalCause::RouteFault,
+        Cause::NotServed(_) => RefusalCause::NoRoute,
+        Cause::Blind => RefusalCause::Blind,
+        Cause::StoreIll(_) => RefusalCause::StoreIll,
+        Cause::Unreachable => RefusalCause::Unreachable,
+        Cause::Timeout => RefusalCause::Timeout,
+        Cause::NoCapacity => RefusalCause::NoCapacity,
+    }
 }
 
 /// What `verdict` leads to.

@@ -210,8 +210,9 @@ impl Verifier {
     /// What to do about `mailbox`: its verdict, and what that leads to.
     pub async fn judge(&self, route: &Arc<Route>, mailbox: &Mailbox, asker: Asker) -> Judgement {
         let Verified { verdict, source, .. } = self.verify(route, mailbox, asker).await;
+        let cause = judge::refusal_cause(&verdict, source);
         let (decision, about) = decide(verdict, route.verify.on_unknown);
-        Judgement { decision, source, about }
+        Judgement { decision, source, about, cause }
     }
 
     /// The verdict on `mailbox`, within `verify.timeout`.

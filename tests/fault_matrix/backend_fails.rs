@@ -12,7 +12,7 @@ use tokio_rustls::rustls::ServerConfig;
 use super::cell::{Cell, Holds, OTHER, SENDER, Seen, Settings, Store, TENTH, class, play_all, tenth};
 use crate::support::backend::{Action, Phase, Script, at};
 use crate::support::certificate::Pair;
-use crate::support::client::Client;
+use crate::support::client::{Client, Reply};
 
 /// What the backend does instead of its reply.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +59,10 @@ enum Point {
     Dot,
     /// Behind the first line of the reply to the message, which is stored.
     Acknowledgement,
+    /// When it has so many tenths of a message sent in ten chunks, the last of which ends it.
+    Chunk(u64),
+    /// Behind the first line of the reply to the last chunk; the message is stored.
+    ChunkAcknowledgement,
     /// Between two transactions.
     Idle,
     Quit,
@@ -85,8 +89,8 @@ struct Row {
 use Holds::{Good, Nothing};
 use Lasting::{Always, Once};
 use Point::{
-    Acknowledgement, Body, Connect, Data, Dot, Ehlo, FirstRcpt, GoAhead, Greeting, Handshake, Idle, Mail,
-    Quit, Rset, SecondRcpt, StartTls,
+    Acknowledgement, Body, Chunk, ChunkAcknowledgement, Connect, Data, Dot, Ehlo, FirstRcpt, GoAhead,
+    Greeting, Handshake, Idle, Mail, Quit, Rset, SecondRcpt, StartTls,
 };
 use Whose::{Fresh, Kept, Probe, Start};
 
@@ -163,6 +167,17 @@ const MATRIX: &[Row] = &[
     row(Fresh, Body(9),         Once,   [OK,  OK,        OK,        GO,     LOST  ], NONE,   [Good,    Good   ]),
     row(Fresh, Dot,             Once,   [OK,  OK,        OK,        GO,     LOST  ], NONE,   [Good,    Good   ]),
     row(Fresh, Acknowledgement, Once,   [OK,  OK,        OK,        GO,     LOST  ], BOTH,   [Good,    Good   ]),
+    row(Fresh, Chunk(1),        Once,   [OK,  OK,        OK,        UNSAID, LOST  ], NONE,   [Good,    Good   ]),
+    row(Fresh, Chunk(2),        Once,   [OK,  OK,        OK,        UNSAID, LOST  ], NONE,   [Good,    Good   ]),
+    row(Fresh, Chunk(3),        Once,   [OK,  OK,        OK,        UNSAID, LOST  ], NONE,   [Good,    Good   ]),
+    row(Fresh, Chunk(4),        Once,   [OK,  OK,        OK,        UNSAID, LOST  ], NONE,   [Good,    Good   ]),
+    row(Fresh, Chunk(5),        Once,   [OK,  OK,        OK,        UNSAID, LOST  ], NONE,   [Good,    Good   ]),
+    row(Fresh, Chunk(6),        Once,   [OK,  OK,        OK,        UNSAID, LOST  ], NONE,   [Good,    Good   ]),
+    row(Fresh, Chunk(7),        Once,   [OK,  OK,        OK,        UNSAID, LOST  ], NONE,   [Good,    Good   ]),
+    row(Fresh, Chunk(8),        Once,   [OK,  OK,        OK,        UNSAID, LOST  ], NONE,   [Good,    Good   ]),
+    row(Fresh, Chunk(9),        Once,   [OK,  OK,        OK,        UNSAID, LOST  ], NONE,   [Good,    Good   ]),
+    row(Fresh, Chunk(10),       Once,   [OK,  OK,        OK,        UNSAID, LOST  ], NONE,   [Good,    Good   ]),
+    row(Fresh, ChunkAcknowledgement, Once, [OK, OK,     OK,        UNSAID, LOST  ], BOTH,   [Good,    Good   ]),
     row(Fresh, Quit,            Always, [OK,  OK,        LATER,     GO,     OK    ], ANNA,   [Good,    Good   ]),
 
     row(Kept,  Idle,            Always, [OK,  OK,        OK,        GO,     OK    ], BOTH,   [Good,    Good   ]),
@@ -329,7 +344,9 @@ async fn send(cell: &Cell, client: &mut Client, fault: Point) -> Vec<String> {
     for recipient in [&cell.store.anna, &cell.store.bert] {
         replies.push(client.command(&format!("RCPT TO:<{recipient}>")).await);
     }
-    if replies[1..].iter().any(|reply| reply.code == 250) {
+    if matches!(fault, Chunk(_) | ChunkAcknowledgement) {
+        replies.push(send_in_chunks(client).await);
+    } else if replies[1..].iter().any(|reply| reply.code == 250) {
         let before = cell.store.backend.record().body_octets;
         let go_ahead = client.command("DATA").await;
         let go = go_ahead.code == 354;
@@ -351,6 +368,21 @@ async fn send(cell: &Cell, client: &mut Client, fault: Point) -> Vec<String> {
         }
     }
     replies.iter().map(class).collect()
+}
+
+/// The observed message in ten chunks, up to the first that is not taken: that reply, or the last.
+async fn send_in_chunks(client: &mut Client) -> Reply {
+    for number in 0.. {
+        let (last, chunk) = (number == 9, tenth(number));
+        let place = if last { " LAST" } else { "" };
+        client.send_line(&format!("BDAT {}{place}", chunk.len())).await;
+        client.send(chunk).await;
+        let reply = client.reply().await;
+        if last || reply.code != 250 {
+            return reply;
+        }
+    }
+    unreachable!("it ends with the tenth")
 }
 
 /// Gives the backend its fault.
@@ -385,6 +417,11 @@ fn break_backend(store: &Store, row: &Row, fault: Fault) {
         Body(tenths) => (at(Phase::Body).beyond(tenths * TENTH), failing),
         Dot => (at(Phase::EndOfData), failing),
         Acknowledgement => (at(Phase::EndOfData), Action::reply("250-2.0.0 Ok: queued").then(failing)),
+        // Its chunk is taken in, and the fault comes instead of the reply to it.
+        Chunk(tenths) => (at(Phase::Bdat).turn(usize::try_from(tenths).expect("ten at most")), failing),
+        ChunkAcknowledgement => {
+            (at(Phase::Bdat).turn(10), Action::reply("250-2.0.0 Ok: queued").then(failing))
+        }
         Idle => (at(Phase::EndOfData), Action::ordinary().then(failing)),
         Quit => (at(Phase::Quit), failing),
     };

@@ -142,7 +142,8 @@ impl Store {
     async fn open(number: usize) -> Self {
         let domain = format!("cell{number}.test");
         let (anna, bert) = (format!("anna@{domain}"), format!("bert@{domain}"));
-        let backend = Arc::new(Backend::new(Script::knowing([anna.as_str(), bert.as_str()])));
+        let backend =
+            Arc::new(Backend::new(Script::knowing([anna.as_str(), bert.as_str()]).offering("CHUNKING")));
         // Below the ports that outgoing connections take: a backend that goes finds its own free when it comes back.
         let address = loop {
             if let Ok(address) = backend.listen(free_address()).await {

@@ -4,7 +4,7 @@
 //! to each command, what the backend stored, what is remembered of the recipients, and that mail flows afterwards.
 //!
 //! - `backend_fails`: the backend closes, resets, says 421, hangs, or hangs in the middle of a reply.
-//! - `client_vanishes`: the client closes, resets, or says that it sends no more.
+//! - `client_vanishes`: the client closes, resets, says that it sends no more, or falls silent.
 //! - `cell`: what the cells have in common, and how many run at once.
 //!
 //! True of all cells: what was acknowledged is stored; a fault of the backend's connection is never a 5yz; it is never

@@ -53,6 +53,8 @@ transcripts! {
     a_browser_is_sent_away
     a_bypassed_network_is_not_verified
     a_chunk_that_cannot_be_counted_ends_the_session
+    a_chunk_whose_line_is_too_long_ends_the_session
+    a_chunk_with_a_nul_ends_the_session
     a_clean_client_has_an_old_refusal_asked_again
     a_client_refused_anew_costs_one_kept_session
     a_client_silent_in_a_message_is_left
@@ -70,6 +72,7 @@ transcripts! {
     a_drain_ends_a_pause
     a_drain_lets_transactions_finish
     a_drain_that_takes_too_long_waits_only_for_the_backend
+    a_farewell_to_a_recipient_is_no_acceptance
     a_file_can_be_the_mail_store
     a_front_that_sends_no_header_is_greeted_as_itself
     a_full_mailbox_exists
@@ -108,6 +111,8 @@ transcripts! {
     a_message_at_the_lowest_pace_passes
     a_message_has_one_line_put_before_it
     a_message_in_chunks
+    a_message_in_chunks_that_drips_is_not_waited_for
+    a_message_larger_than_the_smallest_backend_takes_is_refused_at_mail
     a_message_of_the_largest_size_passes
     a_message_passes_unchanged
     a_message_refused_early_for_one_recipient_is_sent_to_each_alone
@@ -118,6 +123,7 @@ transcripts! {
     a_message_that_drips_is_not_waited_for
     a_non_ascii_recipient_is_asked_about_with_smtputf8
     a_nul_in_a_command_goes_nowhere
+    a_parameter_in_utf_8_needs_smtputf8
     a_policy_against_our_probe_lets_the_client_try
     a_probe_cut_off_is_asked_again
     a_question_sees_three_sessions_end_at_most
@@ -137,17 +143,23 @@ transcripts! {
     a_removed_mailbox_is_refused_at_once
     a_reply_that_is_none_loses_the_session
     a_reply_too_many_condemns_the_backend_session
+    a_run_behind_the_first_part_of_which_its_backend_is_gone_is_not_looked_up_further
     a_run_of_recipients_behind_a_refused_sender
     a_second_header_ends_the_session
     a_second_header_of_version_2_ends_the_session
     a_second_transaction_uses_the_same_backend_session
+    a_sender_refused_behind_the_first_part_of_a_run_ends_the_transaction
     a_sender_refused_late_is_given_at_the_recipient
     a_session_has_its_time
     a_session_lost_before_the_message_is_replaced_once
+    a_session_lost_between_the_parts_of_a_run_gives_all_of_it_again
+    a_session_lost_in_the_second_part_of_a_run_gives_all_of_it_again
+    a_session_lost_in_the_second_part_of_a_run_may_not_forget_the_first
     a_session_lost_twice_ends_the_transaction
     a_shadow_only_watches
     a_silent_backend_in_the_envelope_is_lost
     a_silent_front_is_greeted_as_itself
+    a_size_counts_the_longest_name_it_may_have_to_carry
     a_size_counts_what_is_put_before_the_message
     a_slow_message_makes_way_where_connections_are_scarce
     a_source_route_is_stripped
@@ -175,6 +187,7 @@ transcripts! {
     an_early_acceptance_is_never_believed
     an_early_refusal_is_the_answer_to_the_message
     an_early_refusal_of_a_chunk
+    an_envelope_has_four_minutes_in_all
     an_extension_assumed_and_missing_is_temporary
     an_extension_lost_after_it_was_offered_is_temporary
     an_idle_client_is_left
@@ -212,6 +225,8 @@ transcripts! {
     offers_are_what_every_backend_announced
     one_probe_serves_all_who_ask_at_once
     one_recipient_a_transaction_where_the_store_takes_no_more
+    only_a_250_takes_a_chunk
+    only_a_250_takes_a_message
     only_so_many_headers_are_waited_for
     parameters_reach_the_backend_as_written
     parameters_that_were_not_offered_are_refused
@@ -224,6 +239,7 @@ transcripts! {
     routed_recipients_pass_where_that_is_wanted
     rset_gives_the_backend_session_back
     silent_fronts_make_way_where_places_are_scarce
+    stuffed_dots_do_not_count_towards_the_largest_size
     ten_unknown_recipients_end_a_session
     the_bare_postmaster_goes_to_the_first_route
     the_end_is_not_written_behind_an_early_reply

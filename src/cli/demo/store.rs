@@ -111,9 +111,9 @@ impl Session {
                     let line: Vec<u8> = self.input.drain(..len + 2).take(len).collect();
                     self.dialogue.step(Input::Line(&line))
                 }
-                Scan::TooLong { consumed } => {
+                Scan::TooLong { consumed, line } => {
                     self.input.drain(..consumed);
-                    self.dialogue.step(Input::OverlongLine)
+                    self.dialogue.step(Input::OverlongLine(line))
                 }
                 Scan::BareNewline => self.dialogue.step(Input::BareNewline),
                 Scan::Incomplete => {

@@ -15,63 +15,24 @@
 //! RFC 5321 §4.1.4 (order), RFC 2920 (pipelining), RFC 3030 (BDAT), RFC 3207 (STARTTLS).
 
 mod message;
+mod rules;
 mod transaction;
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 
 use super::address::Path;
 use super::command::{Chunk, Command, CommandFault, Place};
 use super::ehlo::{Extensions, Keyword};
-use super::line;
+use super::line::{self, Overlong};
 use super::replies;
 use super::reply::{Class, Reply};
 use super::xclient::{self, Attributes};
 pub use message::{BodyEnd, Framing, Remainder, Stop};
+pub use rules::{Rules, Tls, Xclient};
 pub use transaction::{Health, Recipient, Sender, Transaction};
 
 /// Commands that move no mail which one client may send between two that do: an accepted recipient, a chunk.
 const MAX_IDLE_COMMANDS: u32 = 1000;
-
-/// Whether TLS is to be had on this listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tls {
-    /// Not offered.
-    Off,
-    /// Offered.
-    Offered,
-    /// Mail only inside it.
-    Required,
-    /// Under way.
-    Active,
-}
-
-/// Whether this client is believed when it says for whom it speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Xclient {
-    /// It is not: XCLIENT is a command like any other we do not know.
-    Refused,
-    /// It is.
-    Taken,
-}
-
-/// What one session is held to.
-#[derive(Debug, Clone)]
-pub struct Rules {
-    /// Our name in greeting and EHLO.
-    pub hostname: Arc<str>,
-    /// What EHLO offers, STARTTLS apart. Its `max_size` is also what MAIL's SIZE is held against.
-    pub offer: Extensions,
-    /// Octets of one message; none: the backend's alone decides.
-    pub max_size: Option<u64>,
-    /// STARTTLS.
-    pub tls: Tls,
-    /// XCLIENT.
-    pub xclient: Xclient,
-    /// Per transaction, refused ones counted.
-    pub max_recipients: usize,
-    /// Wrong commands in the session before it is closed; none: any number.
-    pub max_errors: Option<u32>,
-}
 
 /// Something happened.
 #[derive(Debug, Clone)]
@@ -81,10 +42,11 @@ pub enum Input<'i> {
     /// Several RCPT lines that had arrived together, in order. One that is no RCPT is answered as an error.
     RecipientLines(&'i [&'i [u8]]),
     /// A command line above the limit has been read to its end.
-    OverlongLine,
+    OverlongLine(Overlong),
     /// A CR or LF alone in a command line.
     BareNewline,
-    /// What became of the recipients of [`Step::Recipients`], in their order.
+    /// What became of the first recipients of [`Step::Recipients`] that were not answered yet, in their order. Those
+    /// left, if any, are answered with another such input, and nothing else may come before.
     Recipients(Vec<Outcome>),
     /// The backend's reply to [`Step::Forward`].
     BackendReply(Reply),
@@ -119,7 +81,7 @@ pub enum Step {
     SayEachAndHangUp(Vec<Reply>),
     /// Nothing to say; read on.
     Continue,
-    /// Find out about these recipients; comes back as [`Input::Recipients`].
+    /// Find out about these recipients, all at once or some first; comes back as [`Input::Recipients`].
     Recipients(Vec<Recipient>),
     /// One exchange with the backend; comes back as [`Input::BackendReply`] or [`Input::BackendGone`].
     Forward(Exchange),
@@ -180,7 +142,7 @@ pub enum HelloKind {
 enum State {
     Command,
     /// The answers to a run of RCPTs: given already, or to come with the outcomes.
-    Verifying(Vec<Option<Reply>>),
+    Verifying(VecDeque<Option<Reply>>),
     GoAhead,
     Body,
     Chunk(Chunk),
@@ -249,7 +211,7 @@ impl Dialogue {
         match (state, input) {
             (State::Over, _) | (_, Input::ClientGone) => self.hang_up(None),
             (_, Input::Timeout) => self.hang_up(Some(replies::IDLE)),
-            (State::Command, Input::Line(_) | Input::RecipientLines(_) | Input::OverlongLine)
+            (State::Command, Input::Line(_) | Input::RecipientLines(_) | Input::OverlongLine(_))
                 if self.out_of_patience() =>
             {
                 self.hang_up(Some(replies::TOO_MANY_ERRORS))
@@ -259,7 +221,8 @@ impl Dialogue {
                 self.idle_commands += u32::try_from(lines.len()).unwrap_or(MAX_IDLE_COMMANDS);
                 self.recipient_lines(lines)
             }
-            (State::Command, Input::OverlongLine) => self.wrong(replies::LINE_TOO_LONG),
+            (State::Command, Input::OverlongLine(Overlong::Chunk)) => self.hang_up(Some(replies::BAD_CHUNK)),
+            (State::Command, Input::OverlongLine(Overlong::Other)) => self.wrong(replies::LINE_TOO_LONG),
             (State::Command, Input::BareNewline) => self.hang_up(Some(replies::BARE_NEWLINE_IN_COMMAND)),
             (State::Command, Input::Drain) => self.hang_up(Some(replies::DRAINING)),
             (State::Command, Input::BackendGone) => self.backend_gone(),
@@ -286,7 +249,10 @@ impl Dialogue {
     /// One command line: checked, then done.
     fn line(&mut self, line: &[u8]) -> Step {
         if line::has_nul(line) {
-            return self.wrong(replies::NUL_IN_COMMAND);
+            return match line::is_chunk(line) {
+                true => self.hang_up(Some(replies::BAD_CHUNK)),
+                false => self.wrong(replies::NUL_IN_COMMAND),
+            };
         }
         self.idle_commands += 1;
         match Command::parse(line) {
@@ -360,15 +326,15 @@ impl Dialogue {
 
     /// A run of RCPTs: what is wrong with one is known at once, the rest is to be found out.
     fn recipient_lines(&mut self, lines: &[&[u8]]) -> Step {
-        let mut answers = Vec::with_capacity(lines.len());
+        let mut answers = VecDeque::with_capacity(lines.len());
         let mut asked = Vec::with_capacity(lines.len());
         for line in lines {
             match self.recipient(line) {
                 Ok(recipient) => {
                     asked.push(recipient);
-                    answers.push(None);
+                    answers.push_back(None);
                 }
-                Err(reply) => answers.push(Some(reply)),
+                Err(reply) => answers.push_back(Some(reply)),
             }
         }
         if asked.is_empty() {
@@ -401,20 +367,24 @@ impl Dialogue {
         })
     }
 
-    fn outcomes(&mut self, answers: Vec<Option<Reply>>, outcomes: Vec<Outcome>) -> Step {
+    /// Answers as far as is known. Who is accepted is in the transaction before the others are looked up.
+    fn outcomes(&mut self, mut answers: VecDeque<Option<Reply>>, outcomes: Vec<Outcome>) -> Step {
         let mut outcomes = outcomes.into_iter();
         let mut said = Vec::with_capacity(answers.len());
-        for answer in answers {
-            let reply = match answer {
-                Some(reply) => reply,
-                None => match outcomes.next().unwrap_or(Outcome::Refused(replies::UNDETERMINED)) {
-                    Outcome::Barred => {
-                        said.push(replies::HARVEST);
-                        self.hang_up(None);
-                        return Step::SayEachAndHangUp(said);
-                    }
-                    outcome => self.outcome(outcome),
-                },
+        while let Some(answer) = answers.pop_front() {
+            let reply = match answer.map_or_else(|| outcomes.next().map(Err), |reply| Some(Ok(reply))) {
+                Some(Ok(reply)) => reply,
+                Some(Err(Outcome::Barred)) => {
+                    said.push(replies::HARVEST);
+                    self.hang_up(None);
+                    return Step::SayEachAndHangUp(said);
+                }
+                Some(Err(outcome)) => self.outcome(outcome),
+                None => {
+                    answers.push_front(None);
+                    self.state = State::Verifying(answers);
+                    break;
+                }
             };
             said.push(reply);
         }
@@ -423,7 +393,7 @@ impl Dialogue {
 
     fn outcome(&mut self, outcome: Outcome) -> Reply {
         match (outcome, &mut self.transaction) {
-            (Outcome::Accepted(recipient, reply), Some(transaction)) if reply.class() == Class::Positive => {
+            (Outcome::Accepted(recipient, reply), Some(transaction)) if reply.is_done() => {
                 self.idle_commands = 0;
                 transaction.accept(recipient);
                 reply
@@ -466,6 +436,10 @@ impl Dialogue {
 
     fn body_end(&mut self, end: BodyEnd) -> Step {
         match end {
+            // Taken as a whole, or refused: another 2yz speaks of something else.
+            BodyEnd::Answered(reply) if reply.is_done() && !reply.takes_message() => {
+                self.end_transaction(replies::BACKEND_CONFUSED)
+            }
             BodyEnd::Answered(reply) => self.end_transaction(replies::passed_on(reply)),
             BodyEnd::Unanswered => self.end_transaction(replies::BACKEND_LOST),
             BodyEnd::Stopped(stop) => self.stopped(stop),
@@ -517,8 +491,11 @@ impl Dialogue {
 
     fn chunk_end(&mut self, chunk: Chunk, end: BodyEnd) -> Step {
         match end {
-            BodyEnd::Answered(reply) if reply.class() == Class::Positive && chunk.place == Place::Middle => {
-                self.idle_commands = 0;
+            BodyEnd::Answered(reply) if reply.takes_message() && chunk.place == Place::Middle => {
+                // An empty one moves nothing.
+                if chunk.size > 0 {
+                    self.idle_commands = 0;
+                }
                 Step::Say(reply)
             }
             end => self.body_end(end),

@@ -52,11 +52,23 @@ fn ready() -> Dialogue {
 #[test]
 fn a_message_may_have_any_number_of_chunks() {
     let mut d = ready();
-    for _ in 0..2 * MAX_IDLE_COMMANDS {
+    for number in 0..2 * MAX_IDLE_COMMANDS {
+        let chunk: &[u8] = if number % 2 == 0 { b"BDAT 1" } else { b"BDAT 0" };
+        let step = d.step(Input::Line(chunk));
+        assert!(matches!(step, Step::Body(None, Framing::Chunk(_))), "{step:?}");
+        assert_eq!(codes(&d.step(Input::BodyEnd(BodyEnd::Answered(Reply::fixed(250, "2.0.0 Ok"))))), [250]);
+    }
+}
+
+#[test]
+fn empty_chunks_are_commands_that_move_no_mail() {
+    let mut d = ready();
+    for _ in 0..MAX_IDLE_COMMANDS {
         let step = d.step(Input::Line(b"BDAT 0"));
         assert!(matches!(step, Step::Body(None, Framing::Chunk(_))), "{step:?}");
         assert_eq!(codes(&d.step(Input::BodyEnd(BodyEnd::Answered(Reply::fixed(250, "2.0.0 Ok"))))), [250]);
     }
+    assert_eq!(say(&mut d, "BDAT 0"), [421]);
 }
 
 #[test]

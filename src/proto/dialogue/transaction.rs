@@ -88,6 +88,12 @@ impl Transaction {
         self.health
     }
 
+    /// Whether a chunk of its message has come.
+    #[must_use]
+    pub const fn is_in_chunks(&self) -> bool {
+        self.chunks.is_some()
+    }
+
     pub(super) fn check_recipient(
         &mut self,
         path: Path<'_>,
@@ -99,8 +105,13 @@ impl Transaction {
         }
         let parameters = Parameters::parse(path.rest, Of::Rcpt, offered).map_err(parameter_reply)?;
         let mailbox = path.mailbox.ok_or(replies::BAD_RECIPIENT)?;
-        if !mailbox.is_ascii() && !self.sender.parameters.uses.has(Keyword::SmtpUtf8) {
-            return Err(replies::NEEDS_SMTPUTF8);
+        if !self.sender.parameters.uses.has(Keyword::SmtpUtf8) {
+            if !mailbox.is_ascii() {
+                return Err(replies::NEEDS_SMTPUTF8);
+            }
+            if !parameters.is_ascii() {
+                return Err(replies::BAD_PARAMETER);
+            }
         }
         if self.asked >= max {
             return Err(replies::TOO_MANY_RECIPIENTS);

@@ -12,6 +12,7 @@ use backstop::proto::dialogue::{
     BodyEnd, Dialogue, Framing, Health, Input, Outcome, Recipient, Remainder, Rules, Step, Stop, Tls, Xclient,
 };
 use backstop::proto::ehlo::{Extensions, Keyword};
+use backstop::proto::line::{Overlong, is_chunk};
 use backstop::proto::replies;
 use backstop::proto::reply::{Class, Reply};
 use libfuzzer_sys::fuzz_target;
@@ -36,6 +37,7 @@ const LINES: &[&[u8]] = &[
     b"BDAT 0 LAST",
     b"BDAT 18446744073709551615",
     b"BDAT x",
+    b"BDAT 5 LAST\0",
     b"RSET",
     b"STARTTLS",
     b"NOOP",
@@ -163,7 +165,9 @@ impl<'i> Session<'i> {
                 self.perform(step, lines.len())
             }
             12 => {
-                let step = self.step(Input::OverlongLine);
+                let kind = if choice / 16 == 0 { Overlong::Chunk } else { Overlong::Other };
+                let step = self.step(Input::OverlongLine(kind));
+                assert!(kind == Overlong::Other || matches!(step, Step::HangUp(_)), "{step:?} to a BDAT too long");
                 self.perform(step, 1)
             }
             13 => {
@@ -178,6 +182,9 @@ impl<'i> Session<'i> {
 
     fn line(&mut self, line: &[u8]) -> Life {
         let step = self.step(Input::Line(line));
+        if line.contains(&0) && is_chunk(line) {
+            assert!(matches!(step, Step::HangUp(_)), "{step:?} to a BDAT with a NUL");
+        }
         if let (Ok(Command::Bdat(chunk)), false) = (Command::parse(line), line.contains(&0)) {
             let octets_are_accounted_for = match &step {
                 Step::Body(None, Framing::Chunk(carried)) => *carried == chunk,

@@ -1,11 +1,11 @@
 //! Command lines: however the octets are cut into reads, the same lines come out, and what is kept between
-//! two reads never exceeds the limit.
+//! two reads never exceeds the limit, or the four octets that tell a BDAT.
 //!
 //! Input: an octet for the limit, an octet that seeds the cuts, then what the client sends.
 
 #![no_main]
 
-use backstop::proto::line::{LineReader, Scan};
+use backstop::proto::line::{LineReader, Overlong, Scan};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -21,7 +21,7 @@ fuzz_target!(|input: &[u8]| {
 #[derive(Debug, PartialEq)]
 enum Read {
     Line(Vec<u8>),
-    TooLong,
+    TooLong(Overlong),
     /// Nothing is read behind it.
     BareNewline,
 }
@@ -42,9 +42,9 @@ fn lines(mut sent: &[u8], pieces: impl Iterator<Item = usize>, limit: usize) -> 
                     assert!(len + 2 <= limit && !line.contains(&b'\r') && !line.contains(&b'\n'));
                     read.push(Read::Line(line));
                 }
-                Scan::TooLong { consumed } => {
+                Scan::TooLong { consumed, line } => {
                     buffer.drain(..consumed);
-                    read.push(Read::TooLong);
+                    read.push(Read::TooLong(line));
                 }
                 Scan::BareNewline => {
                     read.push(Read::BareNewline);
@@ -54,7 +54,7 @@ fn lines(mut sent: &[u8], pieces: impl Iterator<Item = usize>, limit: usize) -> 
             }
         }
         buffer.drain(..reader.excess(&buffer));
-        assert!(buffer.len() <= limit.max(1), "{} octets kept of at most {limit}", buffer.len());
+        assert!(buffer.len() <= limit.max(4), "{} octets kept of at most {limit}", buffer.len());
     }
     read
 }
