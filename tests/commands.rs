@@ -158,6 +158,51 @@ async fn cache_looks_into_a_running_proxy_and_clears_it() {
 }
 
 #[tokio::test]
+async fn report_tells_what_was_refused_and_what_would_have_been() {
+    let (_backend, address) =
+        Backend::start(Script::knowing(["anna@example.org", "ann@watched.example"])).await;
+    let routes = [("example.org".to_owned(), address)];
+    let watched = format!(
+        "[[route]]\nname = \"watched\"\ndomains = [\"watched.example\"]\nbackends = [\"{address}\"]\n\
+         [route.verify]\nmode = \"shadow\"\n"
+    );
+    let (proxy, front) =
+        Backstop::ready(&(Backstop::configuration_of(&routes, "name = \"mail\"\n") + &watched)).await;
+    let admin = format!("http://{}", proxy.address("admin").await);
+    let directory = Directory::new("report");
+    let mut client = support::client::Client::greeted(front).await;
+    for (recipient, code) in [
+        ("anna@example.org", "250"),
+        ("nobody@example.org", "550"),
+        ("nobody@example.org", "550"),
+        ("x@elsewhere.example", "550"),
+        // The live port is asked, and knows it as little: refused by that, and before that in shadow.
+        ("nobody@watched.example", "550"),
+    ] {
+        client.envelope("a@client.test", recipient).await.is(code);
+        client.command("RSET").await.is("250");
+    }
+    let told = backstop(directory.path(), &["report", "--admin", &admin]).await;
+    assert_eq!(code(&told), 0, "{}", err(&told));
+    for line in [
+        "route mail (enforce): 1 recipients accepted",
+        "2              0  unknown           the mail store does not know the recipient",
+        "route watched (shadow): 0 recipients accepted",
+        "1              1  unknown           the mail store does not know the recipient",
+        "domains without a route:",
+        "1              0  no-route          nobody here serves the domain",
+    ] {
+        assert!(out(&told).contains(line), "{line} in {}", out(&told));
+    }
+    let told = backstop(directory.path(), &["report", "--json", "--admin", &admin]).await;
+    let json: serde_json::Value = serde_json::from_slice(&told.stdout).expect("JSON");
+    let watched = json["counts"].as_array().expect("a list").iter().find(|count| count["route"] == "watched");
+    assert_eq!(watched.expect("it counted")["would_refuse"], 1, "{json}");
+    drop(proxy);
+    assert_eq!(code(&backstop(directory.path(), &["report", "--admin", &admin]).await), 69);
+}
+
+#[tokio::test]
 async fn the_demo_delivers_one_and_refuses_one() {
     let directory = Directory::new("demo");
     let shown = backstop(directory.path(), &["demo", "--once"]).await;

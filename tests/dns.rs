@@ -149,6 +149,11 @@ async fn a_name_with_several_addresses_is_followed_as_it_scales() {
     let metrics = backstop.admin().await.get("/metrics").await.body;
     let up = format!("backstop_backend_up{{backend=\"mail.test:{}\",route=\"example.org\"}} 1", pods.port());
     assert!(metrics.contains(&up), "{metrics}");
+    let addresses = format!(
+        "backstop_backend_addresses{{backend=\"mail.test:{}\",route=\"example.org\",state=\"up\"}} 2",
+        pods.port()
+    );
+    assert!(metrics.contains(&addresses), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -251,8 +256,12 @@ async fn a_name_server_that_fails_takes_no_backend_away() {
     }
     let ready = backstop.admin().await.get("/readyz?verbose").await.is(200).body;
     assert!(ready.contains(&format!("[-]dns mail.test:{} failed, not counted: ", pods.port())), "{ready}");
+    let series =
+        format!("backstop_backend_dns_up{{backend=\"mail.test:{}\",route=\"example.org\"}}", pods.port());
+    assert_eq!(backstop.admin().await.metric(&series).await, Some(0.0));
     dns.leads("mail.test", 1, &pods.addresses(&[0]));
     backstop.logged("DNS says again where it is").await;
+    assert_eq!(backstop.admin().await.metric(&series).await, Some(1.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,8 @@
 //! What stands in the queue of a socket that is closed goes to the others of its address only where the system is told
 //! so (`net.ipv4.tcp_migrate_req`, ip-sysctl). That is set in a network namespace made for this, not on the machine.
 
+#![expect(clippy::print_stdout, reason = "a test says what it did")]
+
 mod support;
 
 use std::io::Write as _;

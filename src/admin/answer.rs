@@ -1,20 +1,68 @@
 //! Answers: JSON, plain text, and every refusal with its status, as `{"error": "…"}`.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::body::{Frame, SizeHint};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::net::client_key::ClientKey;
 use crate::observe::Escaped;
 use crate::proto::address::{AddressFault, Domain};
 
 /// What a caller gets.
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Body>;
+
+/// The octets of an answer.
+#[derive(Debug)]
+pub(super) enum Body {
+    /// All of them.
+    Whole(Full<Bytes>),
+    /// They come as they come.
+    Stream(mpsc::Receiver<Bytes>),
+}
+
+/// Goes with an answer that is streamed: cancelled when the caller takes nothing of it any more.
+#[derive(Debug, Clone)]
+pub(super) struct Stalled(pub(super) CancellationToken);
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(whole) => Pin::new(whole).poll_frame(context),
+            Self::Stream(pieces) => pieces.poll_recv(context).map(|piece| Some(Ok(Frame::data(piece?)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(whole) => whole.is_end_stream(),
+            Self::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(whole) => whole.size_hint(),
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
+}
 
 const JSON: &str = "application/json";
 /// Plain text.
@@ -57,14 +105,22 @@ pub(super) enum Refusal {
     Origin(String),
     #[error("no answer within {} s", .0.as_secs())]
     Deadline(Duration),
+    #[error("{} is no number of seconds", Escaped(.0))]
+    Seconds(String),
+    #[error("{0} listen already: that is as many as may")]
+    Listeners(usize),
 }
 
 impl Refusal {
     const fn status(&self) -> StatusCode {
         match self {
-            Self::Encoding(_) | Self::Address(..) | Self::Domain(..) | Self::Client(_) | Self::Parameters => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Encoding(_)
+            | Self::Address(..)
+            | Self::Domain(..)
+            | Self::Client(_)
+            | Self::Parameters
+            | Self::Seconds(_) => StatusCode::BAD_REQUEST,
+            Self::Listeners(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Token => StatusCode::UNAUTHORIZED,
             Self::Remote | Self::Host(_) | Self::Origin(_) => StatusCode::FORBIDDEN,
             Self::Nowhere(_) | Self::NoRoute(_) | Self::NotBanned(_) => StatusCode::NOT_FOUND,
@@ -100,13 +156,35 @@ pub(super) fn json(value: &impl Serialize) -> Answer {
     made(StatusCode::OK, JSON, serde_json::to_string(value).unwrap_or_default())
 }
 
+/// JSON that is written already.
+pub(super) fn written_json(text: &'static str) -> Answer {
+    made(StatusCode::OK, JSON, text)
+}
+
+/// A document of a kind that never changes.
+pub(super) fn document(kind: &'static str, text: Bytes) -> Answer {
+    made(StatusCode::OK, kind, text)
+}
+
+/// What comes piece by piece, until the caller takes no more.
+pub(super) fn stream(
+    kind: &'static str,
+    pieces: mpsc::Receiver<Bytes>,
+    stalled: CancellationToken,
+) -> Answer {
+    let mut answer = made(StatusCode::OK, kind, Bytes::new());
+    *answer.body_mut() = Body::Stream(pieces);
+    answer.extensions_mut().insert(Stalled(stalled));
+    answer
+}
+
 /// Text of a kind.
 pub(super) fn text(status: StatusCode, kind: &'static str, body: String) -> Answer {
     made(status, kind, body)
 }
 
-fn made(status: StatusCode, kind: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+fn made(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Body::Whole(Full::new(body.into())));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));

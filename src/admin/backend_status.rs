@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::Panel;
 use crate::backend::{Backend, LookedUp, Member, Standing};
 use crate::config::Destination;
+use crate::observe::metrics::BackendState;
 use crate::proto::ehlo::Extensions;
 
 #[derive(Debug, Serialize)]
@@ -12,7 +13,7 @@ pub(super) struct BackendStatus {
     /// As the configuration names it.
     address: String,
     /// Up when one of its backends is.
-    state: Reach,
+    state: &'static str,
     /// Of the first of its backends that has one; of DNS where there is none.
     last_fault: Option<String>,
     /// Version and cipher suite of the last new session; none without TLS.
@@ -41,7 +42,7 @@ struct MemberStatus {
     /// SRV priority or MX preference.
     priority: u16,
     weight: u16,
-    state: Reach,
+    state: &'static str,
     last_fault: Option<String>,
     /// How long it is left alone yet.
     resting_seconds: Option<u64>,
@@ -77,15 +78,6 @@ struct ByUse {
     delivery: usize,
 }
 
-/// What came of the last new session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Reach {
-    Up,
-    Down,
-    Untried,
-}
-
 impl BackendStatus {
     pub(super) fn of(panel: &Panel, named: &Destination) -> Self {
         let destination = panel.backends.find(named);
@@ -96,15 +88,19 @@ impl BackendStatus {
             LookedUp::Fault(fault) => Some(fault.clone()),
             LookedUp::Never | LookedUp::NotYet | LookedUp::Known => None,
         };
-        let has = |state| backends().any(|backend| Reach::of(backend) == state);
+        let has = |state| backends().any(|backend| backend.state() == state);
         let announced = backends().filter_map(|backend| backend.announced());
         Self {
             address: named.to_string(),
-            state: match (has(Reach::Up), has(Reach::Down) || (members.is_empty() && dns_fault.is_some())) {
-                (true, _) => Reach::Up,
-                (false, true) => Reach::Down,
-                (false, false) => Reach::Untried,
-            },
+            state: match (
+                has(BackendState::Up),
+                has(BackendState::Down) || (members.is_empty() && dns_fault.is_some()),
+            ) {
+                (true, _) => BackendState::Up,
+                (false, true) => BackendState::Down,
+                (false, false) => BackendState::Untried,
+            }
+            .as_str(),
             last_fault: backends()
                 .find_map(|backend| backend.last_fault())
                 .or_else(|| dns_fault.clone().filter(|_| members.is_empty())),
@@ -136,23 +132,13 @@ impl MemberStatus {
             address: backend.site().to_string(),
             priority: *tier,
             weight: *weight,
-            state: Reach::of(backend),
+            state: backend.state().as_str(),
             last_fault: backend.last_fault(),
             resting_seconds: resting.map(|rest| rest.as_secs()),
             latency_seconds: backend.latency().as_secs_f64(),
             tls: backend.last_tls().map(|facts| facts.to_string()),
             announced: backend.announced().map(|announced| lines(&announced)),
             connections: Connections::default().with(backend),
-        }
-    }
-}
-
-impl Reach {
-    fn of(backend: &Backend) -> Self {
-        match (backend.last_fault(), backend.announced()) {
-            (Some(_), _) => Self::Down,
-            (None, Some(_)) => Self::Up,
-            (None, None) => Self::Untried,
         }
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! * 64 connections at once, the next ones wait to be accepted; each serves one request;
 //! * a header of 16 KiB within 5 seconds; a body means nothing here and is read up to 16 KiB only;
-//! * an answer within 60 seconds, and 75 for the connection from its first octet to its last.
+//! * an answer within 60 seconds, and 75 for the connection from its first octet to its last;
+//! * a stream of events, of which there are 16 at most, for as long as it is read and the process lasts.
 //!
 //! Known limits: no TLS. A proxy on this machine makes loopback callers of all its own.
 
@@ -13,9 +14,15 @@ mod access;
 mod answer;
 mod backend_status;
 mod clients;
+mod configuration;
+mod events;
 mod health;
+mod history;
+mod page;
 mod recipients;
+mod refusals;
 mod request;
+mod sessions;
 mod status;
 mod target;
 #[cfg(test)]
@@ -24,7 +31,7 @@ mod tests;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Limited};
@@ -41,11 +48,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::backend::Backends;
 use crate::config::{Config, Secret};
-use crate::guard::{Drain, Harvest};
+use crate::guard::{Connections, Drain, Harvest};
 use crate::net::listen::AcceptFault;
-use crate::observe::Alarms;
+use crate::net::tls::Keyring;
 use crate::observe::metrics::Metrics;
+use crate::observe::{Alarms, Events, Live};
 use crate::verify::Verifier;
+use answer::Stalled;
+
+pub use history::History;
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -73,6 +84,16 @@ pub struct Panel {
     pub alarms: Alarms,
     /// What is counted.
     pub metrics: Metrics,
+    /// How it moved.
+    pub history: History,
+    /// What happens.
+    pub events: Events,
+    /// Who is here.
+    pub live: Live,
+    /// How many are here.
+    pub connections: Arc<Connections>,
+    /// What clients are shown; none without a certificate.
+    pub keyring: Option<Arc<Keyring>>,
     /// Who guesses recipients.
     pub harvest: Arc<Harvest>,
     /// Whether we are ending.
@@ -83,32 +104,32 @@ pub struct Panel {
     pub token: Option<Secret>,
     /// When the proxy started.
     pub started: Instant,
+    /// Cancelled when the endpoint is to end.
+    pub ended: CancellationToken,
 }
 
-/// Serves until `ended`, then lets the requests under way finish.
-pub async fn serve(socket: TcpListener, panel: Arc<Panel>, ended: CancellationToken) {
+/// Serves until the end, then lets the requests under way finish.
+pub async fn serve(socket: TcpListener, panel: Arc<Panel>) {
     let connections = TaskTracker::new();
-    ended.run_until_cancelled(accept(&socket, &panel, &connections, &ended)).await;
+    let serving = async {
+        tokio::join!(accept(&socket, &panel, &connections), panel.history.follow(&panel.metrics));
+    };
+    panel.ended.run_until_cancelled(serving).await;
     drop(socket);
     connections.close();
     connections.wait().await;
 }
 
 /// Takes caller after caller, as long as there is room. No error of accept ends this.
-async fn accept(
-    socket: &TcpListener,
-    panel: &Arc<Panel>,
-    connections: &TaskTracker,
-    ended: &CancellationToken,
-) {
+async fn accept(socket: &TcpListener, panel: &Arc<Panel>, connections: &TaskTracker) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     // Nobody closes the semaphore, so this goes on until it is dropped.
     while let Ok(place) = Arc::clone(&room).acquire_owned().await {
         match socket.accept().await {
             Ok((stream, caller)) => {
-                let (panel, ended) = (Arc::clone(panel), ended.clone());
+                let panel = Arc::clone(panel);
                 connections.spawn(async move {
-                    converse(stream, caller.ip().to_canonical(), &panel, &ended).await;
+                    converse(stream, caller.ip().to_canonical(), &panel).await;
                     drop(place);
                 });
             }
@@ -124,12 +145,23 @@ async fn accept(
 }
 
 /// One connection: a request and its answer.
-async fn converse(stream: TcpStream, caller: IpAddr, panel: &Panel, ended: &CancellationToken) {
+async fn converse(stream: TcpStream, caller: IpAddr, panel: &Panel) {
+    let stream_stalled: OnceLock<CancellationToken> = OnceLock::new();
     let service = service_fn(async |request: Request<Incoming>| {
         let (request, body) = request.into_parts();
         discard(body).await;
-        Ok::<_, Infallible>(request::answer(panel, caller, &request).await)
+        let answer = request::answer(panel, caller, &request).await;
+        if let Some(Stalled(stalled)) = answer.extensions().get() {
+            let _ = stream_stalled.set(stalled.clone());
+        }
+        Ok::<_, Infallible>(answer)
     });
+    let overdue = async {
+        sleep(CONNECTION).await;
+        if let Some(stalled) = stream_stalled.get() {
+            stalled.cancelled().await;
+        }
+    };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(READING)
@@ -140,8 +172,8 @@ async fn converse(stream: TcpStream, caller: IpAddr, panel: &Panel, ended: &Canc
     tokio::select! {
         // How it ended is the caller's affair: nothing of ours depends on it.
         _ = connection.as_mut() => return,
-        () = sleep(CONNECTION) => return,
-        () = ended.cancelled() => {}
+        () = overdue => return,
+        () = panel.ended.cancelled() => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(FAREWELL, connection).await;

@@ -12,11 +12,15 @@ use super::Panel;
 use super::answer::{self, Answer, Refusal};
 use super::target::decoded;
 use crate::config::{Config, Mode, Route, RoutedRecipients};
+use crate::observe::EscapedWhole;
 use crate::observe::metrics::RecipientSource;
 use crate::proto::address::{Domain, Mailbox};
 use crate::proto::replies;
+use crate::proto::reply::Reply;
 use crate::proto::verdict::Verdict;
-use crate::verify::{Decision, Entry, Explanation, Freshness, Known, Serving, Verified, decide};
+use crate::verify::{
+    Conversation, Decision, Entry, Explanation, Freshness, Known, Serving, Verified, decide,
+};
 
 /// `GET /api/v1/recipients/{address}`.
 pub(super) fn explain(panel: &Panel, address: &str) -> Result<Answer, Refusal> {
@@ -56,7 +60,7 @@ pub(super) async fn probe(panel: &Panel, address: &str) -> Result<Answer, Refusa
     Ok(answer::json(&Probed {
         verdict: Told::of(&verdict),
         source: source.as_str(),
-        conversation: conversation.lines(),
+        conversation: lines(&conversation),
         explained: Explained::of(panel, route, &mailbox),
     }))
 }
@@ -110,7 +114,7 @@ struct Probed<'p> {
     #[serde(flatten)]
     verdict: Told,
     source: &'static str,
-    conversation: &'p [String],
+    conversation: Vec<String>,
     #[serde(flatten)]
     explained: Explained<'p>,
 }
@@ -159,7 +163,7 @@ impl<'p> Explained<'p> {
     fn of(panel: &Panel, route: &'p Arc<Route>, mailbox: &Mailbox) -> Self {
         let explanation = panel.verifier.explain(route, mailbox);
         Self {
-            address: mailbox.written().to_owned(),
+            address: EscapedWhole(mailbox.written()).to_string(),
             route: &route.name,
             mode: route.verify.mode.as_str(),
             listed: explanation.listed.as_ref().map(|verdict| Told::of(verdict).verdict),
@@ -172,10 +176,9 @@ impl<'p> Explained<'p> {
                 delivery: scope.delivery.as_str(),
                 believed: !scope.braked,
             }),
-            last_probe: explanation.conversation.map(|(age, said)| LastProbe {
-                age_seconds: age.as_secs(),
-                conversation: said.lines().to_vec(),
-            }),
+            last_probe: explanation
+                .conversation
+                .map(|(age, said)| LastProbe { age_seconds: age.as_secs(), conversation: lines(&said) }),
         }
     }
 }
@@ -187,7 +190,7 @@ impl Told {
             Verdict::Undeliverable(reply) => ("unknown", None, Some(reply)),
             Verdict::Unknown(cause) => ("undetermined", Some(cause.as_str()), cause.reply()),
         };
-        Self { verdict: word, cause, reply: reply.map(ToString::to_string) }
+        Self { verdict: word, cause, reply: reply.map(shown) }
     }
 }
 
@@ -252,7 +255,7 @@ impl Expected {
     fn decided(decision: Decision, source: RecipientSource) -> Self {
         let (action, reply) = match decision {
             Decision::Forward => (Action::Forward, None),
-            Decision::Refuse(reply) => (Action::Refuse, Some(reply.to_string())),
+            Decision::Refuse(reply) => (Action::Refuse, Some(shown(&reply))),
         };
         Self { action, source: source.as_str(), reply, note: None }
     }
@@ -264,6 +267,15 @@ impl Expected {
     fn noting(self, note: &'static str) -> Self {
         Self { note: Some(note), ..self }
     }
+}
+
+/// A reply as it came, but for what a terminal would obey: whoever asks may well print it to one.
+fn shown(reply: &Reply) -> String {
+    EscapedWhole(reply.to_string()).to_string()
+}
+
+fn lines(conversation: &Conversation) -> Vec<String> {
+    conversation.lines().iter().map(|line| EscapedWhole(line).to_string()).collect()
 }
 
 /// The verdict an entry stands for.
@@ -282,7 +294,6 @@ mod tests {
 
     use super::*;
     use crate::config::{Environment, Flags, OnUnknown, Source};
-    use crate::proto::reply::Reply;
     use crate::proto::verdict::Cause;
 
     #[test]

@@ -8,8 +8,11 @@ use hyper::http::request::Parts;
 use tokio::time::timeout;
 
 use super::answer::{self, Answer, Refusal};
-use super::target::{Audience, Resource, parameters};
-use super::{Panel, access, clients, health, recipients, status};
+use super::target::{Audience, Place, Resource, parameters};
+use super::{
+    Panel, access, clients, configuration, events, health, history, page, recipients, refusals, sessions,
+    status,
+};
 
 /// How long an answer may take; a probe waits for the mail store.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
@@ -22,25 +25,32 @@ pub(super) async fn answer(panel: &Panel, caller: IpAddr, request: &Parts) -> An
 
 async fn perform(panel: &Panel, caller: IpAddr, request: &Parts) -> Result<Answer, Refusal> {
     let path = request.uri.path();
-    let resource = Resource::at(path);
+    let found = Place::at(path);
     // What is not there is for operators too: strangers learn nothing.
-    if resource.is_none_or(|resource| resource.audience() == Audience::Operators) {
+    if found.is_none_or(|(place, _)| place.audience == Audience::Operators) {
         access::admit(panel, caller, request)?;
     }
-    let Some(resource) = resource else { return Err(Refusal::Nowhere(path.to_owned())) };
+    let Some((place, part)) = found else { return Err(Refusal::Nowhere(path.to_owned())) };
     let query = request.uri.query().unwrap_or_default();
     let parameters = parameters(query).ok_or_else(|| Refusal::Encoding(query.to_owned()))?;
-    match (resource, request.method.as_str()) {
+    match (place.resource, request.method.as_str()) {
+        (Resource::Page, "GET" | "HEAD") => Ok(page::page()),
         (Resource::Live, "GET" | "HEAD") => Ok(answer::text(StatusCode::OK, answer::TEXT, "ok\n".into())),
         (Resource::Ready, "GET" | "HEAD") => Ok(health::ready(panel, health::detail(&parameters))),
         (Resource::Metrics, "GET" | "HEAD") => Ok(health::metrics(panel)),
+        (Resource::Description, "GET" | "HEAD") => Ok(page::description()),
         (Resource::Status, "GET" | "HEAD") => Ok(answer::json(&status::Status::of(panel))),
-        (Resource::Recipient(address), "GET" | "HEAD") => recipients::explain(panel, address),
-        (Resource::Recipient(address), "DELETE") => recipients::forget(panel, address),
+        (Resource::History, "GET" | "HEAD") => history::show(panel, &parameters),
+        (Resource::Events, "GET") => events::stream(panel, &parameters),
+        (Resource::Sessions, "GET" | "HEAD") => Ok(sessions::list(panel)),
+        (Resource::Refusals, "GET" | "HEAD") => Ok(refusals::list(panel)),
+        (Resource::Configuration, "GET" | "HEAD") => Ok(configuration::list(panel)),
+        (Resource::Recipient, "GET" | "HEAD") => recipients::explain(panel, part),
+        (Resource::Recipient, "DELETE") => recipients::forget(panel, part),
         (Resource::Recipients, "DELETE") => recipients::forget_many(panel, &parameters),
-        (Resource::Probe(address), "POST") => recipients::probe(panel, address).await,
+        (Resource::Probe, "POST") => recipients::probe(panel, part).await,
         (Resource::Clients, "GET" | "HEAD") => Ok(clients::list(panel).await),
-        (Resource::Client(address), "DELETE") => clients::pardon(panel, address),
-        (resource, method) => Err(Refusal::Method { method: method.to_owned(), allowed: resource.methods() }),
+        (Resource::Client, "DELETE") => clients::pardon(panel, part),
+        (_, method) => Err(Refusal::Method { method: method.to_owned(), allowed: place.methods }),
     }
 }

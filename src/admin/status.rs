@@ -1,14 +1,16 @@
 //! The state of everything, as JSON. Fields may be added; those that are there stay.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use super::Panel;
 use super::backend_status::BackendStatus;
-use crate::config::{Destination, RecipientSource, Route};
-use crate::observe::Alarm;
-use crate::observe::metrics::SessionState;
+use crate::config::{Destination, RecipientSource, Route, Validity};
+use crate::observe::metrics::{ProbeResult, RouteMetrics, SessionState};
+use crate::observe::{Alarm, Escaped};
 use crate::store;
 use crate::verify::{Mark, Progress, ScopeReport};
 
@@ -21,8 +23,11 @@ pub(super) struct Status<'p> {
     state: State,
     /// By listener.
     sessions: BTreeMap<&'p str, Sessions>,
+    connections: ClientConnections,
     cache: Cache,
     clients: Clients,
+    /// What is shown to clients that ask for TLS.
+    certificates: Vec<CertificateStatus>,
     routes: Vec<RouteStatus<'p>>,
 }
 
@@ -40,6 +45,24 @@ struct Sessions {
     transaction: u64,
 }
 
+/// Connections of clients, and how many there may be.
+#[derive(Debug, Serialize)]
+struct ClientConnections {
+    open: usize,
+    max: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct CertificateStatus {
+    /// The file of its chain.
+    chain: String,
+    /// Seconds since 1970; null where it could not be read.
+    not_before: Option<u64>,
+    not_after: Option<u64>,
+    /// Why clients that verify it will not send.
+    fault: Option<&'static str>,
+}
+
 #[derive(Debug, Serialize)]
 struct Cache {
     good: usize,
@@ -47,6 +70,9 @@ struct Cache {
     deferred: usize,
     evictions: u64,
     max_entries: usize,
+    /// Verdicts looked for since the start, and those found here.
+    lookups: u64,
+    hits: u64,
     /// Null where verdicts are kept in memory alone.
     store: Option<Store>,
 }
@@ -95,7 +121,16 @@ struct MarkStatus {
 struct Probes {
     sessions: usize,
     waiting: usize,
+    /// Recipients asked about since the start, by the answer.
+    asked: Asked,
     learnt: Vec<LearntStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct Asked {
+    deliverable: u64,
+    undeliverable: u64,
+    unknown: u64,
 }
 
 /// What a backend was seen to do.
@@ -136,6 +171,7 @@ impl<'p> Status<'p> {
     pub(super) fn of(panel: &'p Panel) -> Self {
         let sizes = panel.verifier.sizes();
         let (known, max_clients) = panel.harvest.clients();
+        let totals = panel.metrics.totals();
         Self {
             version: env!("CARGO_PKG_VERSION"),
             hostname: &panel.config.hostname,
@@ -146,12 +182,24 @@ impl<'p> Status<'p> {
                 (false, false) => State::Starting,
             },
             sessions: sessions(panel),
+            connections: ClientConnections {
+                open: panel.connections.open(),
+                max: panel.config.limits.max_connections,
+            },
+            certificates: panel
+                .keyring
+                .iter()
+                .flat_map(|keys| keys.served())
+                .map(CertificateStatus::of)
+                .collect(),
             cache: Cache {
                 good: sizes.good,
                 bad: sizes.bad,
                 deferred: sizes.deferred,
                 evictions: sizes.evictions,
                 max_entries: panel.config.cache.max_entries,
+                lookups: totals.verified,
+                hits: totals.cached,
                 store: panel.verifier.store().map(|store::Account { fault, records, dropped }| Store {
                     fault,
                     records,
@@ -190,7 +238,10 @@ impl<'p> RouteStatus<'p> {
                 RecipientSource::File(_) => Vec::new(),
             },
             one_recipient: panel.verifier.marks(route).into_iter().map(MarkStatus::of).collect(),
-            probes: panel.verifier.progress(route).map(Probes::of),
+            probes: panel
+                .verifier
+                .progress(route)
+                .map(|progress| Probes::of(progress, &panel.metrics.route(&route.name))),
             domains_known: panel
                 .verifier
                 .scopes(route, MOST_DOMAINS)
@@ -209,14 +260,31 @@ impl<'p> RouteStatus<'p> {
 }
 
 impl Probes {
-    fn of(progress: Progress) -> Self {
+    fn of(progress: Progress, counted: &RouteMetrics) -> Self {
         let learnt = progress.learnt.into_iter().map(|(address, learnt)| LearntStatus {
             address: address.to_string(),
             refusals_per_session: learnt.refusals,
             recipients_per_transaction: learnt.recipients,
             seconds_per_answer: learnt.pace.as_secs_f64(),
         });
-        Self { sessions: progress.sessions, waiting: progress.waiting, learnt: learnt.collect() }
+        let asked = Asked {
+            deliverable: counted.probes(ProbeResult::Deliverable),
+            undeliverable: counted.probes(ProbeResult::Undeliverable),
+            unknown: counted.probes(ProbeResult::Unknown),
+        };
+        Self { sessions: progress.sessions, waiting: progress.waiting, asked, learnt: learnt.collect() }
+    }
+}
+
+impl CertificateStatus {
+    fn of((chain, validity): (PathBuf, Option<Validity>)) -> Self {
+        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Self {
+            chain: Escaped(chain.to_string_lossy().as_bytes()).to_string(),
+            not_before: validity.map(|validity| seconds(validity.from)),
+            not_after: validity.map(|validity| seconds(validity.until)),
+            fault: validity.and_then(|validity| validity.fault_at(SystemTime::now())),
+        }
     }
 }
 

@@ -2,27 +2,41 @@
 //!
 //! RFC 3986 §2.1 (percent-encoding), §3.4. A plus sign is a plus sign: addresses have them.
 
-/// What a path names. Addresses are still percent-encoded.
+/// What a path names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Resource<'p> {
+pub(super) enum Resource {
+    /// The live page.
+    Page,
     /// Does the process work?
     Live,
     /// May clients be sent here?
     Ready,
     /// What is counted.
     Metrics,
+    /// This API, as an OpenAPI document.
+    Description,
     /// The state of everything.
     Status,
+    /// How the numbers moved.
+    History,
+    /// What happens, as it happens.
+    Events,
+    /// Sessions that are open.
+    Sessions,
+    /// What was refused.
+    Refusals,
+    /// The settings in force.
+    Configuration,
     /// All recipients.
     Recipients,
     /// One recipient.
-    Recipient(&'p str),
+    Recipient,
     /// Asking the store about one recipient.
-    Probe(&'p str),
+    Probe,
     /// Who guesses recipients.
     Clients,
     /// One client.
-    Client(&'p str),
+    Client,
 }
 
 /// Whom a resource is for.
@@ -34,51 +48,60 @@ pub(super) enum Audience {
     Operators,
 }
 
-impl<'p> Resource<'p> {
-    /// The resource at `path`, none where nothing is.
-    pub(super) fn at(path: &'p str) -> Option<Self> {
-        match path {
-            "/livez" => Some(Self::Live),
-            "/readyz" => Some(Self::Ready),
-            "/metrics" => Some(Self::Metrics),
-            "/api/v1/status" => Some(Self::Status),
-            "/api/v1/recipients" => Some(Self::Recipients),
-            "/api/v1/clients" => Some(Self::Clients),
-            _ => {
-                if let Some(client) = path.strip_prefix("/api/v1/clients/") {
-                    return (!client.contains('/')).then_some(Self::Client(client));
-                }
-                let below = path.strip_prefix("/api/v1/recipients/")?;
-                match below.split_once('/') {
-                    None => Some(Self::Recipient(below)),
-                    Some((address, "probe")) => Some(Self::Probe(address)),
-                    Some(_) => None,
-                }
-            }
-        }
-    }
-
-    /// Whom it is for.
-    pub(super) const fn audience(self) -> Audience {
-        match self {
-            Self::Live | Self::Ready | Self::Metrics => Audience::Everybody,
-            Self::Status
-            | Self::Recipients
-            | Self::Recipient(_)
-            | Self::Probe(_)
-            | Self::Clients
-            | Self::Client(_) => Audience::Operators,
-        }
-    }
-
+/// A resource, and where it is.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Its path. `{…}` stands for one part of it, which is still percent-encoded.
+    pub(super) path: &'static str,
+    pub(super) resource: Resource,
+    pub(super) audience: Audience,
     /// Its methods, as the Allow header lists them.
-    pub(super) const fn methods(self) -> &'static str {
-        match self {
-            Self::Live | Self::Ready | Self::Metrics | Self::Status | Self::Clients => "GET, HEAD",
-            Self::Recipients | Self::Client(_) => "DELETE",
-            Self::Recipient(_) => "GET, HEAD, DELETE",
-            Self::Probe(_) => "POST",
-        }
+    pub(super) methods: &'static str,
+}
+
+/// All there are. The page holds nothing that a stranger may not know: what it shows it asks for.
+pub(super) const PLACES: [Place; 16] = [
+    everybodys("/", Resource::Page),
+    everybodys("/livez", Resource::Live),
+    everybodys("/readyz", Resource::Ready),
+    everybodys("/metrics", Resource::Metrics),
+    operators("/api/v1/openapi.json", Resource::Description, READ),
+    operators("/api/v1/status", Resource::Status, READ),
+    operators("/api/v1/history", Resource::History, READ),
+    operators("/api/v1/events", Resource::Events, "GET"),
+    operators("/api/v1/sessions", Resource::Sessions, READ),
+    operators("/api/v1/refusals", Resource::Refusals, READ),
+    operators("/api/v1/configuration", Resource::Configuration, READ),
+    operators("/api/v1/recipients", Resource::Recipients, "DELETE"),
+    operators("/api/v1/recipients/{address}", Resource::Recipient, "GET, HEAD, DELETE"),
+    operators("/api/v1/recipients/{address}/probe", Resource::Probe, "POST"),
+    operators("/api/v1/clients", Resource::Clients, READ),
+    operators("/api/v1/clients/{ip}", Resource::Client, "DELETE"),
+];
+
+const READ: &str = "GET, HEAD";
+
+const fn everybodys(path: &'static str, resource: Resource) -> Place {
+    Place { path, resource, audience: Audience::Everybody, methods: READ }
+}
+
+const fn operators(path: &'static str, resource: Resource, methods: &'static str) -> Place {
+    Place { path, resource, audience: Audience::Operators, methods }
+}
+
+impl Place {
+    /// What is at `path`, with the part of it that `{…}` stands for; none where nothing is.
+    pub(super) fn at(path: &str) -> Option<(&'static Self, &str)> {
+        PLACES.iter().find_map(|place| Some((place, place.matched(path)?)))
+    }
+
+    fn matched<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let Some((before, rest)) = self.path.split_once('{') else {
+            return (path == self.path).then_some("");
+        };
+        let (_, behind) = rest.split_once('}')?;
+        let part = path.strip_prefix(before)?.strip_suffix(behind)?;
+        (!part.contains('/')).then_some(part)
     }
 }
 
@@ -124,20 +147,23 @@ mod tests {
     #[test]
     fn a_path_names_one_resource_or_none() {
         for (path, resource) in [
-            ("/livez", Some(Resource::Live)),
+            ("/livez", Some((Resource::Live, ""))),
             ("/livez/", None),
-            ("/", None),
-            ("/api/v1/recipients", Some(Resource::Recipients)),
-            ("/api/v1/recipients/", Some(Resource::Recipient(""))),
-            ("/api/v1/recipients/a%2Fb@c", Some(Resource::Recipient("a%2Fb@c"))),
-            ("/api/v1/recipients/a@c/probe", Some(Resource::Probe("a@c"))),
+            ("/", Some((Resource::Page, ""))),
+            ("//", None),
+            ("", None),
+            ("/api/v1/recipients", Some((Resource::Recipients, ""))),
+            ("/api/v1/recipients/", Some((Resource::Recipient, ""))),
+            ("/api/v1/recipients/a%2Fb@c", Some((Resource::Recipient, "a%2Fb@c"))),
+            ("/api/v1/recipients/a@c/probe", Some((Resource::Probe, "a@c"))),
             ("/api/v1/recipients/a@c/probe/", None),
             ("/api/v1/recipients/a@c/more", None),
-            ("/api/v1/clients", Some(Resource::Clients)),
-            ("/api/v1/clients/2001:db8::1", Some(Resource::Client("2001:db8::1"))),
+            ("/api/v1/recipients/a{b}@c", Some((Resource::Recipient, "a{b}@c"))),
+            ("/api/v1/clients", Some((Resource::Clients, ""))),
+            ("/api/v1/clients/2001:db8::1", Some((Resource::Client, "2001:db8::1"))),
             ("/api/v1/clients/2001:db8::/64", None),
         ] {
-            assert_eq!(Resource::at(path), resource, "{path}");
+            assert_eq!(Place::at(path).map(|(place, part)| (place.resource, part)), resource, "{path}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! Requests and their answers, and conversations over a socket.
 
+mod openapi;
+
 use std::net::SocketAddr;
 
 use hyper::StatusCode;
@@ -67,11 +69,17 @@ fn panel_with(backend: SocketAddr, token: Option<&str>, change: impl FnOnce(&mut
         alarms: context.alarms,
         backends: context.backends,
         metrics: context.metrics,
+        history: History::default(),
+        events: context.events,
+        live: context.live,
+        connections: context.connections,
+        keyring: context.acceptor.map(|acceptor| Arc::clone(acceptor.keyring())),
         harvest: context.harvest,
         drain: context.drain,
         serving: CancellationToken::new(),
         token,
         started: Instant::now(),
+        ended: CancellationToken::new(),
     }
 }
 
@@ -209,7 +217,9 @@ async fn the_status_tells_version_sizes_and_routes() {
 async fn what_cannot_be_done_is_said_in_json() {
     let counter = Counter(panel(nobody()));
     for (method, target, status, says) in [
-        ("GET", "/", 404, "/"),
+        ("GET", "/page", 404, "/page"),
+        ("GET", "/api/v1/history?seconds=x", 400, "x is no number"),
+        ("HEAD", "/api/v1/events", 405, "only GET"),
         ("GET", "/api/v1/nothing", 404, "/api/v1/nothing"),
         ("POST", "/readyz", 405, "POST"),
         ("DELETE", "/api/v1/status", 405, "DELETE"),
@@ -373,9 +383,9 @@ async fn pages_of_strangers_are_refused_by_host_and_origin() {
 async fn served() -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
-    let ended = CancellationToken::new();
-    let serving = tokio::spawn(serve(socket, Arc::new(panel(nobody())), ended.clone()));
-    (address, ended, serving)
+    let panel = panel(nobody());
+    let ended = panel.ended.clone();
+    (address, ended, tokio::spawn(serve(socket, Arc::new(panel))))
 }
 
 /// What comes back for these octets, until the connection is closed.
@@ -462,4 +472,75 @@ async fn clients_that_guess_are_listed_and_a_ban_is_lifted() {
     assert_eq!((status, told), (StatusCode::NOT_FOUND, json!({ "error": "2001:db8::/64 is not banned" })));
     assert_eq!(counter.ask("DELETE", "/api/v1/clients/nobody").await.0, 400);
     assert_eq!(counter.ask("GET", target).await.0, 405);
+}
+
+#[tokio::test]
+async fn the_page_may_run_its_own_script_and_nothing_else() {
+    let panel = panel_with(nobody(), Some("secret"), |_| {});
+    let answer = request::answer(&panel, ELSEWHERE.parse().unwrap(), &asked("GET", "/", &[])).await;
+    let policy = answer.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert_eq!(
+        (answer.status(), &answer.headers()["content-type"]),
+        (StatusCode::OK, &"text/html; charset=utf-8".parse().unwrap())
+    );
+    for part in ["default-src 'none'", "script-src 'sha256-", "frame-ancestors 'none'", "connect-src 'self'"]
+    {
+        assert!(policy.contains(part), "{part}: {policy}");
+    }
+    assert!(!policy.contains("unsafe") && !policy.contains("http"), "{policy}");
+    assert!(body(answer).await.starts_with("<!doctype html>"));
+    // Its data is for operators.
+    for path in ["/api/v1/events", "/api/v1/configuration", "/api/v1/openapi.json"] {
+        let answer = request::answer(
+            &panel,
+            ELSEWHERE.parse().unwrap(),
+            &asked("GET", path, &[("host", "localhost")]),
+        )
+        .await;
+        assert_eq!(answer.status(), 401, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn settings_are_told_with_their_origin_and_without_their_secrets() {
+    let counter = Counter(panel_with(nobody(), Some("opensesame"), |_| {}));
+    let (_, text) = counter.ask_text("GET", "/api/v1/configuration").await;
+    assert!(!text.contains("opensesame"), "{text}");
+    let told: Value = serde_json::from_str(&text).unwrap();
+    let find =
+        |key: &str| told["settings"].as_array().unwrap().iter().find(|s| s["key"] == key).unwrap().clone();
+    assert_eq!(
+        find("admin.token"),
+        json!({ "key": "admin.token", "value": "\"(set)\"", "origin": "BACKSTOP__ADMIN__TOKEN" })
+    );
+    assert_eq!(find("route[0].verify.mode")["origin"], Value::Null);
+    assert_eq!(find("route[0].domains")["origin"], "--domain, --backend");
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_endpoint() {
+    let (address, ended, serving) = served().await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut first = [0; 15];
+    stream.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200 OK");
+    ended.cancel();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.ends_with("0\r\n\r\n"), "the stream is whole: {rest}");
+    serving.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_that_takes_nothing_is_given_up() {
+    let panel = panel(nobody());
+    let request = asked("GET", "/api/v1/events", &[("host", "localhost")]);
+    let answer = request::answer(&panel, LOOPBACK.parse().unwrap(), &request).await;
+    let Stalled(stalled) = answer.extensions().get::<Stalled>().unwrap().clone();
+    let heartbeats = Duration::from_secs(300);
+    assert!(tokio::time::timeout(heartbeats, stalled.cancelled()).await.is_ok(), "nothing was taken of it");
+    drop(answer);
+    let all: Vec<_> = (0..16).map(|_| panel.events.listen()).collect();
+    assert!(all.iter().all(Option::is_some), "its place is free");
 }

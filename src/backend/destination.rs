@@ -18,6 +18,7 @@ use super::pool::{Backend, Blueprint, lock};
 use crate::config::{self, Endpoint, EndpointTls};
 use crate::net::dial::Site;
 use crate::net::resolve::{Answer, Follower, Found, Resolver};
+use crate::observe::metrics::BackendState;
 use crate::proto::ehlo::Extensions;
 
 /// What leads to backends.
@@ -224,7 +225,10 @@ impl Destination {
     /// Brings its metrics up to date.
     pub(super) fn observe(&self) {
         let members = self.members.load();
-        let up = members.iter().any(|member| member.backend.is_up());
+        let is = |state| members.iter().filter(|member| member.backend.state() == state).count();
+        let states = [BackendState::Up, BackendState::Down, BackendState::Untried].map(|s| (s, is(s)));
+        let up = is(BackendState::Up) > 0;
+        let dns_up = matches!(self.looked_up(), LookedUp::Never | LookedUp::Known);
         let limit = members.iter().map(|member| member.backend.budget().account().limit).sum();
         for series in &self.blueprint.metrics {
             if up {
@@ -232,6 +236,12 @@ impl Destination {
             } else {
                 series.down();
             }
+            if dns_up {
+                series.dns_up();
+            } else {
+                series.dns_down();
+            }
+            states.iter().for_each(|(state, number)| series.addresses(*state, *number));
             series.connection_limit(limit);
         }
     }

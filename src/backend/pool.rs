@@ -24,7 +24,7 @@ use super::quota::Quota;
 use super::secure::{Protection, Security, counted};
 use crate::config::Endpoint;
 use crate::net::dial::{Dialer, Site};
-use crate::observe::metrics::{BackendMetrics, BackendUse, TlsResult};
+use crate::observe::metrics::{BackendMetrics, BackendState, BackendUse, TlsResult};
 use crate::proto::ehlo::Extensions;
 use crate::proto::tls::TlsFacts;
 
@@ -250,10 +250,14 @@ impl Backend {
         lock(&self.last_tls).clone()
     }
 
-    /// Whether it took us when it was tried last.
+    /// What came of the last new session.
     #[must_use]
-    pub fn is_up(&self) -> bool {
-        self.last_fault().is_none() && self.announced().is_some()
+    pub fn state(&self) -> BackendState {
+        match (self.last_fault(), self.announced()) {
+            (Some(_), _) => BackendState::Down,
+            (None, Some(_)) => BackendState::Up,
+            (None, None) => BackendState::Untried,
+        }
     }
 
     /// How long it is left alone yet; none when it is tried.

@@ -79,7 +79,8 @@ fn shown(body: &str, stats: bool) -> String {
     serde_json::to_string_pretty(&value).unwrap_or_default()
 }
 
-fn error_in(body: &str) -> String {
+/// What an answer that is a refusal says.
+pub(super) fn error_in(body: &str) -> String {
     let value = serde_json::from_str::<serde_json::Value>(body).ok();
     let error = value.as_ref().and_then(|value| value.get("error")?.as_str());
     error.unwrap_or(body).trim_end().to_owned()

@@ -9,6 +9,7 @@ mod check;
 mod demo;
 mod doctor;
 mod manual;
+mod report;
 mod run;
 mod supervisor;
 mod terminal;
@@ -88,6 +89,10 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Look into, and clear, what a running proxy remembers.
     Cache(cache::Arguments),
+    /// Tell what a running proxy refused, or in shadow mode would have refused, by route and cause.
+    #[command(after_help = "Exit status: 0 told, 69 the proxy does not answer.\n\
+        Examples:\n  backstop report\n  backstop report --json --admin http://127.0.0.1:9525")]
+    Report(report::Arguments),
     /// Show it at work: an embedded mail store, the proxy before it, one delivery, one refusal.
     Demo(demo::Arguments),
     /// Configuration help.
@@ -185,6 +190,7 @@ pub fn main() -> ExitCode {
             Command::Verify(arguments) => verify::verify(arguments).await,
             Command::Doctor(arguments) => doctor::doctor(&arguments).await,
             Command::Cache(arguments) => cache::cache(arguments).await,
+            Command::Report(arguments) => report::report(&arguments).await,
             Command::Demo(arguments) => demo::demo(&arguments).await,
             Command::Config { what: ConfigHelp::Default } => {
                 terminal::print(crate::config::DEFAULT_FILE);

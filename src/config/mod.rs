@@ -58,6 +58,7 @@ pub use used::{
 pub use validity::Validity;
 pub use value::{Period, Rate, Size};
 pub use word::{Filter, Keyword, Name};
+pub use write::Shown;
 
 use describe::Description;
 use settings::Settings;
@@ -117,8 +118,9 @@ pub fn load_in(source: &Source, environment: &Environment) -> Result<Loaded, Fau
     let config = check::check(&mut settings, &environment.host_name, &mut findings);
     let finding::Findings { written, faults, warnings } = findings;
     match config {
-        Some(config) if faults.is_empty() => {
+        Some(mut config) if faults.is_empty() => {
             let origins = written.into_iter().map(|(key, written)| (key, written.origin)).collect();
+            config.shown = write::Writer::new(&origins).settings(&settings).into();
             Ok(Loaded { config, warnings, settings, file, origins })
         }
         _ => Err(Faults { faults, warnings }),

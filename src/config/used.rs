@@ -21,6 +21,7 @@ use super::pin::Pin;
 use super::recipients::RecipientList;
 use super::routes::{DomainPattern, Routes};
 use super::secret::Secret;
+use super::write::Shown;
 use crate::proto::address::{LocalCase, Mailbox};
 use crate::proto::tls::TlsVersion;
 
@@ -51,6 +52,8 @@ pub struct Config {
     pub admin: Option<Admin>,
     /// What is logged, and how.
     pub log: Log,
+    /// The settings it was made of, each with its origin: to be shown, and nothing else.
+    pub shown: Arc<[Shown]>,
 }
 
 /// A set of sockets clients connect to.

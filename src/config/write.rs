@@ -12,6 +12,18 @@ pub(super) struct Writer<'o> {
     /// Of the section being written, with places: `route[0].verify`.
     path: String,
     text: String,
+    shown: Vec<Shown>,
+}
+
+/// One setting in force, for whoever looks at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Such as `route[0].verify.timeout`.
+    pub key: String,
+    /// As TOML; secrets read `(set)`.
+    pub value: String,
+    /// Where it was written.
+    pub origin: Origin,
 }
 
 /// Column of the comments, beyond most values.
@@ -19,7 +31,7 @@ const COMMENT_COLUMN: usize = 44;
 
 impl<'o> Writer<'o> {
     pub(super) const fn new(origins: &'o BTreeMap<String, Origin>) -> Self {
-        Self { origins, path: String::new(), text: String::new() }
+        Self { origins, path: String::new(), text: String::new(), shown: Vec::new() }
     }
 
     /// The text of a whole configuration.
@@ -28,9 +40,17 @@ impl<'o> Writer<'o> {
         self.text
     }
 
+    /// Its settings, one by one.
+    pub(super) fn settings<S: Section>(mut self, settings: &S) -> Vec<Shown> {
+        settings.write_keys(&mut self);
+        self.shown
+    }
+
     /// One key of the current section; `value` is TOML.
     pub(super) fn line(&mut self, name: &str, value: &str) {
-        let origin = self.origins.get(&join(&self.path, name)).unwrap_or(&Origin::Default);
+        let key = join(&self.path, name);
+        let origin = self.origins.get(&key).unwrap_or(&Origin::Default);
+        self.shown.push(Shown { key, value: value.to_owned(), origin: origin.clone() });
         let line = format!("{name} = {value}");
         // A path or variable name with a line break must not begin a line of its own.
         let origin = origin.to_string().replace(char::is_control, "?");

@@ -1,8 +1,8 @@
 //! What is wrong with a route for longer than a moment, and wants an operator.
 //!
 //! An alarm is raised again and again while its cause lasts, logged once, and cleared by whoever finds the cause
-//! gone. It never touches an address. Bounded: a kind and what it is about are configured names, or domains up
-//! to [`MOST`].
+//! gone. It never touches an address. Bounded: what it is about are configured names, or domains below a
+//! configured one, up to [`MOST_OF_A_KIND`] for each kind and route, so that none is crowded out by another.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::Escaped;
 
-/// Alarms kept at once; more of them say nothing new.
-const MOST: usize = 1000;
+/// Alarms of a kind that a route has at once; more of them say nothing new.
+const MOST_OF_A_KIND: usize = 100;
 
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,10 +63,10 @@ impl AlarmKind {
                 "the backend does not take mail for this domain from us: name the right backend, or allow our address there"
             }
             Self::OpenRelay => {
-                "mail for domains nobody named is answered 451: stop the backend from relaying for our address, or name its domains"
+                "mail for domains nobody named does not go through it, and is answered 451 where there is no other: stop the backend from relaying for our address, or name its domains"
             }
             Self::RelayUntested => {
-                "mail for domains nobody named is answered 451 until the backend was seen to refuse a foreign domain"
+                "mail for domains nobody named does not go through a backend, and is answered 451 where there is no other, until it was seen to refuse a foreign domain"
             }
             Self::StoreIll => {
                 "unknown recipients are answered 451 until the store knows one of its own again: look at its directory"
@@ -75,7 +75,7 @@ impl AlarmKind {
                 "every recipient passes: turn on recipient filtering, or write verify.backends or source = \"file\""
             }
             Self::SenderRefused => {
-                "nobody can be asked about: let the backend take <> (RFC 5321 §6.1), or write verify.sender"
+                "the store refuses the sender we ask with; fallback_sender is used where it takes that: let it take <> (RFC 5321 §6.1), or write verify.sender"
             }
         }
     }
@@ -111,7 +111,8 @@ impl Alarms {
         let detail = Escaped(detail).to_string();
         if let Some(alarm) = alarms.get_mut(&place) {
             alarm.detail = detail;
-        } else if alarms.len() < MOST {
+        } else if alarms.keys().filter(|(of, what, _)| of == route && *what == kind).count() < MOST_OF_A_KIND
+        {
             tracing::warn!(%route, kind = kind.as_str(), about, detail, "{}", kind.advice());
             let (route, about) = (Arc::clone(route), about.to_owned());
             alarms.insert(place, Alarm { route, kind, about, detail, since: Instant::now() });
@@ -140,6 +141,17 @@ impl Alarms {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn many_alarms_of_a_kind_leave_room_for_the_others() {
+        let (alarms, route, other) = (Alarms::default(), Arc::from("mail"), Arc::from("other"));
+        for n in 0..=MOST_OF_A_KIND {
+            alarms.raise(&route, AlarmKind::RouteFault, &format!("d{n}.example"), "");
+        }
+        alarms.raise(&route, AlarmKind::StoreIll, "d.example", "");
+        alarms.raise(&other, AlarmKind::RouteFault, "d.example", "");
+        assert_eq!(alarms.raised().len(), MOST_OF_A_KIND + 2);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_alarm_lasts_from_its_first_cause_until_it_is_cleared() {

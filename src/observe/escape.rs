@@ -17,22 +17,19 @@ const LIMIT: usize = 256;
 #[derive(Clone, Copy)]
 pub struct Escaped<T>(pub T);
 
+/// The same without an end before that of the text, which is bounded already.
+#[derive(Clone, Copy)]
+pub struct EscapedWhole<T>(pub T);
+
 impl<T: AsRef<[u8]>> fmt::Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut room = LIMIT;
-        for chunk in self.0.as_ref().utf8_chunks() {
-            for c in chunk.valid().chars() {
-                let Some(left) = room.checked_sub(shown_len(c)) else { return f.write_char('…') };
-                room = left;
-                show(c, f)?;
-            }
-            for octet in chunk.invalid() {
-                let Some(left) = room.checked_sub(r"\xff".len()) else { return f.write_char('…') };
-                room = left;
-                write!(f, "\\x{octet:02x}")?;
-            }
-        }
-        Ok(())
+        write_escaped(self.0.as_ref(), LIMIT, f)
+    }
+}
+
+impl<T: AsRef<[u8]>> fmt::Display for EscapedWhole<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_escaped(self.0.as_ref(), usize::MAX, f)
     }
 }
 
@@ -40,6 +37,23 @@ impl<T: AsRef<[u8]>> fmt::Debug for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+fn write_escaped(text: &[u8], limit: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut room = limit;
+    for chunk in text.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            let Some(left) = room.checked_sub(shown_len(c)) else { return f.write_char('…') };
+            room = left;
+            show(c, f)?;
+        }
+        for octet in chunk.invalid() {
+            let Some(left) = room.checked_sub(r"\xff".len()) else { return f.write_char('…') };
+            room = left;
+            write!(f, "\\x{octet:02x}")?;
+        }
+    }
+    Ok(())
 }
 
 fn show(c: char, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,5 +107,11 @@ mod tests {
     fn text_that_just_fits_is_whole() {
         let text = "a".repeat(LIMIT);
         assert_eq!(Escaped(&text).to_string(), text);
+    }
+    #[test]
+    fn a_whole_text_is_escaped_to_its_end() {
+        let text = "\u{202e}".repeat(100) + &"a".repeat(2 * LIMIT);
+        let shown = EscapedWhole(&text).to_string();
+        assert_eq!(shown, r"\u{202e}".repeat(100) + &"a".repeat(2 * LIMIT));
     }
 }

@@ -8,6 +8,8 @@
 
 mod alarm;
 pub mod escape;
+mod event;
+mod live;
 pub mod log;
 pub mod metrics;
 pub mod record;
@@ -17,5 +19,9 @@ mod session_id;
 mod captured;
 
 pub use alarm::{Alarm, AlarmKind, Alarms};
-pub use escape::Escaped;
+pub use escape::{Escaped, EscapedWhole};
+pub use event::{
+    Event, Events, Heard, Listener, MOST_LISTENERS, RecipientCounts, RecipientRefused, SessionEnded,
+};
+pub use live::{Live, OpenSession};
 pub use session_id::SessionId;

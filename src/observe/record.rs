@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use tracing::info;
 
-use super::metrics::{Children, RecipientResult, RecipientSource};
-use super::{Escaped, SessionId};
+use super::event::{RecipientCounts, RecipientRefused, SessionEnded};
+use super::live::Place;
+use super::metrics::{Children, RecipientResult, RecipientSource, RefusalCause, SessionState};
+use super::{Escaped, Events, Live, SessionId};
 use crate::proto::reply::Reply;
 use crate::proto::tls::TlsFacts;
 
@@ -23,12 +25,9 @@ use crate::proto::tls::TlsFacts;
 pub struct SessionRecord {
     /// Its name, which our own replies carry.
     pub session: SessionId,
-    /// Messages the client was told are accepted.
-    pub messages: u32,
-    /// Octets of message data taken from the client.
-    pub bytes: u64,
-    /// What was agreed on, on an encrypted session.
-    pub tls: Option<TlsFacts>,
+    messages: u32,
+    bytes: u64,
+    tls: Option<TlsFacts>,
     listener: Arc<str>,
     /// The true client, from a proxy header where one was sent.
     client: SocketAddr,
@@ -40,14 +39,18 @@ pub struct SessionRecord {
     backend: Option<String>,
     /// Atomic, because the recipients of a batch are judged at once.
     recipients: Children<RecipientResult, AtomicU32>,
+    /// Where it is shown while it lasts, unless too many are.
+    place: Option<Place>,
 }
 
 impl SessionRecord {
     /// Of a session in which nothing has happened yet.
     #[must_use]
-    pub fn new(listener: Arc<str>, client: SocketAddr) -> Self {
+    pub fn new(listener: Arc<str>, client: SocketAddr, live: &Live) -> Self {
+        let session = SessionId::new();
         Self {
-            session: SessionId::new(),
+            place: live.enter(&session, &listener, client),
+            session,
             messages: 0,
             bytes: 0,
             listener,
@@ -65,26 +68,75 @@ impl SessionRecord {
     pub fn client(&mut self, client: SocketAddr, peer: SocketAddr) {
         self.client = client;
         self.via = Some(peer).filter(|peer| *peer != client);
+        self.show(|facts| facts.client = client);
     }
 
     /// The client called itself so in HELO or EHLO; the last one counts.
     pub fn helo(&mut self, name: &str) {
-        note(&mut self.helo, name);
+        if note(&mut self.helo, name) == Noted::News {
+            self.show(|facts| facts.helo = Some(Escaped(name).to_string()));
+        }
+    }
+
+    /// The session is encrypted from here on.
+    pub fn encrypted(&mut self, tls: TlsFacts) {
+        self.show(|facts| facts.tls = Some(tls.to_string()));
+        self.tls = Some(tls);
+    }
+
+    /// What was agreed on, on an encrypted session.
+    #[must_use]
+    pub const fn tls(&self) -> Option<&TlsFacts> {
+        self.tls.as_ref()
     }
 
     /// A transaction began with this envelope sender, without brackets; the last one counts.
     pub fn from(&mut self, sender: &str) {
-        note(&mut self.from, sender);
+        if note(&mut self.from, sender) == Noted::News {
+            self.show(|facts| facts.from = Some(bracketed(sender)));
+        }
+    }
+
+    /// The client does something else now.
+    pub fn state(&self, state: SessionState) {
+        self.show(|facts| facts.state = state);
     }
 
     /// A backend was attached; the last one counts.
     pub fn backend(&mut self, backend: &impl fmt::Display) {
-        self.backend = Some(backend.to_string());
+        let backend = backend.to_string();
+        self.show(|facts| facts.backend = Some(backend.clone()));
+        self.backend = Some(backend);
     }
 
     /// A recipient was answered.
     pub fn recipient(&self, result: RecipientResult) {
         self.recipients.get(result).fetch_add(1, Ordering::Relaxed);
+        self.show(|facts| facts.recipients.add(result));
+    }
+
+    /// The client was told that a message is accepted.
+    pub fn message(&mut self) {
+        self.messages += 1;
+        self.show(|facts| facts.messages += 1);
+    }
+
+    /// So many octets of message data were taken from the client.
+    pub fn octets(&mut self, octets: u64) {
+        self.bytes += octets;
+        self.show(|facts| facts.bytes += octets);
+    }
+
+    /// The true client.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.client
+    }
+
+    fn show(&self, change: impl FnOnce(&mut super::live::Facts)) {
+        if let Some(place) = &self.place {
+            place.show(change);
+        }
     }
 
     /// The server name the client asked for.
@@ -104,7 +156,7 @@ impl SessionRecord {
             helo = self.helo.as_deref().map(|name| Escaped(name).to_string()),
             tls = self.tls.as_ref().map(ToString::to_string),
             sni = self.sni(),
-            from = self.from.as_deref().map(|sender| format!("<{}>", Escaped(sender))),
+            from = self.from.as_deref().map(bracketed),
             recipients.accepted = recipients(RecipientResult::Accepted),
             recipients.unknown = recipients(RecipientResult::Unknown),
             recipients.undetermined = recipients(RecipientResult::Undetermined),
@@ -119,13 +171,59 @@ impl SessionRecord {
             "session"
         );
     }
+
+    /// Tells those who listen that it is over.
+    pub fn tell(&self, end: End, duration: Duration, events: &Events) {
+        events.session(|time| SessionEnded {
+            time,
+            session: self.session.to_string(),
+            listener: self.listener.to_string(),
+            client: self.client.to_string(),
+            via: self.via.map(|front| front.to_string()),
+            helo: self.helo.as_deref().map(|name| Escaped(name).to_string()),
+            tls: self.tls.as_ref().map(ToString::to_string),
+            from: self.from.as_deref().map(bracketed),
+            recipients: self.counts(),
+            messages: self.messages,
+            bytes: self.bytes,
+            backend: self.backend.clone(),
+            duration_seconds: duration.as_secs_f64(),
+            end: end.as_str(),
+        });
+    }
+
+    fn counts(&self) -> RecipientCounts {
+        let count = |result| self.recipients.get(result).load(Ordering::Relaxed);
+        RecipientCounts {
+            accepted: count(RecipientResult::Accepted),
+            unknown: count(RecipientResult::Unknown),
+            undetermined: count(RecipientResult::Undetermined),
+            relay_denied: count(RecipientResult::RelayDenied),
+            limited: count(RecipientResult::Limited),
+            refused: count(RecipientResult::Refused),
+        }
+    }
+}
+
+/// Whether what was said is something else than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Noted {
+    News,
+    Known,
 }
 
 /// Most often what is noted is what was noted before.
-fn note(noted: &mut Option<String>, said: &str) {
-    if noted.as_deref() != Some(said) {
-        *noted = Some(said.to_owned());
+fn note(noted: &mut Option<String>, said: &str) -> Noted {
+    if noted.as_deref() == Some(said) {
+        return Noted::Known;
     }
+    *noted = Some(said.to_owned());
+    Noted::News
+}
+
+/// An address as it is shown.
+fn bracketed(address: &str) -> String {
+    format!("<{}>", Escaped(address))
 }
 
 /// Why a session ended. All of these are expected: none is an error of ours.
@@ -198,14 +296,50 @@ pub struct Refusal<'r> {
     pub recipient: &'r str,
     /// What the client was told.
     pub reply: &'r Reply,
+    /// Why.
+    pub grounds: Grounds,
+}
+
+/// Why a recipient is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grounds {
+    /// What it is counted as.
+    pub result: RecipientResult,
     /// Where the answer came from.
     pub source: RecipientSource,
+    /// Why.
+    pub cause: RefusalCause,
+}
+
+/// Whether a refusal was said, or only would have been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    /// The client was told.
+    Aloud,
+    /// The route only watches.
+    InShadow,
 }
 
 impl Refusal<'_> {
+    /// Tells those who listen, and whoever looks for the latest.
+    pub fn tell(&self, client: SocketAddr, said: Said, events: &Events) {
+        events.refusal(|time| RecipientRefused {
+            time,
+            session: self.session.to_string(),
+            client: client.ip().to_string(),
+            route: self.route.to_owned(),
+            recipient: bracketed(self.recipient),
+            reply: Escaped(self.reply.to_string()).to_string(),
+            result: self.grounds.result.as_str(),
+            source: self.grounds.source.as_str(),
+            cause: self.grounds.cause.as_str(),
+            shadow: said == Said::InShadow,
+        });
+    }
+
     /// Writes the recipient's line.
     pub fn log(&self) {
-        let recipient = format!("<{}>", Escaped(self.recipient));
+        let recipient = bracketed(self.recipient);
         let reply = Escaped(self.reply.to_string()).to_string();
         info!(
             target: TARGET,
@@ -213,7 +347,7 @@ impl Refusal<'_> {
             route = self.route,
             recipient,
             reply,
-            source = self.source.as_str(),
+            source = self.grounds.source.as_str(),
             "recipient refused"
         );
     }
@@ -233,7 +367,7 @@ mod tests {
     use crate::proto::tls::TlsVersion;
 
     fn record() -> SessionRecord {
-        SessionRecord::new("mx".into(), ([192, 0, 2, 7], 2525).into())
+        SessionRecord::new("mx".into(), ([192, 0, 2, 7], 2525).into(), &Live::default())
     }
 
     fn logged(told: impl FnOnce()) -> Value {
@@ -249,7 +383,7 @@ mod tests {
     fn a_session_is_one_line_with_the_fields_of_the_contract() {
         let mut record = record();
         record.helo("mail\x1b.example");
-        record.tls = Some(TlsFacts {
+        record.encrypted(TlsFacts {
             version: TlsVersion::Tls13,
             cipher: "TLS_AES_256_GCM_SHA384",
             server_name: Some("mx.example.org".into()),
@@ -259,8 +393,8 @@ mod tests {
         record.recipient(RecipientResult::Accepted);
         record.recipient(RecipientResult::Unknown);
         record.recipient(RecipientResult::Unknown);
-        record.messages += 1;
-        record.bytes += 1234;
+        record.message();
+        record.octets(1234);
         let expected = json!({
             "message": "session",
             "session": record.session.to_string(),
@@ -307,7 +441,11 @@ mod tests {
             route: "exchange",
             recipient: "no\u{202e}body@example.org",
             reply: &replies::NO_ROUTE,
-            source: RecipientSource::Policy,
+            grounds: Grounds {
+                result: RecipientResult::RelayDenied,
+                source: RecipientSource::Policy,
+                cause: RefusalCause::NoRoute,
+            },
         };
         let expected = json!({
             "message": "recipient refused",

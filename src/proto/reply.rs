@@ -42,6 +42,13 @@ pub struct Enhanced {
 }
 
 impl Enhanced {
+    /// Reads `(#5.1.1)` at the end of a text, which is where qmail has it.
+    fn parse_behind(text: &[u8]) -> Option<Self> {
+        let inner = text.trim_ascii_end().strip_suffix(b")")?;
+        let at = memchr::memmem::rfind(inner, b"(#")?;
+        Self::parse(inner.get(at + 2..)?)
+    }
+
     /// Reads `5.1.1` at the start of a text.
     fn parse(text: &[u8]) -> Option<Self> {
         let word = text.split(|b| *b == b' ').next()?;
@@ -114,7 +121,9 @@ impl Reply {
     /// The enhanced code, when the text begins with one of the reply's own class (RFC 2034 §4).
     #[must_use]
     pub fn enhanced(&self) -> Option<Enhanced> {
-        Enhanced::parse(self.lines().next()?).filter(|e| u16::from(e.class) == self.code / 100)
+        let line = self.lines().next()?;
+        let fits = |e: &Enhanced| u16::from(e.class) == self.code / 100;
+        Enhanced::parse(line).filter(fits).or_else(|| Enhanced::parse_behind(line).filter(fits))
     }
 
     /// Whether the words are our own and not a backend's.
@@ -138,6 +147,15 @@ impl Reply {
     #[must_use]
     pub fn mentions(&self, word: &str) -> bool {
         self.text.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word.as_bytes()))
+    }
+
+    /// The same reply, cut to so many octets of text where it is longer.
+    #[must_use]
+    pub fn shortened(self, most: usize) -> Self {
+        let Some(short) = self.text.get(..most).filter(|short| short.len() < self.text.len()) else {
+            return self;
+        };
+        Self { text: Cow::Owned(short.to_vec()), ..self }
     }
 
     /// The same reply with `note` behind its last line.

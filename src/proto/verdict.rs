@@ -31,6 +31,8 @@ pub enum Cause {
     Unverified,
     /// The store does not serve the domain, or wants something first: the route is wrong.
     RouteFault(Reply),
+    /// Only a route for every domain covers the domain, and the store refuses to relay for it: nobody serves it.
+    NotServed(Reply),
     /// The store takes any recipient: it knows no answer.
     Blind,
     /// The store refuses in numbers what it knew a moment ago, this one too.
@@ -49,14 +51,31 @@ impl Cause {
     #[must_use]
     pub const fn store_answered(&self) -> StoreAnswered {
         match self {
-            Self::Deferred(_) | Self::Policy(_) | Self::SenderRefused(_) | Self::Unverified | Self::Blind => {
-                StoreAnswered::NotAboutTheRecipient
-            }
+            Self::Deferred(_)
+            | Self::Policy(_)
+            | Self::SenderRefused(_)
+            | Self::NotServed(_)
+            | Self::Unverified
+            | Self::Blind => StoreAnswered::NotAboutTheRecipient,
             Self::RouteFault(_)
             | Self::StoreIll(_)
             | Self::Unreachable
             | Self::Timeout
             | Self::NoCapacity => StoreAnswered::Nothing,
+        }
+    }
+
+    /// The same, of the store's words no more than so many octets.
+    #[must_use]
+    pub fn shortened(self, most: usize) -> Self {
+        match self {
+            Self::Deferred(reply) => Self::Deferred(reply.shortened(most)),
+            Self::Policy(reply) => Self::Policy(reply.shortened(most)),
+            Self::SenderRefused(reply) => Self::SenderRefused(reply.shortened(most)),
+            Self::RouteFault(reply) => Self::RouteFault(reply.shortened(most)),
+            Self::NotServed(reply) => Self::NotServed(reply.shortened(most)),
+            Self::StoreIll(reply) => Self::StoreIll(reply.shortened(most)),
+            Self::Unverified | Self::Blind | Self::Unreachable | Self::Timeout | Self::NoCapacity => self,
         }
     }
 
@@ -69,6 +88,7 @@ impl Cause {
             Self::SenderRefused(_) => "sender-refused",
             Self::Unverified => "unverified",
             Self::RouteFault(_) => "route-fault",
+            Self::NotServed(_) => "not-served",
             Self::Blind => "blind",
             Self::StoreIll(_) => "store-ill",
             Self::Unreachable => "unreachable",
@@ -85,6 +105,7 @@ impl Cause {
             | Self::Policy(r)
             | Self::SenderRefused(r)
             | Self::RouteFault(r)
+            | Self::NotServed(r)
             | Self::StoreIll(r) => Some(r),
             Self::Unverified | Self::Blind | Self::Unreachable | Self::Timeout | Self::NoCapacity => None,
         }
@@ -177,6 +198,9 @@ pub fn about_the_session(reply: &Reply) -> Option<Meaning> {
         "too many connections",
         "per-source limit",
         "too many concurrent",
+        // Exchange, of all its clients and of one.
+        "maximum number of concurrent connections",
+        "maximum number of concurrent server connections",
         "connection limit",
         "max connections",
     ]
@@ -213,13 +237,18 @@ fn at_recipient(reply: &Reply) -> Meaning {
         Class::Positive if reply.is_done() => Meaning::Good,
         Class::Positive | Class::Intermediate => Meaning::BackendFault,
         // A full mailbox exists; the live session will say so itself.
-        _ if detail == Some((2, 2)) || reply.code() == 552 => Meaning::Good,
+        _ if detail == Some((2, 2)) || is_full(reply, detail) => Meaning::Good,
         _ if detail == Some((5, 3)) => Meaning::SessionLimit,
         Class::Transient if reply.code() == 452 && detail.is_none() => Meaning::SessionLimit,
         Class::Transient => Meaning::Deferred,
         Class::Permanent if reply.code() == 530 || speaks_of_relaying(reply) => Meaning::RouteFault,
         Class::Permanent => refused_recipient(reply, detail),
     }
+}
+
+/// 552 alone is about storage; with an enhanced code it is what that says.
+fn is_full(reply: &Reply, detail: Option<(u16, u16)>) -> bool {
+    reply.code() == 552 && matches!(detail, None | Some((3, 4)))
 }
 
 /// A permanent refusal at RCPT that is neither about size, limits nor relaying.
@@ -237,23 +266,40 @@ fn refused_recipient(reply: &Reply, detail: Option<(u16, u16)>) -> Meaning {
 }
 
 /// "Unable to relay", "relay access denied": the backend does not serve this domain. Only where the code
-/// is one that servers use for it, since a mailbox may be named relay.
+/// is one that servers use for it, and never in an address, since a mailbox may be named relay.
 fn speaks_of_relaying(reply: &Reply) -> bool {
-    let may_be = match reply.enhanced() {
-        Some(enhanced) => matches!((enhanced.subject, enhanced.detail), (7, 1 | 54) | (4, 1)),
-        None => matches!(reply.code(), 550 | 551 | 553 | 554),
+    match reply.enhanced().map(|enhanced| (enhanced.subject, enhanced.detail)) {
+        // Exchange Online: no tenant takes it.
+        Some((7, 64)) => return true,
+        Some((7, 1 | 54) | (4, 1)) => {}
+        None if matches!(reply.code(), 550 | 551 | 553 | 554) => {}
+        _ => return false,
+    }
+    let text = without_addresses(&String::from_utf8_lossy(reply.text()).to_ascii_lowercase());
+    let words: Vec<&str> =
+        text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()).collect();
+    let says = |any: &[&str]| words.iter().any(|word| any.contains(word));
+    let row = |first: &[&str], then: &[&str]| {
+        words.windows(2).any(|pair| matches!(pair, [a, b] if first.contains(a) && then.contains(b)))
     };
-    may_be
-        && [
-            "unable to relay",
-            "relay access denied",
-            "relaying denied",
-            "relay not permitted",
-            "not permitted to relay",
-            "cannot relay",
-        ]
-        .iter()
-        .any(|words| reply.mentions(words))
+    let denies = says(&["denied", "rejected", "refused", "prohibited", "forbidden", "unable", "cannot"])
+        || row(&["not"], &["allowed", "permitted", "relay"])
+        || row(&["no"], &["relay", "relaying"])
+        || row(&["do", "does", "can"], &["not"])
+        || row(&["don", "won"], &["t"]);
+    says(&["rcpthosts"]) || (says(&["relay", "relaying"]) && denies)
+}
+
+/// The words of a reply but for what stands in angle brackets or has an at sign in it.
+fn without_addresses(text: &str) -> String {
+    let mut rest = String::with_capacity(text.len());
+    for (number, piece) in text.split('<').enumerate() {
+        let outside =
+            if number == 0 { piece } else { piece.split_once('>').map_or(piece, |(_, behind)| behind) };
+        rest.push(' ');
+        rest.push_str(outside);
+    }
+    rest.split_ascii_whitespace().filter(|word| !word.contains('@')).collect::<Vec<_>>().join(" ")
 }
 
 fn at_data(reply: &Reply) -> Meaning {
@@ -308,6 +354,20 @@ mod tests {
                 (550, "5.7.54 SMTP; Unable to relay recipient in non-accepted domain", RouteFault),
                 (550, "relay not permitted", RouteFault),
                 (550, "5.1.1 <relay@y>: User unknown", Bad),
+                (550, "Relaying not allowed", RouteFault),
+                (550, "Relay denied", RouteFault),
+                (550, "Sorry, we do not relay", RouteFault),
+                (550, "no relaying allowed", RouteFault),
+                (554, "Relay rejected for policy reasons.", RouteFault),
+                (550, "5.7.1 Relaying to <x@y> denied (authentication required)", RouteFault),
+                (550, "5.7.64 TenantAttribution; Relay Access Denied [server.example]", RouteFault),
+                (553, "sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)", RouteFault),
+                (551, "we don't relay mail here", RouteFault),
+                (550, "<relay-denied@y>: no such user", Bad),
+                (550, "relay@denied.example: no such user", Bad),
+                (550, "Mailbox relay not found", Bad),
+                (550, "sorry, no mailbox here by that name. (#5.1.1)", Bad),
+                (550, "sorry, too much policy. (#5.7.1)", Policy),
                 (550, "5.7.1 Service unavailable; client host blocked", Policy),
                 (550, "5.7.25 no PTR", Policy),
                 (550, "5.1.8 sender domain not found", Policy),
@@ -316,6 +376,11 @@ mod tests {
                 (552, "5.2.2 mailbox full", Good),
                 (452, "4.2.2 mailbox full", Good),
                 (552, "too much mail", Good),
+                (552, "5.3.4 message too big", Good),
+                (552, "5.1.1 no such user", Bad),
+                (552, "5.5.3 too many recipients", SessionLimit),
+                (552, "5.7.1 content refused", Policy),
+                (552, "5.3.0 something", Refused),
                 (452, "4.5.3 too many recipients", SessionLimit),
                 (452, "too many", SessionLimit),
                 (550, "5.5.3 too many recipients", SessionLimit),
@@ -331,7 +396,12 @@ mod tests {
                 (421, "4.4.2 bye", Meaning::SessionLost),
                 (
                     421,
-                    "4.3.2 The maximum number of concurrent connections: too many connections",
+                    "4.3.2 The maximum number of concurrent connections has exceeded a limit, closing transmission channel",
+                    Meaning::TooManyConnections,
+                ),
+                (
+                    421,
+                    "4.3.2 The maximum number of concurrent server connections has exceeded a limit, closing transmission channel",
                     Meaning::TooManyConnections,
                 ),
             ],

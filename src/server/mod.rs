@@ -113,7 +113,7 @@ impl Server {
     /// Begins to serve: the admin endpoint first, clients once the backends have been greeted.
     pub async fn serve(&mut self) {
         if let Some((socket, admin)) = self.admin.take() {
-            tokio::spawn(admin::serve(socket, Arc::new(self.panel(admin)), self.ended.clone()));
+            tokio::spawn(admin::serve(socket, Arc::new(self.panel(admin))));
         }
         self.context.backends.follow(&self.parted, LOOKED_UP).await;
         tokio::join!(greet_backends(&self.context), self.context.verifier.test_relays());
@@ -185,11 +185,17 @@ impl Server {
             backends: Arc::clone(&self.context.backends),
             alarms: self.context.alarms.clone(),
             metrics: self.context.metrics.clone(),
+            history: admin::History::default(),
+            events: self.context.events.clone(),
+            live: self.context.live.clone(),
+            connections: Arc::clone(&self.context.connections),
+            keyring: self.context.acceptor.as_ref().map(|acceptor| Arc::clone(acceptor.keyring())),
             harvest: Arc::clone(&self.context.harvest),
             drain: self.context.drain.clone(),
             serving: self.serving.clone(),
             token: admin.token,
             started: self.started,
+            ended: self.ended.clone(),
         }
     }
 }

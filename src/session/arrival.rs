@@ -318,18 +318,18 @@ impl Session {
 
     /// All that is known of the client, and of the TLS session with whoever is at the other end of the socket.
     pub(super) fn facts(&self) -> ClientFacts {
-        self.arrival.facts(self.dialogue.hello(), self.record.tls.clone())
+        self.arrival.facts(self.dialogue.hello(), self.record.tls().cloned())
     }
 
     /// The same with what is the client's own alone.
     pub(super) fn own_facts(&self) -> ClientFacts {
-        let tls = self.record.tls.clone().filter(|_| !self.arrival.client.spoken_for);
+        let tls = self.record.tls().cloned().filter(|_| !self.arrival.client.spoken_for);
         self.arrival.facts(self.dialogue.hello(), tls)
     }
 
     /// XCLIENT: the session is another client's from now on.
     pub(super) fn become_client(&mut self, attributes: Attributes) -> Result<Step, End> {
-        self.arrival.tell(attributes, self.record.tls.is_some());
+        self.arrival.tell(attributes, self.record.tls().is_some());
         match self.admit() {
             None => Ok(self.dialogue.step(Input::ClientKnown)),
             Some(end) => Err(end),

@@ -7,8 +7,8 @@ use crate::backend::{Backends, Balancer};
 use crate::config::{Config, Route, Trace};
 use crate::guard::{Connections, Drain, Harvest, Sources};
 use crate::net::tls::{Acceptor, Keyring};
-use crate::observe::Alarms;
 use crate::observe::metrics::{Metrics, RouteMetrics};
+use crate::observe::{Alarms, Events, Live};
 use crate::proto::ehlo::{Extensions, Keyword};
 use crate::proto::received;
 use crate::verify::Verifier;
@@ -28,6 +28,10 @@ pub struct Context {
     pub metrics: Metrics,
     /// What is wrong with routes.
     pub alarms: Alarms,
+    /// Where what happens is told.
+    pub events: Events,
+    /// Who is here.
+    pub live: Live,
     /// When sessions are to end.
     pub drain: Drain,
     /// Which clients guess recipients.
@@ -73,6 +77,8 @@ impl Context {
             acceptor,
             metrics,
             alarms,
+            events: Events::default(),
+            live: Live::default(),
             drain: Drain::default(),
             harvest,
             connections,

@@ -8,8 +8,8 @@ use super::Session;
 use super::client::{Paused, Silence};
 use crate::guard::{Granted, Held, Leave};
 use crate::net::client_key::is_private;
-use crate::observe::metrics::{RecipientResult, RecipientSource};
-use crate::observe::record::End;
+use crate::observe::metrics::{RecipientResult, RecipientSource, RefusalCause};
+use crate::observe::record::{End, Grounds};
 use crate::proto::dialogue::{Outcome, Recipient};
 use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
@@ -59,12 +59,22 @@ impl Session {
             Leave::Granted(granted) => Ok(granted),
             Leave::Banned => {
                 // The others are not answered.
-                self.limited(waiting.iter().take(1), &replies::HARVEST, RecipientResult::Limited);
+                let grounds = Grounds {
+                    result: RecipientResult::Limited,
+                    source: RecipientSource::Policy,
+                    cause: RefusalCause::Guessing,
+                };
+                self.limited(waiting.iter().take(1), &replies::HARVEST, grounds);
                 Err(vec![Outcome::Barred])
             }
             Leave::Busy => {
                 let reply = replies::UNDETERMINED;
-                self.limited(waiting.iter(), &reply, RecipientResult::Undetermined);
+                let grounds = Grounds {
+                    result: RecipientResult::Undetermined,
+                    source: RecipientSource::Policy,
+                    cause: RefusalCause::Busy,
+                };
+                self.limited(waiting.iter(), &reply, grounds);
                 Err(waiting.iter().map(|_| Outcome::Refused(reply.clone())).collect())
             }
         }
@@ -75,11 +85,11 @@ impl Session {
         &self,
         recipients: impl Iterator<Item = &'r Recipient>,
         reply: &Reply,
-        result: RecipientResult,
+        grounds: Grounds,
     ) {
         for recipient in recipients {
             let route = self.context.config.routes.of(&recipient.mailbox);
-            self.refused(route, recipient, reply, result, RecipientSource::Policy);
+            self.refused(route, recipient, reply, grounds);
         }
     }
 

@@ -31,7 +31,7 @@ use crate::config::{Listener, ListenerTls, Route};
 use crate::guard::{Admission, Conduct, Held};
 use crate::net::client_key::ClientKey;
 use crate::net::stream::Stream;
-use crate::observe::metrics::{ListenerMetrics, MessageResult, SessionGauge, SessionState};
+use crate::observe::metrics::{ListenerMetrics, MessageResult, Moved, SessionGauge, SessionState};
 use crate::observe::record::{End, SessionRecord};
 use crate::proto::body::BareNewlines;
 use crate::proto::dialogue::{
@@ -116,7 +116,7 @@ pub async fn run(
     let mut session = Session {
         client,
         dialogue: Dialogue::new(rules),
-        record: SessionRecord::new(Arc::clone(&listener.name), arrival.address()),
+        record: SessionRecord::new(Arc::clone(&listener.name), arrival.address(), &context.live),
         series: series.clone(),
         gauge: series.session(),
         began: Instant::now(),
@@ -148,6 +148,7 @@ pub async fn run(
     // Whoever opens too many connections, or is banned, does not fill the log with them.
     if !matches!(end, End::Connections | End::Banned) {
         record.log(end, began.elapsed());
+        record.tell(end, began.elapsed(), &context.events);
     }
     context.metrics.session_ended(began.elapsed());
 }
@@ -283,8 +284,9 @@ impl Session {
         let Some((route, octets)) = self.stored.take() else { return };
         let told = self.client.flush(self.context.config.timeouts.command).await;
         let result = if told.is_ok() { MessageResult::Accepted } else { MessageResult::StoredUnacknowledged };
-        self.record.messages += u32::from(told.is_ok());
-        if told.is_err() {
+        if told.is_ok() {
+            self.record.message();
+        } else {
             tracing::info!(session = %self.record.session, route = %route.name, "stored_unacknowledged");
         }
         self.context.route(&route).message(result, octets);
@@ -312,7 +314,9 @@ impl Session {
             self.record.helo(self.arrival.helo().unwrap_or(&hello.name));
         }
         if let Some(transaction) = dialogue.transaction() {
-            self.gauge.is(SessionState::Transaction);
+            if self.gauge.is(SessionState::Transaction) == Moved::Elsewhere {
+                self.record.state(SessionState::Transaction);
+            }
             self.record.from(transaction.sender().written());
         }
         step
@@ -361,10 +365,13 @@ impl Session {
             Framing::Lines => Body::lines(self.bare_newlines),
             Framing::Chunk(chunk) => Body::counted(chunk.size, self.pace),
         };
-        let end = self.carry(&mut body, go_ahead.as_ref(), framing).await.map(|end| self.understood(end));
+        let end = match self.carry(&mut body, go_ahead.as_ref(), framing).await {
+            Ok(end) => Ok(self.understood(end).await),
+            Err(loss) => Err(loss),
+        };
         self.client.body_done();
         self.pace = body.pace();
-        self.record.bytes += body.octets();
+        self.record.octets(body.octets());
         self.count(end.as_ref(), framing, body.octets());
         match &end {
             Ok(BodyEnd::Answered(reply)) if is_word_on_message(reply) => {}
@@ -379,11 +386,11 @@ impl Session {
     }
 
     /// The same end, with what the client is to be told of a refusal that is about a recipient.
-    fn understood(&self, end: BodyEnd) -> BodyEnd {
+    async fn understood(&self, end: BodyEnd) -> BodyEnd {
         match end {
-            BodyEnd::Answered(reply) => BodyEnd::Answered(self.about_the_message(reply)),
+            BodyEnd::Answered(reply) => BodyEnd::Answered(self.about_the_message(reply).await),
             BodyEnd::Stopped(Stop::EarlyReply(reply)) => {
-                BodyEnd::Stopped(Stop::EarlyReply(self.about_the_message(reply)))
+                BodyEnd::Stopped(Stop::EarlyReply(self.about_the_message(reply).await))
             }
             end => end,
         }
@@ -498,7 +505,9 @@ impl Session {
         if let Some(attachment) = self.attachment.take() {
             attachment.lease.release();
         }
-        self.gauge.is(SessionState::Idle);
+        if self.gauge.is(SessionState::Idle) == Moved::Elsewhere {
+            self.record.state(SessionState::Idle);
+        }
         self.traced = false;
         self.pace = Pace::default();
         self.route = None;

@@ -15,8 +15,8 @@ use crate::config::{ClientAddress, Mode, Route, RoutedRecipients};
 use crate::guard::{Event, Standing, Tally};
 use crate::net::dial::turn;
 use crate::observe::Escaped;
-use crate::observe::metrics::{RecipientResult, RecipientSource};
-use crate::observe::record::Refusal;
+use crate::observe::metrics::{RecipientResult, RecipientSource, RefusalCause};
+use crate::observe::record::{Grounds, Refusal, Said};
 use crate::proto::dialogue::{Health, Input, Outcome, Recipient, Sender, Step, Transaction};
 use crate::proto::ehlo::Keyword;
 use crate::proto::replies;
@@ -85,7 +85,8 @@ impl Session {
     async fn some_recipients(&mut self, mut waiting: Vec<Recipient>) -> (Vec<Outcome>, Vec<Recipient>) {
         if self.dialogue.transaction().is_some_and(|transaction| transaction.health() == Health::Broken) {
             // With those that were told 250 its backend is gone: nobody else can be served in it.
-            self.limited(waiting.iter(), &replies::BACKEND_LOST, RecipientResult::Undetermined);
+            let grounds = live(RecipientResult::Undetermined, RefusalCause::BackendLost);
+            self.limited(waiting.iter(), &replies::BACKEND_LOST, grounds);
             return (waiting.iter().map(|_| Outcome::Lost).collect(), Vec::new());
         }
         let granted = match self.leave(&waiting).await {
@@ -123,33 +124,29 @@ impl Session {
     async fn judge(&self, recipient: Recipient, asker: Asker) -> Candidate {
         let config = &self.context.config;
         let Some(route) = config.routes.of(&recipient.mailbox).map(Arc::clone) else {
-            self.refused(
-                None,
-                &recipient,
-                &replies::NO_ROUTE,
-                RecipientResult::RelayDenied,
-                RecipientSource::Policy,
-            );
+            let grounds = by_policy(RecipientResult::RelayDenied, RefusalCause::NoRoute);
+            self.refused(None, &recipient, &replies::NO_ROUTE, grounds);
             return Candidate::refused(recipient, None, replies::NO_ROUTE);
         };
         let routed =
             config.limits.routed_recipients == RoutedRecipients::Refuse && recipient.mailbox.is_routed();
         if routed {
             let reply = replies::ROUTED_RECIPIENT;
-            let result = RecipientResult::RelayDenied;
-            self.refused(Some(&route), &recipient, &reply, result, RecipientSource::Policy);
+            let grounds = by_policy(RecipientResult::RelayDenied, RefusalCause::Routed);
+            self.refused(Some(&route), &recipient, &reply, grounds);
             return Candidate::refused(recipient, Some(route), reply);
         }
         // Before anything that lets recipients pass unverified: nobody is to relay through us.
-        if self.context.verifier.serves(&route, &recipient.mailbox).await == Serving::RelayUntested {
-            let (reply, result) = (replies::UNDETERMINED, RecipientResult::Undetermined);
-            self.refused(Some(&route), &recipient, &reply, result, RecipientSource::Policy);
+        if self.serves(&route, &recipient).await == Serving::RelayUntested {
+            let reply = replies::UNDETERMINED;
+            let grounds = by_policy(RecipientResult::Undetermined, RefusalCause::RelayUntested);
+            self.refused(Some(&route), &recipient, &reply, grounds);
             return Candidate::refused(recipient, Some(route), reply);
         }
         if self.bypass || route.verify.mode == Mode::Off {
             return Candidate { recipient, route: Some(route), fate: Fate::Forward(RecipientSource::Policy) };
         }
-        let Judgement { decision, source, about } =
+        let Judgement { decision, source, about, cause } =
             self.context.verifier.judge(&route, &recipient.mailbox, asker).await;
         match decision {
             Decision::Forward => Candidate { recipient, route: Some(route), fate: Fate::Forward(source) },
@@ -161,12 +158,31 @@ impl Session {
                     reply = %Escaped(&reply.to_string()),
                     "shadow: this recipient would be refused"
                 );
+                self.context.route(&route).shadow_refusal(cause);
+                let grounds = Grounds { result: about, source, cause };
+                self.refusal(&route.name, &recipient, &reply, grounds).tell(
+                    self.record.address(),
+                    Said::InShadow,
+                    &self.context.events,
+                );
                 Candidate { recipient, route: Some(route), fate: Fate::Forward(source) }
             }
             Decision::Refuse(reply) => {
-                self.refused(Some(&route), &recipient, &reply, about, source);
+                self.refused(Some(&route), &recipient, &reply, Grounds { result: about, source, cause });
                 Candidate::refused(recipient, Some(route), reply)
             }
+        }
+    }
+
+    /// Whether mail for `recipient` may be passed on, through the backend we are attached to if we are.
+    async fn serves(&self, route: &Arc<Route>, recipient: &Recipient) -> Serving {
+        let verifier = &self.context.verifier;
+        let serving = verifier.serves(route, &recipient.mailbox).await;
+        match &self.attachment {
+            Some(attached) if serving == Serving::Served && Arc::ptr_eq(&attached.route, route) => {
+                verifier.serves_through(route, &recipient.mailbox, attached.lease.backend())
+            }
+            _ => serving,
         }
     }
 
@@ -187,7 +203,8 @@ impl Session {
             let first = route.get_or_insert_with(|| Arc::clone(own));
             if !Arc::ptr_eq(first, own) {
                 let reply = replies::OTHER_ROUTE;
-                self.refused(Some(own), &candidate.recipient, &reply, RecipientResult::Limited, *source);
+                let grounds = limited(*source, RefusalCause::OtherRoute);
+                self.refused(Some(own), &candidate.recipient, &reply, grounds);
                 candidate.fate = Fate::Settled(Outcome::Refused(reply));
             }
         }
@@ -208,7 +225,8 @@ impl Session {
             let apart = alone(route, &candidate.recipient);
             if full || (apart && taken > 0) {
                 let reply = replies::ONE_RECIPIENT;
-                self.refused(Some(route), &candidate.recipient, &reply, RecipientResult::Limited, *source);
+                let grounds = limited(*source, RefusalCause::OneRecipient);
+                self.refused(Some(route), &candidate.recipient, &reply, grounds);
                 candidate.fate = Fate::Settled(Outcome::Refused(reply));
                 continue;
             }
@@ -221,7 +239,7 @@ impl Session {
     ///
     /// A 5.1.x there is about a recipient it had taken. Of one recipient it is true; of several it is true of
     /// one, and to pass it on would refuse the others too. So they are to be tried again one by one.
-    pub(super) fn about_the_message(&self, reply: Reply) -> Reply {
+    pub(super) async fn about_the_message(&self, reply: Reply) -> Reply {
         let (Some(route), Some(transaction)) = (&self.route, self.dialogue.transaction()) else {
             return reply;
         };
@@ -232,12 +250,17 @@ impl Session {
         match transaction.accepted() {
             // Once, or named more than once.
             [only, again @ ..] if again.iter().all(|other| other.mailbox == only.mailbox) => {
-                if self.context.verifier.contradicted(route, &only.mailbox) == Contradicted::StoreIll {
+                if self.contradicted(route, only, RecipientSource::Live).await == Contradicted::StoreIll {
                     return replies::UNDETERMINED;
                 }
                 let told = Event::Answered(Tally { unknown: 1, known: 0 }, self.held);
                 self.context.harvest.learn(self.key, told);
-                self.log_refusal(&route.name, only, &reply, RecipientSource::Live);
+                self.tell_refusal(
+                    Some(route),
+                    only,
+                    &reply,
+                    live(RecipientResult::Unknown, RefusalCause::Unknown),
+                );
                 reply
             }
             several => {
@@ -267,26 +290,55 @@ impl Session {
         let new: Vec<Recipient> = chosen.iter().map(|c| c.recipient.clone()).collect();
         let given = self.give(&route, &sender, &earlier, &new).await;
         let words = self.words(&route, given, new.len());
-        for (candidate, word) in chosen.iter_mut().zip(words) {
+        let contradicted = self.all_contradicted(&route, &chosen, &words).await;
+        for ((candidate, word), contradicted) in chosen.iter_mut().zip(words).zip(contradicted) {
             let Fate::Forward(source) = candidate.fate else { continue };
             let recipient = &candidate.recipient;
             candidate.fate = Fate::Settled(match word {
-                Word::Own(reply) => self.answered(&route, recipient.clone(), reply, source),
+                Word::Own(reply) => self.answered(&route, recipient.clone(), reply, (source, contradicted)),
                 Word::Shared(reply) => {
-                    let result = match reply.class() {
-                        Class::Permanent => RecipientResult::Refused,
-                        _ => RecipientResult::Undetermined,
+                    let grounds = match reply.class() {
+                        Class::Permanent => live(RecipientResult::Refused, RefusalCause::Backend),
+                        _ => live(RecipientResult::Undetermined, RefusalCause::BackendDeferred),
                     };
-                    self.refused(Some(&route), recipient, &reply, result, RecipientSource::Live);
+                    self.refused(Some(&route), recipient, &reply, grounds);
                     Outcome::Refused(reply)
                 }
                 Word::Lost => {
-                    let (reply, result) = (&replies::BACKEND_LOST, RecipientResult::Undetermined);
-                    self.refused(Some(&route), recipient, reply, result, RecipientSource::Live);
+                    let grounds = live(RecipientResult::Undetermined, RefusalCause::BackendLost);
+                    self.refused(Some(&route), recipient, &replies::BACKEND_LOST, grounds);
                     Outcome::Lost
                 }
             });
         }
+    }
+
+    /// For each recipient what the delivery port's word says of what is remembered, all of them looked into at once.
+    async fn all_contradicted(
+        &self,
+        route: &Arc<Route>,
+        chosen: &[&mut Candidate],
+        words: &[Word],
+    ) -> Vec<Contradicted> {
+        let each = chosen.iter().zip(words).map(async |(candidate, word)| match (word, &candidate.fate) {
+            (Word::Own(reply), Fate::Forward(source))
+                if meaning(Stage::Recipient, &replies::passed_on(reply.clone())) == Meaning::Bad =>
+            {
+                self.contradicted(route, &candidate.recipient, *source).await
+            }
+            _ => Contradicted::Nothing,
+        });
+        futures_util::future::join_all(each).await
+    }
+
+    async fn contradicted(
+        &self,
+        route: &Arc<Route>,
+        recipient: &Recipient,
+        source: RecipientSource,
+    ) -> Contradicted {
+        let asker = self.asker(Standing::Suspect);
+        self.context.verifier.contradicted(route, &recipient.mailbox, source, asker).await
     }
 
     /// The delivery port's word on one recipient.
@@ -295,7 +347,7 @@ impl Session {
         route: &Arc<Route>,
         recipient: Recipient,
         reply: Reply,
-        source: RecipientSource,
+        (source, contradicted): (RecipientSource, Contradicted),
     ) -> Outcome {
         let metrics = self.context.route(route);
         if reply.is_done() {
@@ -305,21 +357,24 @@ impl Session {
             return Outcome::Accepted(recipient, reply);
         }
         let reply = replies::passed_on(reply);
-        let result = match (meaning(Stage::Recipient, &reply), reply.class()) {
-            (Meaning::Bad, _) => match self.context.verifier.contradicted(route, &recipient.mailbox) {
+        let grounds = match (meaning(Stage::Recipient, &reply), reply.class()) {
+            (Meaning::Bad, _) => match contradicted {
                 Contradicted::StoreIll => {
-                    let (reply, result) = (replies::UNDETERMINED, RecipientResult::Undetermined);
-                    self.refused(Some(route), &recipient, &reply, result, RecipientSource::Live);
+                    let reply = replies::UNDETERMINED;
+                    let grounds = live(RecipientResult::Undetermined, RefusalCause::StoreIll);
+                    self.refused(Some(route), &recipient, &reply, grounds);
                     return Outcome::Refused(reply);
                 }
-                Contradicted::Good | Contradicted::Nothing => RecipientResult::Unknown,
+                Contradicted::Good | Contradicted::Nothing => {
+                    live(RecipientResult::Unknown, RefusalCause::Unknown)
+                }
             },
-            (Meaning::SessionLimit, _) => RecipientResult::Limited,
+            (Meaning::SessionLimit, _) => live(RecipientResult::Limited, RefusalCause::BackendDeferred),
             // Policy, a full mailbox: nothing says that the recipient does not exist.
-            (_, Class::Permanent) => RecipientResult::Refused,
-            _ => RecipientResult::Undetermined,
+            (_, Class::Permanent) => live(RecipientResult::Refused, RefusalCause::Backend),
+            _ => live(RecipientResult::Undetermined, RefusalCause::BackendDeferred),
         };
-        self.refused(Some(route), &recipient, &reply, result, RecipientSource::Live);
+        self.refused(Some(route), &recipient, &reply, grounds);
         Outcome::Refused(reply)
     }
 
@@ -361,7 +416,7 @@ impl Session {
         loop {
             let mut attachment = match self.attachment.take() {
                 Some(attachment) => attachment,
-                None => self.attach(route, cut.take()).await?,
+                None => self.attach(route, cut.take(), earlier.iter().chain(new)).await?,
             };
             let left = new.get(answered.len()..).unwrap_or_default();
             let giving = attachment.give(Envelope { sender, added, earlier: &earlier, new: left });
@@ -404,8 +459,13 @@ impl Session {
     }
 
     /// A session with the first backend of the route that gives one, in the order of its `balance`; the one that
-    /// `lost` this transaction already comes last.
-    async fn attach(&mut self, route: &Arc<Route>, lost: Option<Arc<Backend>>) -> Result<Attachment, Reply> {
+    /// `lost` this transaction already comes last. Only through which mail for `recipients` may go.
+    async fn attach(
+        &mut self,
+        route: &Arc<Route>,
+        lost: Option<Arc<Backend>>,
+        recipients: impl Iterator<Item = &Recipient> + Clone,
+    ) -> Result<Attachment, Reply> {
         let introduction = self.introduction(route);
         let mut reply = replies::BACKEND_UNREACHABLE;
         let deadline = Instant::now() + route.verify.timeout;
@@ -417,6 +477,12 @@ impl Session {
         };
         while let Some(backend) = order.next() {
             let deadline = turn(deadline, order.len() + 1);
+            let verifier = &self.context.verifier;
+            let bars =
+                |r: &Recipient| verifier.serves_through(route, &r.mailbox, &backend) != Serving::Served;
+            if recipients.clone().any(bars) {
+                continue;
+            }
             let purpose = Use::Delivery(self.key);
             let lease = if self.replaced {
                 backend.lease_fresh(purpose, &introduction, deadline).await
@@ -449,15 +515,15 @@ impl Session {
         Introduction::of(route.client_address, &session, || self.own_facts())
     }
 
-    /// Counts and logs a refusal.
+    /// Counts, logs and tells a refusal.
     pub(super) fn refused(
         &self,
         route: Option<&Arc<Route>>,
         recipient: &Recipient,
         reply: &Reply,
-        result: RecipientResult,
-        source: RecipientSource,
+        grounds: Grounds,
     ) {
+        let Grounds { result, source, .. } = grounds;
         self.context.route_or_none(route).recipient(result, source);
         self.record.recipient(result);
         // In shadow mode nobody is refused for what verification finds, nor for what follows from it.
@@ -465,13 +531,52 @@ impl Session {
         if result == RecipientResult::Unknown && !shadow {
             self.conduct.named_unknown();
         }
-        self.log_refusal(route.map_or("", |route| &route.name), recipient, reply, source);
+        self.tell_refusal(route, recipient, reply, grounds);
     }
 
-    fn log_refusal(&self, route: &str, recipient: &Recipient, reply: &Reply, source: RecipientSource) {
-        let session = &self.record.session;
-        Refusal { session, route, recipient: recipient.mailbox.written(), reply, source }.log();
+    fn tell_refusal(
+        &self,
+        route: Option<&Arc<Route>>,
+        recipient: &Recipient,
+        reply: &Reply,
+        grounds: Grounds,
+    ) {
+        self.context.route_or_none(route).refusal(grounds.cause);
+        let refusal = self.refusal(route.map_or("", |route| &route.name), recipient, reply, grounds);
+        refusal.log();
+        refusal.tell(self.record.address(), Said::Aloud, &self.context.events);
     }
+
+    fn refusal<'r>(
+        &'r self,
+        route: &'r str,
+        recipient: &'r Recipient,
+        reply: &'r Reply,
+        grounds: Grounds,
+    ) -> Refusal<'r> {
+        Refusal {
+            session: &self.record.session,
+            route,
+            recipient: recipient.mailbox.written(),
+            reply,
+            grounds,
+        }
+    }
+}
+
+/// Refused for what the configuration says.
+const fn by_policy(result: RecipientResult, cause: RefusalCause) -> Grounds {
+    Grounds { result, source: RecipientSource::Policy, cause }
+}
+
+/// Refused for a limit of the transaction.
+const fn limited(source: RecipientSource, cause: RefusalCause) -> Grounds {
+    Grounds { result: RecipientResult::Limited, source, cause }
+}
+
+/// Refused by the delivery port.
+const fn live(result: RecipientResult, cause: RefusalCause) -> Grounds {
+    Grounds { result, source: RecipientSource::Live, cause }
 }
 
 /// The backend lacks an extension that was offered: it had it once, or another backend has it.

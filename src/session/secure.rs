@@ -34,7 +34,7 @@ impl Session {
                     Handshake::Full => TlsResult::Full,
                     Handshake::Resumed => TlsResult::Resumed,
                 });
-                self.record.tls = Some(facts);
+                self.record.encrypted(facts);
                 Ok(())
             }
             Err(fault) => {

@@ -99,6 +99,9 @@ pub enum Guard {
     Sole,
 }
 
+/// Octets of a temporary answer's words that are kept: a client is given one line.
+const LONGEST_WORDS: usize = 500;
+
 /// The longest lifetime of a good entry that is the only guard.
 const SOLE_GUARD_TTL: Duration = Duration::from_secs(15 * 60);
 
@@ -247,10 +250,22 @@ impl Cache {
     /// The tally of good entries of `name` in `route`; it begins with those that came from the store.
     #[must_use]
     pub fn tally_of(&self, route: &str, name: &str) -> Tally {
-        let mut hasher = SipHasher13::new();
-        [route, "\0", name].iter().for_each(|part| hasher.write(part.as_bytes()));
-        let [a, b, c, d, ..] = hasher.finish().to_le_bytes();
-        self.marked(u32::from_le_bytes([a, b, c, d]))
+        self.marked(mark(route, name))
+    }
+
+    /// The same, begun anew: what was counted so far is forgotten.
+    #[must_use]
+    pub fn tally_anew(&self, route: &str, name: &str) -> Tally {
+        let mark = mark(route, name);
+        let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
+        match marked.get(&mark) {
+            Some(tally) if tally.count() == 0 => tally.clone(),
+            _ => {
+                let tally = self.tally(mark);
+                marked.insert(mark, tally.clone());
+                tally
+            }
+        }
     }
 
     fn marked(&self, mark: u32) -> Tally {
@@ -269,21 +284,20 @@ impl Cache {
     #[must_use]
     pub fn known(&self, key: Key, address: &str, guard: Guard) -> Known {
         let now = self.now();
-        if let Some(good) = self.good.get(&key) {
-            return match self.freshness(key, since(now, good.learnt), guard) {
-                Some(freshness) => Known::Good(freshness),
-                None => Known::Nothing,
-            };
+        let good = self.good.get(&key).and_then(|good| self.freshness(key, since(now, good.learnt), guard));
+        if let Some(freshness @ (Freshness::Fresh | Freshness::Aging)) = good {
+            return Known::Good(freshness);
         }
-        if let Some(bad) = self.bad.get(&key) {
-            let lives = since(now, bad.learnt) < jittered(self.lifetime_of(bad), key);
-            return if lives { Known::Bad(self.texts.reply(bad.text, address)) } else { Known::Nothing };
+        let lives = |bad: &Bad| since(now, bad.learnt) < jittered(self.lifetime_of(*bad), key);
+        if let Some(bad) = self.bad.get(&key).filter(lives) {
+            return Known::Bad(self.texts.reply(bad.text, address));
         }
+        // What is past its lifetime would be asked again; that was in vain a moment ago.
         match self.deferred.get(&key) {
             Some(entry) if since(now, entry.learnt) < self.lifetimes.tempfail_ttl => {
                 Known::Deferred(entry.cause.as_ref().clone())
             }
-            _ => Known::Nothing,
+            _ => good.map_or(Known::Nothing, Known::Good),
         }
     }
 
@@ -355,7 +369,8 @@ impl Cache {
     /// The store answered, but not about the recipient. Good and bad entries stay.
     pub fn learn_deferred(&self, key: Key, cause: &Cause) {
         if !self.lifetimes.tempfail_ttl.is_zero() {
-            self.deferred.insert(key, Deferred { learnt: self.now(), cause: Arc::new(cause.clone()) });
+            let cause = Arc::new(cause.clone().shortened(LONGEST_WORDS));
+            self.deferred.insert(key, Deferred { learnt: self.now(), cause });
         }
     }
 
@@ -367,10 +382,11 @@ impl Cache {
         if known { Contradicted::Good } else { Contradicted::Nothing }
     }
 
-    /// Whether a good entry is there, of whatever age.
+    /// Whether a good entry is there that still serves, if only where the store cannot be asked.
     #[must_use]
-    pub fn held_good(&self, key: Key) -> bool {
-        self.good.peek(&key).is_some()
+    pub fn held_good(&self, key: Key, guard: Guard) -> bool {
+        let age = self.good.peek(&key).map(|good| since(self.now(), good.learnt));
+        age.is_some_and(|age| self.freshness(key, age, guard).is_some())
     }
 
     /// Nothing is known of it any more.
@@ -468,6 +484,14 @@ fn shelf<V: Clone + Evicted>(entries: usize, evictions: &Evictions) -> Shelf<V> 
     Share::with(entries, entries as u64, UnitWeighter, AsIs, evictions.clone())
 }
 
+/// What a tally is called in the store.
+fn mark(route: &str, name: &str) -> u32 {
+    let mut hasher = SipHasher13::new();
+    [route, "\0", name].iter().for_each(|part| hasher.write(part.as_bytes()));
+    let [a, b, c, d, ..] = hasher.finish().to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
+
 fn since(now: Tick, learnt: Tick) -> Duration {
     Duration::from_millis(u64::from(now.saturating_sub(learnt)) * 100)
 }
@@ -478,4 +502,4 @@ fn jittered(lifetime: Duration, key: Key) -> Duration {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -89,11 +89,11 @@ impl Callout {
         if !scope.begin_delivery_test() {
             return;
         }
-        let (scope, nobody) = (Arc::clone(scope), names::nobody_at(domain));
+        let (scope, nobody, prober) = (Arc::clone(scope), names::nobody_at(domain), Arc::clone(&self.prober));
         tokio::spawn(async move {
             let sighting = match nobody {
-                Some(nobody) => sight(&backend, &nobody).await,
-                None => None,
+                Some(nobody) => sight(&backend, prober.senders(), &nobody).await,
+                None => Sighting::Vague,
             };
             scope.tested(Tested::Delivery, sighting);
         });
@@ -108,11 +108,13 @@ fn identified(destination: &Destination) -> String {
     }
 }
 
-/// Whether `backend` takes a recipient that does not exist; none when it did not say.
-async fn sight(backend: &Arc<Backend>, nobody: &Mailbox) -> Option<Sighting> {
-    match probe::ask_once(backend, None, nobody).await? {
-        Finding::Good => Some(Sighting::Taken),
-        Finding::Bad(_) | Finding::Refused(_) => Some(Sighting::Refused),
-        _ => None,
+/// Whether `backend` takes a recipient that does not exist, asked as the first of `senders` that it takes.
+async fn sight(backend: &Arc<Backend>, senders: [Option<&Mailbox>; 2], nobody: &Mailbox) -> Sighting {
+    for sender in senders {
+        match probe::ask_once(backend, sender, nobody).await {
+            Some(Finding::OtherSender(_)) => {}
+            finding => return Sighting::of(finding.as_ref()),
+        }
     }
+    Sighting::Vague
 }

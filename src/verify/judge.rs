@@ -1,7 +1,11 @@
 //! What a verdict leads to. The only place where an unknown one is decided.
+//!
+//! Deviation: a policy that our probe meets (5.7.x) is about its sender and our address, so with `on_unknown = "live"` the
+//! client's own RCPT is decided by the delivery port, which refuses it in the same words where the policy is about
+//! everybody. To refuse at once would refuse good recipients wherever a store does not like the null sender.
 
 use crate::config::OnUnknown;
-use crate::observe::metrics::{RecipientResult, RecipientSource};
+use crate::observe::metrics::{RecipientResult, RecipientSource, RefusalCause};
 use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
 use crate::proto::verdict::{Cause, StoreAnswered, Verdict};
@@ -24,6 +28,32 @@ pub struct Judgement {
     pub source: RecipientSource,
     /// What a refusal is counted as.
     pub about: RecipientResult,
+    /// Why it would be refused; meaningless where it is not.
+    pub cause: RefusalCause,
+}
+
+/// Why a recipient with this verdict is refused, where it is.
+pub(super) const fn refusal_cause(verdict: &Verdict, source: RecipientSource) -> RefusalCause {
+    let cause = match (verdict, source) {
+        (Verdict::Deliverable | Verdict::Undeliverable(_), RecipientSource::Policy) => {
+            return RefusalCause::Denied;
+        }
+        (Verdict::Deliverable | Verdict::Undeliverable(_), _) => return RefusalCause::Unknown,
+        (Verdict::Unknown(cause), _) => cause,
+    };
+    match cause {
+        Cause::Deferred(_) => RefusalCause::Deferred,
+        Cause::Policy(_) => RefusalCause::Policy,
+        Cause::SenderRefused(_) => RefusalCause::SenderRefused,
+        Cause::Unverified => RefusalCause::Unverified,
+        Cause::RouteFault(_) => RefusalCause::RouteFault,
+        Cause::NotServed(_) => RefusalCause::NoRoute,
+        Cause::Blind => RefusalCause::Blind,
+        Cause::StoreIll(_) => RefusalCause::StoreIll,
+        Cause::Unreachable => RefusalCause::Unreachable,
+        Cause::Timeout => RefusalCause::Timeout,
+        Cause::NoCapacity => RefusalCause::NoCapacity,
+    }
 }
 
 /// What `verdict` leads to.
@@ -34,6 +64,10 @@ pub fn decide(verdict: Verdict, on_unknown: OnUnknown) -> (Decision, RecipientRe
         Verdict::Undeliverable(reply) => return (Decision::Refuse(reply), RecipientResult::Unknown),
         Verdict::Unknown(cause) => cause,
     };
+    // As if no route had named it: its mail would not be taken by anybody here.
+    if let Cause::NotServed(reply) = cause {
+        return (Decision::Refuse(replies::passed_on(reply)), RecipientResult::RelayDenied);
+    }
     let decision = match (on_unknown, cause.store_answered()) {
         // Nobody could ever say more: to ask the sender to come again would be to lose its mail.
         (_, _) if cause == Cause::Blind => Decision::Forward,
@@ -78,6 +112,8 @@ mod tests {
             (Cause::Unreachable, Accept, Decision::Forward),
             (Cause::Blind, Tempfail, Decision::Forward),
             (Cause::StoreIll(gone.clone()), Live, refuse(&replies::UNDETERMINED)),
+            (Cause::NotServed(policy.clone()), Live, refuse(&policy)),
+            (Cause::NotServed(policy.clone()), Accept, refuse(&policy)),
         ] {
             let name = format!("{cause:?} {on_unknown:?}");
             assert_eq!(decide(Verdict::Unknown(cause), on_unknown).0, decision, "{name}");

@@ -51,10 +51,11 @@ impl Key {
         Self(number as u128)
     }
 
-    /// The same recipient, asked about another way.
+    /// The same recipient in another generation of answers; the first is 0.
     #[must_use]
-    pub(super) const fn otherwise(self) -> Self {
-        Self(!self.0)
+    pub(super) const fn in_generation(self, generation: u32) -> Self {
+        // Odd, so that each generation has a number of its own, with all octets different.
+        Self(self.0 ^ (generation as u128).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835))
     }
 
     /// As it is stored.

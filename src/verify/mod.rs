@@ -31,7 +31,7 @@ use dashmap::DashMap;
 use tokio::time::Instant;
 
 use self::apart::Apart;
-use crate::backend::Backends;
+use crate::backend::{Backend, Backends};
 use crate::config::{self, Config, Route, Routes};
 use crate::observe::Alarms;
 use crate::observe::metrics::{CacheKind, Metrics, RecipientSource, RouteMetrics, StoreHealth};
@@ -210,8 +210,9 @@ impl Verifier {
     /// What to do about `mailbox`: its verdict, and what that leads to.
     pub async fn judge(&self, route: &Arc<Route>, mailbox: &Mailbox, asker: Asker) -> Judgement {
         let Verified { verdict, source, .. } = self.verify(route, mailbox, asker).await;
+        let cause = judge::refusal_cause(&verdict, source);
         let (decision, about) = decide(verdict, route.verify.on_unknown);
-        Judgement { decision, source, about }
+        Judgement { decision, source, about, cause }
     }
 
     /// The verdict on `mailbox`, within `verify.timeout`.
@@ -264,6 +265,7 @@ impl Verifier {
         let cache = &self.shared.cache;
         match cache.known(subject.entry(), subject.mailbox.written(), subject.scope.guard()) {
             Known::Good(freshness @ (Freshness::Fresh | Freshness::Aging)) => {
+                subject.scope.recalls(&subject.mailbox);
                 // While the store's refusals are not believed, what it knows tells whether it has recovered.
                 if freshness == Freshness::Aging || subject.scope.is_braked() {
                     callout.prober.refresh(subject);
@@ -307,6 +309,15 @@ impl Verifier {
         }
     }
 
+    /// Whether mail for `mailbox` may be passed on through `backend`, by what is known.
+    #[must_use]
+    pub fn serves_through(&self, route: &Route, mailbox: &Mailbox, backend: &Backend) -> Serving {
+        match self.relay_test(route, mailbox) {
+            Some(test) if !test.passed_by(backend) => Serving::RelayUntested,
+            _ => Serving::Served,
+        }
+    }
+
     /// The test that decides whether mail for `mailbox` is passed on; none where its domain is named.
     fn relay_test(&self, route: &Route, mailbox: &Mailbox) -> Option<&Arc<RelayTest>> {
         mailbox.domain().filter(|domain| self.routes.is_by_any(domain))?;
@@ -340,21 +351,47 @@ impl Verifier {
         Some((callout, Subject { key: self.keyring.key(&parts), mailbox: mailbox.clone(), scope }))
     }
 
-    /// The delivery port refused `mailbox` itself: a good entry is gone at once. Gives what that says of the store.
-    pub fn contradicted(&self, route: &Route, mailbox: &Mailbox) -> Contradicted {
-        let Some((_, subject)) = self.question(route, mailbox) else { return Contradicted::Nothing };
-        subject.scope.forget(subject.entry());
-        let held = self.shared.cache.held_good(subject.entry());
-        if held {
-            subject.scope.turned(mailbox);
+    /// The delivery port refused `mailbox` itself, whom `source` let pass. A good entry is gone at once, unless the store,
+    /// asked about it and beside another recipient, is not to be believed. Gives what that says of the store.
+    pub async fn contradicted(
+        &self,
+        route: &Arc<Route>,
+        mailbox: &Mailbox,
+        source: RecipientSource,
+        asker: Asker,
+    ) -> Contradicted {
+        let Some((callout, subject)) = self.question(route, mailbox) else { return Contradicted::Nothing };
+        let (cache, scope, entry) = (&self.shared.cache, Arc::clone(&subject.scope), subject.entry());
+        scope.forget(entry);
+        let held = || cache.held_good(entry, scope.guard());
+        // What a probe said for this very recipient a moment ago needs no other.
+        if held() && source != RecipientSource::Probe && !scope.is_braked() {
+            match callout.asked(subject, asker, Why::Confirm, route).await.verdict {
+                // It is remembered as bad now.
+                Verdict::Undeliverable(_) => return self.counted_contradiction(route),
+                // Nobody could be asked whether all of them are gone.
+                Verdict::Unknown(cause) if cause.store_answered() == StoreAnswered::Nothing => {
+                    return Contradicted::StoreIll;
+                }
+                Verdict::Deliverable | Verdict::Unknown(_) => {}
+            }
         }
-        if subject.scope.is_braked() {
+        let held = held();
+        if held {
+            scope.turned(mailbox);
+        }
+        if scope.is_braked() {
             return Contradicted::StoreIll;
         }
-        if held && let Some((_, series)) = self.groups.get(&route.name) {
+        cache.contradict(entry);
+        if held { self.counted_contradiction(route) } else { Contradicted::Nothing }
+    }
+
+    fn counted_contradiction(&self, route: &Route) -> Contradicted {
+        if let Some((_, series)) = self.groups.get(&route.name) {
             series.contradicted();
         }
-        self.shared.cache.contradict(subject.entry())
+        Contradicted::Good
     }
 
     /// What is known of `mailbox`, without asking anybody.
@@ -416,6 +453,7 @@ impl Verifier {
             self.forget_all();
         }
         self.apart.forget(domain.as_str());
+        self.callouts().for_each(|callout| callout.scopes.reset(domain, &self.routes, &self.shared.cache));
         let hash = self.hash(domain);
         let mut generation = self.generations.entry(hash).or_insert(0);
         *generation += 1;
@@ -435,6 +473,7 @@ impl Verifier {
         self.generations.clear();
         self.apart.clear();
         self.shared.cache.clear();
+        self.callouts().for_each(|callout| callout.scopes.reset_all(&self.shared.cache));
         if let Some(store) = &self.store {
             store.journal().forgot_all(epoch);
         }

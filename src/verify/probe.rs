@@ -34,6 +34,8 @@ pub(super) enum Finding {
     OtherSender(Reply),
     /// Ask again, in another transaction or session.
     Again,
+    /// It was not its turn: ask again, as if it had not been asked.
+    Later,
 }
 
 /// Whether the session can go on.
@@ -66,6 +68,15 @@ pub(super) struct Batch {
     pub(super) resets: usize,
     /// Recipients in the fullest transaction that met no limit.
     pub(super) fullest: usize,
+}
+
+impl Batch {
+    /// How many of the questions were answered. The last word of a session is the answer to none.
+    pub(super) fn answers(&self) -> usize {
+        let last_word = matches!(self.health, Health::Lost(_))
+            && self.findings.last().is_some_and(|(finding, _)| *finding == Finding::Again);
+        self.findings.len() - usize::from(last_word)
+    }
 }
 
 /// Asks about recipients at RCPT, `most` of them in a transaction. What has no finding was not answered.
@@ -266,7 +277,7 @@ async fn hear_transaction(
 
 impl Batch {
     /// Takes what a transaction told, as far as the answer to its RSET lets it be believed.
-    fn conclude(&mut self, told: Vec<(Finding, Conversation)>, reset: Reset) -> Result<(), String> {
+    fn conclude(&mut self, mut told: Vec<(Finding, Conversation)>, reset: Reset) -> Result<(), String> {
         let outcome = match reset {
             Reset::Done => Ok(()),
             // Servers end a session over a recipient they refuse, and some at RSET: what was whole stands.
@@ -276,7 +287,13 @@ impl Batch {
             Reset::Refused(why) => return Err(why),
         };
         match told.iter().position(|(finding, _)| *finding == Finding::Again).filter(|_| outcome.is_ok()) {
-            Some(place) if place > 0 => self.limit = Some(self.limit.map_or(place, |limit| limit.min(place))),
+            Some(place) if place > 0 => {
+                self.limit = Some(self.limit.map_or(place, |limit| limit.min(place)));
+                // No fault of theirs: they come first in the next.
+                for (finding, _) in told.iter_mut().skip(place).filter(|(f, _)| *f == Finding::Again) {
+                    *finding = Finding::Later;
+                }
+            }
             Some(_) => {}
             None => self.fullest = self.fullest.max(told.len()),
         }

@@ -3,10 +3,12 @@
 //! Such a route passes on mail for domains nobody named, trusting the backend to refuse what is not its own. A
 //! backend that trusts our address may not, and we would be an open relay. So it is asked, at the start and every
 //! `cache.blind_ttl`, about a recipient of a foreign domain, from a sender of another: MAIL, RCPT, RSET, never
-//! data. Until it was seen to refuse, mail that only `*` covers is answered 451, whoever sends it and however its
-//! recipients are verified: this is about what we are, not about who they are.
+//! data. Until a backend was seen to refuse, mail that only `*` covers does not go there, whoever sends it and however
+//! its recipients are verified: this is about what we are, not about who they are. Where none was it is answered 451.
 //!
-//! Each address is asked for itself: one that DNS adds is asked before any of that mail goes on.
+//! Each backend is judged by itself. One that cannot be asked again keeps its good name for a while; only an
+//! acceptance that was seen takes it away at once.
+//! Each address is asked for itself: one that DNS adds is asked before any of that mail goes on through it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +30,10 @@ const AGAIN_UNTESTED: Duration = Duration::from_secs(5);
 /// One that relays is asked again after so long.
 const AGAIN_RELAYS: Duration = Duration::from_secs(60);
 
+/// How long a backend that was seen to refuse, and does not answer now, is still taken for one that does, beyond the
+/// time that an outcome holds.
+const GRACE: Duration = Duration::from_secs(24 * 3600);
+
 /// The test of one route.
 #[derive(Debug)]
 pub(super) struct RelayTest {
@@ -45,18 +51,20 @@ pub(super) struct RelayTest {
 #[derive(Debug, Clone, Copy)]
 struct State {
     outcome: Outcome,
-    last: Instant,
+    last: Option<Instant>,
+    /// When it was seen to refuse, unless it was seen to take since.
+    refused: Option<Instant>,
 }
 
-/// What a test came to; of several the worst counts, which is the last here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What a test came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// It refuses foreign domains.
     Refuses,
-    /// It could not be asked, or did not say.
-    Untested,
     /// It takes mail for them.
     Relays,
+    /// It could not be asked, or did not say.
+    Untested,
 }
 
 impl RelayTest {
@@ -81,20 +89,19 @@ impl RelayTest {
         }))
     }
 
-    /// Whether the last test of every backend went well. Without any there is none to trust.
+    /// Whether the last test of a backend went well.
     pub(super) fn passed(&self) -> bool {
-        self.outcome() == Outcome::Refuses
+        self.backends.backends().any(|backend| self.passed_by(&backend))
     }
 
-    fn outcome(&self) -> Outcome {
-        let states = self.states();
-        let of = |backend: Arc<Backend>| states.get(backend.site()).map_or(Outcome::Untested, |s| s.outcome);
-        self.backends.backends().map(of).max().unwrap_or(Outcome::Untested)
+    /// Whether that of this one did.
+    pub(super) fn passed_by(&self, backend: &Backend) -> bool {
+        self.state_of(backend).passed(self.holds)
     }
 
     /// Whether the route may serve. Tests first where nothing is known, and anew in the background when it is time.
     pub(super) async fn passes(self: &Arc<Self>) -> bool {
-        if self.is_due() {
+        if self.backends.backends().any(|backend| self.is_due(&backend)) {
             let test = Arc::clone(self);
             let run = tokio::spawn(async move { test.run().await });
             if !self.passed() {
@@ -104,38 +111,36 @@ impl RelayTest {
         self.passed()
     }
 
-    fn is_due(&self) -> bool {
-        self.backends.backends().any(|backend| self.is_due_of(&backend))
-    }
-
-    fn is_due_of(&self, backend: &Backend) -> bool {
-        let Some(State { outcome, last }) = self.states().get(backend.site()).copied() else { return true };
-        let holds = match outcome {
-            Outcome::Refuses => self.holds,
-            Outcome::Relays => AGAIN_RELAYS,
-            Outcome::Untested => AGAIN_UNTESTED,
-        };
-        last.elapsed() >= holds
+    fn is_due(&self, backend: &Backend) -> bool {
+        self.state_of(backend).is_due(self.holds)
     }
 
     async fn run(&self) {
         let _one_at_a_time = self.running.lock().await;
         let backends: Vec<_> = self.backends.backends().collect();
-        for backend in backends.iter().filter(|backend| self.is_due_of(backend)) {
-            let outcome = self.ask(backend).await;
-            self.states().insert(backend.site().clone(), State { outcome, last: Instant::now() });
-        }
+        let due = backends.iter().filter(|backend| self.is_due(backend));
+        futures_util::future::join_all(due.map(|backend| self.test(backend))).await;
         self.states().retain(|site, _| backends.iter().any(|backend| backend.site() == site));
-        let outcome = self.outcome();
-        let detail = format!("asked about a recipient at {}", self.recipient);
-        for (kind, when) in
-            [(AlarmKind::OpenRelay, Outcome::Relays), (AlarmKind::RelayUntested, Outcome::Untested)]
-        {
-            if outcome == when {
-                self.alarms.raise(&self.route, kind, "*", &detail);
-            } else {
-                self.alarms.clear(&self.route, kind, "*");
-            }
+        let relays = |state: State| state.outcome == Outcome::Relays;
+        let untested = |state: State| state.outcome == Outcome::Untested && !state.passed(self.holds);
+        self.tell(AlarmKind::OpenRelay, backends.iter().filter(|b| relays(self.state_of(b))));
+        self.tell(AlarmKind::RelayUntested, backends.iter().filter(|b| untested(self.state_of(b))));
+    }
+
+    async fn test(&self, backend: &Arc<Backend>) {
+        let outcome = self.ask(backend).await;
+        self.states().entry(backend.site().clone()).or_insert(State::NEW).came_to(outcome);
+    }
+
+    /// One alarm for all backends that deserve it.
+    fn tell<'b>(&self, kind: AlarmKind, deserve: impl Iterator<Item = &'b Arc<Backend>>) {
+        let mut names: Vec<_> = deserve.map(|backend| backend.endpoint().to_string()).collect();
+        names.dedup();
+        if names.is_empty() {
+            self.alarms.clear(&self.route, kind, "*");
+        } else {
+            let detail = format!("{}, asked about a recipient at {}", names.join(", "), self.recipient);
+            self.alarms.raise(&self.route, kind, "*", &detail);
         }
     }
 
@@ -154,8 +159,40 @@ impl RelayTest {
         }
     }
 
+    fn state_of(&self, backend: &Backend) -> State {
+        self.states().get(backend.site()).copied().unwrap_or(State::NEW)
+    }
+
     fn states(&self) -> MutexGuard<'_, HashMap<Site, State>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    const NEW: Self = Self { outcome: Outcome::Untested, last: None, refused: None };
+
+    fn came_to(&mut self, outcome: Outcome) {
+        let now = Some(Instant::now());
+        (self.outcome, self.last) = (outcome, now);
+        match outcome {
+            Outcome::Refuses => self.refused = now,
+            Outcome::Relays => self.refused = None,
+            Outcome::Untested => {}
+        }
+    }
+
+    fn passed(&self, holds: Duration) -> bool {
+        self.outcome == Outcome::Refuses
+            || self.refused.is_some_and(|refused| refused.elapsed() < holds.saturating_add(GRACE))
+    }
+
+    fn is_due(&self, holds: Duration) -> bool {
+        let holds = match self.outcome {
+            Outcome::Refuses => holds,
+            Outcome::Relays => AGAIN_RELAYS,
+            Outcome::Untested => AGAIN_UNTESTED,
+        };
+        self.last.is_none_or(|last| last.elapsed() >= holds)
     }
 }
 
@@ -179,4 +216,41 @@ fn foreign_domains(config: &Config) -> [Domain; 2] {
         .filter(|domain| config.routes.is_by_any(domain));
     let fallback = || Domain::parse("relay-test.invalid").expect("a domain");
     [foreign.next().unwrap_or_else(fallback), foreign.next().unwrap_or_else(fallback)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn after(outcomes: &[Outcome]) -> State {
+        let mut state = State::NEW;
+        for outcome in outcomes {
+            state.came_to(*outcome);
+        }
+        state
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_seen_acceptance_takes_a_good_name_away_at_once() {
+        use Outcome::{Refuses, Relays, Untested};
+        for (outcomes, passed) in [
+            (&[][..], false),
+            (&[Untested], false),
+            (&[Refuses], true),
+            (&[Refuses, Untested, Untested], true),
+            (&[Refuses, Relays], false),
+            (&[Refuses, Relays, Untested], false),
+            (&[Relays, Refuses], true),
+        ] {
+            assert_eq!(after(outcomes).passed(6 * HOUR), passed, "{outcomes:?}");
+        }
+        let mut silent = after(&[Refuses]);
+        tokio::time::advance(29 * HOUR).await;
+        silent.came_to(Untested);
+        assert!(silent.passed(6 * HOUR) && !silent.is_due(6 * HOUR));
+        tokio::time::advance(HOUR).await;
+        assert!(!silent.passed(6 * HOUR) && silent.is_due(6 * HOUR));
+    }
 }

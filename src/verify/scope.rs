@@ -4,9 +4,11 @@
 //! are two of its recipients. Subdomains that one wildcard covers share all of it; domains behind `*` do not.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::brake::{Brake, Braking};
 use super::cache::{Guard, Tally};
@@ -21,10 +23,14 @@ use crate::proto::address::Mailbox;
 pub(super) struct Scope {
     route: Arc<str>,
     name: Box<str>,
+    /// What its alarms are about: clients choose the names of domains that only `*` covers.
+    about: Box<str>,
     stage: StageKind,
     blind_ttl: Duration,
-    tally: Tally,
+    tally: RwLock<Tally>,
     alarms: Alarms,
+    /// How often the store proved blind at RCPT: what was learnt before is not found any more.
+    generation: AtomicU32,
     /// What the hot path asks, so that it takes no lock.
     flags: AtomicU8,
     state: Mutex<State>,
@@ -37,6 +43,10 @@ struct State {
     delivery: Test,
     brake: Brake,
     witnesses: VecDeque<Mailbox>,
+    /// When the store last knew a recipient.
+    knew: Option<Instant>,
+    /// When a good recipient was refused and no other was at hand to compare it with, for the first time in a while.
+    alone: Option<Instant>,
     /// Entries that would be good if the store proved truthful: their answers came before that of the random name.
     provisional: Vec<Key>,
 }
@@ -46,9 +56,15 @@ const MAX_PROVISIONAL: usize = 64;
 /// Recipients kept for comparison.
 const WITNESSES: usize = 2;
 
+/// How long a good recipient's refusal is not believed where no other can be heard.
+const ALONE: Duration = Duration::from_secs(10 * 60);
+
 const BRAKED: u8 = 1;
 const SOLE_GUARD: u8 = 2;
-const AT_DATA: u8 = 4;
+const WITNESSED: u8 = 4;
+
+/// The pattern of every domain.
+const ANY: &str = "*";
 
 /// What a random name is to find out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +86,15 @@ pub(super) enum AskAt {
     Data,
     /// Neither tells.
     Nowhere,
+}
+
+/// What is planned for a question.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    /// Where it is to be asked.
+    pub(super) ask_at: AskAt,
+    /// The last random name asked at RCPT got no answer.
+    pub(super) missed: bool,
 }
 
 /// How far a good answer can be believed.
@@ -109,25 +134,49 @@ pub(super) struct Common {
     pub(super) alarms: Alarms,
 }
 
+impl State {
+    fn new() -> Self {
+        Self {
+            recipient: Test::new(),
+            data: Test::new(),
+            delivery: Test::new(),
+            brake: Brake::default(),
+            witnesses: VecDeque::new(),
+            knew: None,
+            alone: None,
+            provisional: Vec::new(),
+        }
+    }
+}
+
 impl Scope {
     pub(super) fn new(common: &Common, name: &str, tally: Tally) -> Arc<Self> {
+        Self::about(common, name, name, tally)
+    }
+
+    /// Of a domain that only `*` covers.
+    pub(super) fn unnamed(common: &Common, name: &str, tally: Tally) -> Arc<Self> {
+        Self::about(common, name, ANY, tally)
+    }
+
+    fn about(common: &Common, name: &str, about: &str, tally: Tally) -> Arc<Self> {
         Arc::new(Self {
+            about: about.into(),
+            generation: AtomicU32::new(0),
             route: Arc::clone(&common.route),
             name: name.into(),
             stage: common.stage,
             blind_ttl: common.blind_ttl,
-            tally,
+            tally: RwLock::new(tally),
             alarms: common.alarms.clone(),
             flags: AtomicU8::new(0),
-            state: Mutex::new(State {
-                recipient: Test::new(),
-                data: Test::new(),
-                delivery: Test::new(),
-                brake: Brake::default(),
-                witnesses: VecDeque::new(),
-                provisional: Vec::new(),
-            }),
+            state: Mutex::new(State::new()),
         })
+    }
+
+    /// The domain, or the pattern that covers several.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The route it belongs to.
@@ -135,14 +184,36 @@ impl Scope {
         &self.route
     }
 
-    pub(super) const fn tally(&self) -> &Tally {
-        &self.tally
+    pub(super) fn tally(&self) -> Tally {
+        self.tally.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether only `*` covers it.
+    pub(super) fn is_unnamed(&self) -> bool {
+        &*self.about == ANY
+    }
+
+    /// What alarms about it name.
+    pub(super) fn alarms_name(&self) -> &str {
+        &self.about
+    }
+
+    /// Everything that was found out is forgotten, and what is good is counted in `tally` from now on.
+    pub(super) fn reset(&self, tally: Tally) {
+        *self.tally.write().unwrap_or_else(PoisonError::into_inner) = tally;
+        let mut state = self.state();
+        *state = State::new();
+        self.flags.store(0, Ordering::Relaxed);
+        drop(state);
+        for kind in [AlarmKind::StoreIll, AlarmKind::Unverifiable] {
+            self.alarms.clear(&self.route, kind, &self.about);
+        }
     }
 
     /// What the cache holds an answer about the recipient of `key` under. Once RCPT has proved blind that is another
-    /// entry: good answers to RCPT are not found any more.
+    /// entry: good answers from before are not found any more, also when it tells again.
     pub(super) fn entry(&self, key: Key) -> Key {
-        if self.flags.load(Ordering::Relaxed) & AT_DATA == 0 { key } else { key.otherwise() }
+        key.in_generation(self.generation.load(Ordering::Relaxed))
     }
 
     /// Whether the delivery port guards too, or the cache alone.
@@ -157,7 +228,10 @@ impl Scope {
 
     /// Where a recipient is to be asked about.
     pub(super) fn ask_at(&self) -> AskAt {
-        let state = self.state();
+        self.asked_at(&self.state())
+    }
+
+    fn asked_at(&self, state: &State) -> AskAt {
         match (self.stage, state.recipient.truth(), state.data.truth()) {
             (StageKind::Recipient, ..) | (StageKind::Auto, Truth::Untested | Truth::Truthful, _) => {
                 AskAt::Recipient
@@ -165,6 +239,12 @@ impl Scope {
             (_, _, Truth::Blind) => AskAt::Nowhere,
             _ => AskAt::Data,
         }
+    }
+
+    /// How a recipient is to be asked about, all of it at one moment.
+    pub(super) fn plan(&self) -> Plan {
+        let state = self.state();
+        Plan { ask_at: self.asked_at(&state), missed: state.recipient.missed() }
     }
 
     /// How far a good answer got at `at` can be believed.
@@ -183,9 +263,13 @@ impl Scope {
         }
     }
 
-    /// The test a random name should make now at the store, if one is due; the caller then makes it.
-    pub(super) fn begin_test(&self) -> Option<Tested> {
+    /// The test a random name should make now at the store, if one is due and the store is still asked as in `plan`; the
+    /// caller then makes it.
+    pub(super) fn begin_test(&self, plan: Plan) -> Option<Tested> {
         let mut state = self.state();
+        if self.asked_at(&state) != plan.ask_at {
+            return None;
+        }
         if self.stage == StageKind::Auto && state.recipient.begin(self.blind_ttl) {
             return Some(Tested::Recipient);
         }
@@ -195,11 +279,6 @@ impl Scope {
             StageKind::Auto => state.recipient.truth() == Truth::Blind,
         };
         (at_data && state.data.begin(self.blind_ttl)).then_some(Tested::Data)
-    }
-
-    /// Whether the last random name asked at RCPT got no answer.
-    pub(super) fn missed_test(&self) -> bool {
-        self.state().recipient.missed()
     }
 
     /// Whether a test is due, without making it.
@@ -214,19 +293,19 @@ impl Scope {
         self.state().delivery.begin(self.blind_ttl)
     }
 
-    /// A random name was answered, or was not: none.
-    pub(super) fn tested(&self, what: Tested, sighting: Option<Sighting>) {
+    /// What became of a random name.
+    pub(super) fn tested(&self, what: Tested, sighting: Sighting) {
         let mut state = self.state();
         let test = match what {
             Tested::Recipient => &mut state.recipient,
             Tested::Data => &mut state.data,
             Tested::Delivery => &mut state.delivery,
         };
-        let Some(truth) = test.saw(sighting) else { return };
-        if self.stage == StageKind::Auto && state.recipient.truth() == Truth::Blind {
-            self.flags.fetch_or(AT_DATA, Ordering::Relaxed);
-        } else {
-            self.flags.fetch_and(!AT_DATA, Ordering::Relaxed);
+        let truth = test.saw(sighting);
+        self.who_guards(&state.delivery);
+        let Some(truth) = truth else { return };
+        if self.stage == StageKind::Auto && what == Tested::Recipient && truth == Truth::Blind {
+            self.generation.fetch_add(1, Ordering::Relaxed);
         }
         let unverifiable = match self.stage {
             StageKind::Recipient => false,
@@ -237,12 +316,9 @@ impl Scope {
         let (route, domain) = (&self.route, &self.name);
         match (what, truth) {
             (Tested::Delivery, Truth::Blind) => {
-                self.flags.fetch_or(SOLE_GUARD, Ordering::Relaxed);
                 tracing::warn!(%route, %domain, "the delivery port takes any recipient: what is remembered is the only guard, for 15 minutes at most");
             }
-            (Tested::Delivery, _) => {
-                self.flags.fetch_and(!SOLE_GUARD, Ordering::Relaxed);
-            }
+            (Tested::Delivery, _) => {}
             (Tested::Recipient | Tested::Data, Truth::Blind) => {
                 tracing::warn!(%route, %domain, at = ?what, "the mail store takes a recipient that does not exist");
             }
@@ -254,11 +330,20 @@ impl Scope {
             self.alarms.raise(
                 route,
                 AlarmKind::Unverifiable,
-                domain,
+                &self.about,
                 "random names are taken at RCPT and at DATA",
             );
         } else {
-            self.alarms.clear(route, AlarmKind::Unverifiable, domain);
+            self.alarms.clear(route, AlarmKind::Unverifiable, &self.about);
+        }
+    }
+
+    /// A delivery port that takes anyone is no guard, nor one that never says.
+    fn who_guards(&self, delivery: &Test) {
+        if delivery.truth() == Truth::Blind || delivery.is_hopeless() {
+            self.flags.fetch_or(SOLE_GUARD, Ordering::Relaxed);
+        } else {
+            self.flags.fetch_and(!SOLE_GUARD, Ordering::Relaxed);
         }
     }
 
@@ -269,9 +354,44 @@ impl Scope {
             state.witnesses.truncate(WITNESSES - 1);
             state.witnesses.push_front(mailbox.clone());
         }
+        state.knew = Some(Instant::now());
+        state.alone = None;
+        self.are_there_witnesses(&state);
         let braking = state.brake.knows();
         drop(state);
         self.braked(braking);
+    }
+
+    /// `mailbox` is remembered as good. What was learnt before a restart names its witnesses again as it is used.
+    pub(super) fn recalls(&self, mailbox: &Mailbox) {
+        if self.flags.load(Ordering::Relaxed) & WITNESSED != 0 {
+            return;
+        }
+        let mut state = self.state();
+        if state.witnesses.len() < WITNESSES && !state.witnesses.contains(mailbox) {
+            state.witnesses.push_back(mailbox.clone());
+        }
+        self.are_there_witnesses(&state);
+    }
+
+    fn are_there_witnesses(&self, state: &State) {
+        if state.witnesses.len() < WITNESSES {
+            self.flags.fetch_and(!WITNESSED, Ordering::Relaxed);
+        } else {
+            self.flags.fetch_or(WITNESSED, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the refusal of a recipient that was good, first met at `since`, is believed: the store knew another
+    /// meanwhile, or there is none. Where others are remembered and none could be heard it is, after a while.
+    pub(super) fn believes_refusal(&self, since: Instant) -> bool {
+        let mut state = self.state();
+        let heard = state.knew.is_some_and(|knew| knew >= since);
+        if heard || self.tally().count() <= 1 {
+            return true;
+        }
+        let alone = *state.alone.get_or_insert_with(Instant::now);
+        alone.elapsed() >= ALONE
     }
 
     /// The answer for `entry` was good, and whether that means anything is being tested.
@@ -307,9 +427,10 @@ impl Scope {
 
     /// A recipient that was good is refused for good.
     pub(super) fn turned(&self, mailbox: &Mailbox) {
-        let good = usize::try_from(self.tally.count()).unwrap_or(usize::MAX);
+        let good = usize::try_from(self.tally().count()).unwrap_or(usize::MAX);
         let mut state = self.state();
         state.witnesses.retain(|witness| witness != mailbox);
+        self.are_there_witnesses(&state);
         let braking = state.brake.turned(good);
         drop(state);
         self.braked(braking);
@@ -342,11 +463,11 @@ impl Scope {
             Braking::Began => {
                 self.flags.fetch_or(BRAKED, Ordering::Relaxed);
                 let detail = "recipients that were good are refused in numbers";
-                self.alarms.raise(&self.route, AlarmKind::StoreIll, &self.name, detail);
+                self.alarms.raise(&self.route, AlarmKind::StoreIll, &self.about, detail);
             }
             Braking::Ended => {
                 self.flags.fetch_and(!BRAKED, Ordering::Relaxed);
-                self.alarms.clear(&self.route, AlarmKind::StoreIll, &self.name);
+                self.alarms.clear(&self.route, AlarmKind::StoreIll, &self.about);
             }
             Braking::Unchanged => {}
         }
@@ -361,11 +482,42 @@ impl Scope {
             data: state.data.truth(),
             delivery: state.delivery.truth(),
             braked: state.brake.is_on(),
-            good: self.tally.count(),
+            good: self.tally().count(),
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::cache::Cache;
+    use crate::verify::cache::tests::lifetimes;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_learnt_while_a_store_was_blind_unnoticed_does_not_come_back() {
+        let cache = Cache::new(lifetimes());
+        let (route, alarms) = ("route".into(), Alarms::default());
+        let common = Common { route, stage: StageKind::Auto, blind_ttl: HOUR, alarms };
+        let scope = Scope::new(&common, "example.org", cache.tally_of("route", "example.org"));
+        let key = Key::anonymous(1);
+        let before = scope.entry(key);
+        scope.tested(Tested::Recipient, Sighting::Unknown);
+        assert_eq!(scope.entry(key), before);
+        let mut entries = vec![before];
+        for _ in 0..3 {
+            scope.tested(Tested::Recipient, Sighting::Taken);
+            let blind = scope.entry(key);
+            assert!(!entries.contains(&blind), "answers to RCPT are not found any more");
+            scope.tested(Tested::Data, Sighting::Unknown);
+            scope.tested(Tested::Recipient, Sighting::Unknown);
+            assert_eq!(scope.entry(key), blind, "nor when it tells again, and what DATA told is kept");
+            entries.push(blind);
+        }
     }
 }

@@ -56,7 +56,7 @@ impl Scopes {
             _ if full => Arc::clone(&self.bare),
             _ => {
                 let tally = cache.tally_of(&self.common.route, domain.as_str());
-                Scope::new(&self.common, domain.as_str(), tally)
+                Scope::unnamed(&self.common, domain.as_str(), tally)
             }
         };
         if full {
@@ -64,6 +64,27 @@ impl Scopes {
         }
         // Two that meet a domain at once must have one scope.
         Arc::clone(&self.by_domain.entry(domain.clone()).or_insert(scope))
+    }
+
+    /// Everything that was found out of `domain` is forgotten, and of those that share its scope.
+    pub(super) fn reset(&self, domain: &Domain, routes: &Routes, cache: &Cache) {
+        let met = self.by_domain.get(domain).map(|scope| Arc::clone(&scope));
+        let shared = || routes.pattern(domain).and_then(|pattern| self.shared.get(&pattern)).map(Arc::clone);
+        if let Some(scope) = met.or_else(shared) {
+            self.reset_one(&scope, cache);
+        }
+    }
+
+    /// Everything that was found out is forgotten.
+    pub(super) fn reset_all(&self, cache: &Cache) {
+        let met: Vec<_> = self.by_domain.iter().map(|scope| Arc::clone(&scope)).collect();
+        for scope in met.iter().chain(self.shared.values()).chain([&self.bare]) {
+            self.reset_one(scope, cache);
+        }
+    }
+
+    fn reset_one(&self, scope: &Scope, cache: &Cache) {
+        scope.reset(cache.tally_anew(&self.common.route, scope.name()));
     }
 
     /// What is known of each, up to `most`, those of which most is known first.

@@ -3,15 +3,26 @@
 //! A store that takes one is *blind*, or has a catch-all. One sighting marks it, a second name some seconds
 //! later confirms the mark, and after `cache.blind_ttl` it is tested again: a catch-all that was switched off
 //! must not be believed in for ever, nor a truthful store.
+//!
+//! A name that got no clear answer is not asked again at once: the pause doubles, and meanwhile questions go out
+//! without one. So a store that greylists, or ends its sessions over unknown names, is asked what clients want to know.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::probe::Finding;
+
 /// A mark after a single sighting is tested again after so long: the first name may have met a fault.
 const CONFIRM_AFTER: Duration = Duration::from_secs(10);
 /// A test whose answer never came is made again after so long.
 const ABANDONED_AFTER: Duration = Duration::from_secs(30);
+/// The pause after a test without a clear answer; it doubles with each further one.
+const PAUSE: Duration = Duration::from_secs(10);
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
+/// Tests without a clear answer after which none is hoped for.
+const HOPES: u32 = 3;
 
 /// What random names have shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,10 +50,29 @@ impl Truth {
 /// What became of a random name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sighting {
-    /// It was refused as any unknown recipient is.
+    /// It is not known, in so many words.
+    Unknown,
+    /// It was refused for good, without a word about the recipient: a second one must be too.
     Refused,
     /// It was taken.
     Taken,
+    /// It was answered, and the answer says nothing.
+    Vague,
+    /// The session ended before its answer.
+    Lost,
+}
+
+impl Sighting {
+    /// What the answer to a random name comes to; none where its session ended first.
+    pub(super) const fn of(finding: Option<&Finding>) -> Self {
+        match finding {
+            Some(Finding::Good) => Self::Taken,
+            Some(Finding::Bad(_)) => Self::Unknown,
+            Some(Finding::Refused(_)) => Self::Refused,
+            Some(_) => Self::Vague,
+            None => Self::Lost,
+        }
+    }
 }
 
 /// The test of one answer (RCPT's, DATA's) for one domain.
@@ -54,13 +84,28 @@ pub(super) struct Test {
     last: Option<Instant>,
     /// A random name is on its way since then.
     under_way: Option<Instant>,
-    /// The last random name got no answer.
+    /// The last random name got no answer: its session ended.
     missed: bool,
+    /// Random names without a clear answer in a row.
+    unclear: u32,
+    /// No other is asked before.
+    not_before: Option<Instant>,
+    /// A name was refused without a word about the recipient.
+    refused: bool,
 }
 
 impl Test {
     pub(super) const fn new() -> Self {
-        Self { truth: Truth::Untested, taken: 0, last: None, under_way: None, missed: false }
+        Self {
+            truth: Truth::Untested,
+            taken: 0,
+            last: None,
+            under_way: None,
+            missed: false,
+            unclear: 0,
+            not_before: None,
+            refused: false,
+        }
     }
 
     pub(super) const fn truth(&self) -> Truth {
@@ -73,9 +118,16 @@ impl Test {
         self.missed
     }
 
+    /// Whether nothing was ever found out, often enough for nothing to be hoped for.
+    pub(super) const fn is_hopeless(&self) -> bool {
+        matches!(self.truth, Truth::Untested) && self.unclear >= HOPES
+    }
+
     /// Whether a random name should be asked now. `ttl` is how long an outcome holds.
     pub(super) fn is_due(&self, ttl: Duration) -> bool {
-        if self.under_way.is_some_and(|since| since.elapsed() < ABANDONED_AFTER) {
+        if self.under_way.is_some_and(|since| since.elapsed() < ABANDONED_AFTER)
+            || self.not_before.is_some_and(|time| Instant::now() < time)
+        {
             return false;
         }
         let holds = if self.taken == 1 { CONFIRM_AFTER.min(ttl) } else { ttl };
@@ -91,16 +143,28 @@ impl Test {
         due
     }
 
-    /// A random name was answered; none says nothing about it. Gives the new truth if it changed.
-    pub(super) fn saw(&mut self, sighting: Option<Sighting>) -> Option<Truth> {
+    /// What became of a random name. Gives the new truth if it changed.
+    pub(super) fn saw(&mut self, sighting: Sighting) -> Option<Truth> {
         self.under_way = None;
-        self.missed = sighting.is_none();
+        self.missed = sighting == Sighting::Lost;
         let before = self.truth;
         match sighting {
-            None => return None,
-            Some(Sighting::Refused) => (self.truth, self.taken) = (Truth::Truthful, 0),
-            Some(Sighting::Taken) => (self.truth, self.taken) = (Truth::Blind, self.taken.saturating_add(1)),
+            Sighting::Vague | Sighting::Lost => {
+                self.unclear = self.unclear.saturating_add(1);
+                let pause = PAUSE.saturating_mul(1 << (self.unclear - 1).min(16)).min(LONGEST_PAUSE);
+                self.not_before = Some(Instant::now() + pause);
+                return None;
+            }
+            Sighting::Refused if !std::mem::replace(&mut self.refused, true) => {
+                self.not_before = Some(Instant::now() + CONFIRM_AFTER);
+                return None;
+            }
+            Sighting::Unknown | Sighting::Refused => (self.truth, self.taken) = (Truth::Truthful, 0),
+            Sighting::Taken => (self.truth, self.taken) = (Truth::Blind, self.taken.saturating_add(1)),
         }
+        self.refused = false;
+        self.unclear = 0;
+        self.not_before = None;
         self.last = Some(Instant::now());
         (self.truth != before).then_some(self.truth)
     }
@@ -117,27 +181,59 @@ mod tests {
         let mut test = Test::new();
         assert!(test.begin(TTL));
         assert!(!test.begin(TTL), "one name at a time");
-        assert_eq!(test.saw(Some(Sighting::Taken)), Some(Truth::Blind));
+        assert_eq!(test.saw(Sighting::Taken), Some(Truth::Blind));
         assert!(!test.is_due(TTL));
         tokio::time::advance(CONFIRM_AFTER).await;
         assert!(test.begin(TTL));
-        assert_eq!(test.saw(Some(Sighting::Taken)), None);
+        assert_eq!(test.saw(Sighting::Taken), None);
         tokio::time::advance(TTL - Duration::from_secs(1)).await;
         assert!(!test.is_due(TTL));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(test.begin(TTL), "not for ever");
-        assert_eq!(test.saw(Some(Sighting::Refused)), Some(Truth::Truthful));
+        assert_eq!(test.saw(Sighting::Unknown), Some(Truth::Truthful));
         assert!(!test.is_due(TTL));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_test_without_an_answer_is_made_again() {
+    async fn a_test_without_a_clear_answer_is_made_again_after_a_pause_that_doubles() {
+        for unclear in [Sighting::Lost, Sighting::Vague] {
+            let mut test = Test::new();
+            let mut pauses = Vec::new();
+            while pauses.len() < 8 {
+                assert!(test.begin(TTL));
+                assert_eq!(test.saw(unclear), None);
+                assert_eq!(test.missed(), unclear == Sighting::Lost);
+                let since = Instant::now();
+                while !test.is_due(TTL) {
+                    tokio::time::advance(Duration::from_secs(1)).await;
+                }
+                pauses.push(since.elapsed().as_secs());
+            }
+            assert_eq!(pauses, [10, 20, 40, 80, 160, 300, 300, 300]);
+            assert!(test.is_hopeless());
+            assert!(test.begin(TTL));
+            tokio::time::advance(ABANDONED_AFTER).await;
+            assert!(test.begin(TTL), "nobody came back with an answer");
+            assert_eq!(test.saw(Sighting::Unknown), Some(Truth::Truthful));
+            assert!(!test.is_hopeless());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_that_does_not_speak_of_the_recipient_counts_when_it_is_repeated() {
         let mut test = Test::new();
         assert!(test.begin(TTL));
-        assert_eq!(test.saw(None), None);
-        assert!(test.begin(TTL), "it said nothing");
-        tokio::time::advance(ABANDONED_AFTER).await;
-        assert!(test.begin(TTL), "nobody came back with an answer");
+        assert_eq!(test.saw(Sighting::Refused), None);
         assert_eq!(test.truth(), Truth::Untested);
+        assert!(!test.begin(TTL), "not at once: the same fault would answer");
+        tokio::time::advance(CONFIRM_AFTER).await;
+        assert!(test.begin(TTL));
+        assert_eq!(test.saw(Sighting::Taken), Some(Truth::Blind), "the first was a fault");
+        tokio::time::advance(CONFIRM_AFTER).await;
+        for truth in [None, Some(Truth::Truthful)] {
+            assert!(test.begin(TTL));
+            assert_eq!(test.saw(Sighting::Refused), truth);
+            tokio::time::advance(CONFIRM_AFTER).await;
+        }
     }
 }

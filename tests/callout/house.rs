@@ -65,7 +65,8 @@ impl House {
         let environment = Environment { host_name: "mx.example.org".to_owned(), ..Environment::default() };
         let loaded = config::load_in(&Source::File(file), &environment).unwrap_or_else(|f| panic!("{f}"));
         let (switchboard, mut arriving) = mpsc::unbounded_channel();
-        let context = Arc::new(server::assemble(loaded.config, &Dialer::Memory(switchboard)).unwrap());
+        let context =
+            Arc::new(server::assemble_with_store(loaded.config, &Dialer::Memory(switchboard)).unwrap());
         let store = Arc::new(Backend::new(script));
         let serving = Arc::clone(&store);
         tokio::spawn(async move {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use backstop::proto::address::Domain;
 use backstop::verify::Urgency;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -9,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::house::{ANN, CID, House, MINUTE, NOBODY, PLAIN, Remembered, SECOND, asker};
 use super::support::backend::{Action, Phase, Script, at};
+use super::support::machine::Directory;
 
 const UNKNOWN: &str = "550 5.1.1 No such user";
 
@@ -306,6 +308,146 @@ async fn good_entries_that_turn_bad_in_numbers_are_an_ill_store() {
     for name in &names {
         house.hears(2, name).await.is("250");
     }
+}
+
+/// A house that knows so many mailboxes as good, each asked about in its own session.
+async fn knowing(number: usize, verify: &str) -> (House, Vec<String>) {
+    let names: Vec<_> = (0..number).map(|number| format!("user{number}@example.org")).collect();
+    let house = House::with(verify, Script::knowing(names.iter().map(String::as_str)));
+    for name in &names {
+        assert_eq!(house.verdict(name).await, "good");
+    }
+    (house, names)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_table_lost_at_the_delivery_port_is_believed_of_nobody() {
+    let (house, names) = knowing(30, PLAIN).await;
+    house.store.rescript(|script| script.on(at(Phase::Rcpt), Action::reply(UNKNOWN)));
+    sleep(MINUTE).await;
+    let mut client = house.client(1).await;
+    for name in &names {
+        client.envelope("bob@example.net", name).await.is("451 4.4.3");
+        client.command("RSET").await.is("250");
+        assert_eq!(house.remembered(name), Remembered::Good);
+    }
+    assert_eq!(house.alarms(), ["store-ill"]);
+    // All at once, and by a client of its own each.
+    house.store.rescript(Script::ordinary);
+    sleep(MINUTE).await;
+    house.hears(2, &names[0]).await.is("250");
+    sleep(SECOND).await;
+    assert_eq!(house.alarms(), [""; 0]);
+    house.store.rescript(|script| script.on(at(Phase::Rcpt), Action::reply(UNKNOWN)));
+    let house = Arc::new(house);
+    let mut asking = JoinSet::new();
+    for (number, name) in (3..).zip(names) {
+        let house = Arc::clone(&house);
+        asking.spawn(async move { house.hears(number, &name).await });
+    }
+    for heard in asking.join_all().await {
+        heard.is("451 4.4.3");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_table_lost_before_a_restart_is_believed_of_nobody_behind_it() {
+    let stored = Directory::new("callout-store");
+    let kept = format!("{PLAIN}[cache]\npath = {:?}\nsecret = \"salt\"\n", stored.path().join("store"));
+    let (house, names) = knowing(30, &kept).await;
+    // It is written by a thread, in its own time.
+    tokio::time::resume();
+    house.context.verifier.put_away(MINUTE).await;
+    tokio::time::pause();
+    drop(house);
+    let house = House::with(&kept, Script::knowing([]));
+    assert!(names.iter().all(|name| house.remembered(name) == Remembered::Good), "what was learnt is back");
+    for name in &names {
+        house.hears(1, name).await.is("451 4.4.3");
+        assert_eq!(house.remembered(name), Remembered::Good);
+    }
+    assert_eq!(house.alarms(), ["store-ill"]);
+    assert!(names.iter().any(|name| house.probes_for(name) > 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_forgotten_is_no_reason_to_doubt_the_store() {
+    let domain = Domain::parse("example.org").unwrap();
+    for forget in [
+        |house: &House, domain: &Domain| house.context.verifier.forget_domain(domain),
+        |house: &House, _: &Domain| {
+            house.context.verifier.forget_all();
+        },
+    ] {
+        let (house, names) = knowing(30, PLAIN).await;
+        house.store.rescript(|script| script.on(at(Phase::Rcpt), Action::reply(UNKNOWN)));
+        sleep(MINUTE).await;
+        house.hears(1, &names[0]).await.is("451 4.4.3");
+        assert_eq!(house.alarms(), ["store-ill"]);
+        forget(&house, &domain);
+        assert_eq!(house.alarms(), [""; 0]);
+        for name in &names {
+            house.hears(2, name).await.is(UNKNOWN);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mailbox_removed_alone_is_refused_in_the_delivery_ports_words() {
+    let (house, names) = knowing(30, PLAIN).await;
+    house.store.rescript(|script| script.on(at(Phase::Rcpt).to(&names[3]), Action::reply(UNKNOWN)));
+    house.hears(1, &names[3]).await.is(UNKNOWN);
+    assert_eq!((house.remembered(&names[3]), house.alarms()), (Remembered::Bad, vec![]));
+    house.hears(1, &names[4]).await.is("250");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_second_sender_is_not_heard_another_recipient_decides() {
+    let deaf = [
+        Action::reply("550 5.7.1 Not from you"),
+        Action::reply("421 4.3.0 Down").then(Action::close()),
+        Action::close(),
+    ];
+    for deaf in deaf {
+        let (house, names) = knowing(3, PLAIN).await;
+        let second = at(Phase::Mail).from("postmaster@mx.example.org");
+        house.store.rescript(|script| {
+            script.on(at(Phase::Rcpt).to(&names[0]), Action::reply(UNKNOWN)).on(second, deaf)
+        });
+        house.hears(1, &names[0]).await.is(UNKNOWN);
+        assert_eq!((house.remembered(&names[0]), house.alarms()), (Remembered::Bad, vec![]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_no_other_recipient_can_be_heard_a_refusal_is_believed_after_a_while() {
+    let (house, names) = knowing(3, PLAIN).await;
+    sleep(SECOND).await;
+    house.store.rescript(|script| {
+        script
+            .on(at(Phase::Rcpt), Action::reply("450 4.2.0 Greylisted"))
+            .on(at(Phase::Rcpt).to(&names[0]), Action::reply(UNKNOWN))
+    });
+    house.hears(1, &names[0]).await.is("451 4.4.3");
+    assert_eq!(house.remembered(&names[0]), Remembered::Good);
+    sleep(9 * MINUTE).await;
+    house.hears(1, &names[0]).await.is("451 4.4.3");
+    sleep(MINUTE).await;
+    house.hears(1, &names[0]).await.is(UNKNOWN);
+    assert_eq!(house.remembered(&names[0]), Remembered::Bad);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_past_all_use_is_no_reason_to_doubt_a_refusal() {
+    let (house, names) = knowing(
+        3,
+        "stage = \"rcpt\"\n[cache]\npositive_refresh = \"1m\"\npositive_ttl = \"2m\"\nserve_stale = \"1m\"\n",
+    )
+    .await;
+    house.store.rescript(|script| script.on(at(Phase::Rcpt), Action::reply(UNKNOWN)));
+    sleep(5 * MINUTE).await;
+    house.hears(1, &names[0]).await.is(UNKNOWN);
+    assert_eq!(house.probes_for(&names[0]), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,9 @@
 //!
 //! The reply is given to probes alone (they come from the null sender or our postmaster); a client's own RCPT is taken.
 
-use super::house::{ANN, House, PLAIN, Remembered};
+use std::sync::Arc;
+
+use super::house::{ANN, CID, House, MINUTE, NOBODY, PLAIN, Remembered};
 use super::support::backend::{Action, Phase, Script, at};
 
 /// What a row comes to.
@@ -21,11 +23,20 @@ struct Row {
 const PROBES_FROM: [&str; 2] = ["", "postmaster@mx.example.org"];
 
 impl Row {
+    /// Without names nobody has, and beside them.
     async fn holds(&self) {
-        let about = match self.phase {
-            Phase::Data => "stage = \"data\"\n[cache]\ntempfail_ttl = \"1h\"\n",
-            _ => "stage = \"rcpt\"\n[cache]\ntempfail_ttl = \"1h\"\n",
-        };
+        match self.phase {
+            Phase::Data => self.holds_at("data").await,
+            _ => {
+                self.holds_at("rcpt").await;
+                self.holds_at("auto").await;
+            }
+        }
+        self.is_bounded().await;
+    }
+
+    async fn holds_at(&self, stage: &str) {
+        let about = &format!("stage = \"{stage}\"\n[cache]\ntempfail_ttl = \"1h\"\n");
         let script = PROBES_FROM.into_iter().fold(Script::knowing([ANN]), |script, sender| {
             let when = at(self.phase).from(sender);
             let when = if self.phase == Phase::Rcpt { when.to(ANN) } else { when };
@@ -42,6 +53,29 @@ impl Row {
         assert!(heard.starts_with(self.hears), "{}: {heard}", self.name);
         let again = house.probes_for(ANN) - probes;
         assert_eq!(again == 0, self.remembered != Remembered::Nothing, "{}: asked {again} times", self.name);
+    }
+}
+
+impl Row {
+    /// Names nobody has are answered so too: questions are asked nevertheless, and nothing without end.
+    async fn is_bounded(&self) {
+        let stage = if self.phase == Phase::Data { "data" } else { "auto" };
+        let script = PROBES_FROM.into_iter().fold(Script::knowing([ANN]), |script, sender| {
+            script.on(at(self.phase).from(sender), Action::reply(self.reply))
+        });
+        let house = House::with(&format!("stage = \"{stage}\"\n"), script);
+        for name in [ANN, CID, NOBODY] {
+            let verdict = house.verdict(name).await;
+            assert_ne!(verdict, "timeout", "{}: {name}", self.name);
+        }
+        tokio::time::sleep(MINUTE).await;
+        let record = house.store.record();
+        let (questions, sessions) = (record.count("MAIL"), record.connections);
+        assert!(
+            questions <= 20 && sessions <= 20,
+            "{}: {questions} questions, {sessions} sessions",
+            self.name
+        );
     }
 }
 
@@ -91,6 +125,9 @@ rows! {
     at_rcpt_5_7_54_is_a_fault_of_the_route: Rcpt "550 5.7.54 SMTP; Unable to relay recipient in non-accepted domain" => "route-fault", Nothing, "451 4.4.3", alarm "route-fault";
     at_rcpt_relay_access_denied_is_a_fault_of_the_route: Rcpt "554 5.7.1 <ann@example.org>: Relay access denied" => "route-fault", Nothing, "451 4.4.3", alarm "route-fault";
     at_rcpt_another_5_7_is_about_our_probe_and_the_client_may_try: Rcpt "550 5.7.606 Access denied, banned sending IP" => "policy", Deferred, "250";
+    at_rcpt_relaying_in_other_words_is_a_fault_of_the_route: Rcpt "550 Relaying not allowed" => "route-fault", Nothing, "451 4.4.3", alarm "route-fault";
+    at_rcpt_rcpthosts_is_a_fault_of_the_route: Rcpt "553 sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)" => "route-fault", Nothing, "451 4.4.3", alarm "route-fault";
+    at_rcpt_552_with_5_1_1_is_bad: Rcpt "552 5.1.1 No such user" => "bad 552", Bad, "552 5.1.1";
     at_rcpt_530_is_a_fault_of_the_route: Rcpt "530 5.7.0 Authentication required" => "route-fault", Nothing, "451 4.4.3", alarm "route-fault";
     at_mail_530_is_a_fault_of_the_route: Mail "530 5.7.0 Must issue a STARTTLS command first" => "route-fault", Nothing, "451 4.4.3", alarm "route-fault";
     at_rcpt_552_is_a_full_mailbox_which_exists: Rcpt "552 Too much mail" => "good", Good, "250";
@@ -142,7 +179,7 @@ async fn several_faults_in_a_row_make_the_backend_rest() {
     house.hears(1, ANN).await.is("451 4.4.3");
     assert_eq!(house.store.record().connections, connections, "it is left alone");
     house.store.rescript(Script::ordinary);
-    tokio::time::sleep(super::house::MINUTE).await;
+    tokio::time::sleep(MINUTE).await;
     house.hears(1, ANN).await.is("250");
 }
 
@@ -169,6 +206,7 @@ async fn a_refused_null_sender_gives_way_to_the_fallback_sender() {
     assert_eq!(house.verdict(ANN).await, "good");
     assert_eq!(house.remembered(ANN), Remembered::Good);
     assert!(house.store.record().count("MAIL FROM:<postmaster@mx.example.org>") > 0);
+    assert_eq!(house.alarms(), ["sender-refused"], "it works, and is to be mended");
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,6 +222,26 @@ async fn a_session_lost_is_replaced_three_times_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_closes_over_every_name_is_not_hammered() {
+    let house = Arc::new(House::with(
+        "stage = \"auto\"\n",
+        Script::knowing([ANN]).on(at(Phase::Rcpt), Action::close()),
+    ));
+    let mut asking = tokio::task::JoinSet::new();
+    for number in 0..200_u8 {
+        let house = Arc::clone(&house);
+        asking.spawn(async move { house.verdict(&format!("guess{number}@example.org")).await });
+    }
+    for verdict in asking.join_all().await {
+        assert!(verdict == "unreachable" || verdict == "timeout", "{verdict}");
+    }
+    tokio::time::sleep(MINUTE).await;
+    // Three tries each would be 600. In 25 s it is about one in two seconds for each of 22 sessions.
+    let connections = house.store.record().connections;
+    assert!(connections <= 400, "{connections} connections");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_store_is_no_answer() {
     let house = House::with(PLAIN, Script::knowing([ANN]).on(at(Phase::Rcpt), Action::ignore()));
     assert_eq!(house.verdict(ANN).await, "timeout");
@@ -192,14 +250,14 @@ async fn a_silent_store_is_no_answer() {
 
 #[tokio::test(start_paused = true)]
 async fn too_many_connections_halves_the_budget() {
-    let words = "421 4.3.2 The maximum number of concurrent connections: per-source limit exceeded";
+    let words = "421 4.3.2 The maximum number of concurrent connections has exceeded a limit, closing transmission channel";
     let script = Script::knowing([ANN]).on(at(Phase::Greeting).nth(1), Action::reply(words));
     let house = House::with(PLAIN, script);
     let before = house.backend().budget().account().limit;
     house.verdict(ANN).await;
     assert_eq!(house.backend().budget().account().limit, before / 2);
     assert_ne!(house.remembered(ANN), Remembered::Bad);
-    tokio::time::sleep(super::house::MINUTE).await;
+    tokio::time::sleep(MINUTE).await;
     assert_eq!(house.backend().budget().account().limit, before / 2 + 1);
 }
 
@@ -209,7 +267,7 @@ async fn pressure_slows_down_and_passes() {
     let house = House::with(PLAIN, script);
     house.verdict(ANN).await;
     assert!(house.backend().budget().account().pressed);
-    tokio::time::sleep(super::house::MINUTE).await;
+    tokio::time::sleep(MINUTE).await;
     assert!(!house.backend().budget().account().pressed);
 }
 

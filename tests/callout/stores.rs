@@ -126,6 +126,47 @@ async fn a_store_that_ends_a_session_after_three_refusals_refuses_each_name_once
     assert!(learnt <= 4, "it endures about three: {learnt}");
 }
 
+/// The delivery port is another than the one that is asked.
+const APART: &str = "stage = \"rcpt\"\nbackends = [\"store.example.org:2525\"]\n";
+
+/// Questions about names nobody has.
+fn random_names(house: &House) -> usize {
+    let record = house.store.record();
+    let names = |line: &&(usize, String)| line.1.starts_with("RCPT TO:") && !line.1.contains(ANN);
+    record.commands.iter().filter(names).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_port_that_never_tells_is_asked_with_pauses_and_is_no_guard() {
+    let script = Script::knowing([ANN])
+        .on(at(Phase::Rcpt), Action::reply("450 4.1.1 Unverified address"))
+        .on(at(Phase::Rcpt).to(ANN), Action::ordinary());
+    let house = House::with(APART, script);
+    for _ in 0..60 {
+        assert_eq!(house.verdict(ANN).await, "good");
+        sleep(SECOND).await;
+    }
+    assert_eq!(random_names(&house), 3, "at once, and after 10 and 30 seconds");
+    house.store.rescript(|script| script.on(at(Phase::Greeting), Action::close()));
+    sleep(15 * 60 * SECOND).await;
+    assert_eq!(house.verdict(ANN).await, "unreachable", "short, and never served stale");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_port_that_refuses_the_null_sender_is_asked_as_another() {
+    let script =
+        Script::knowing([ANN]).on(at(Phase::Mail).to("").turn(1), Action::reply("550 5.1.7 No bounces"));
+    let house = House::with(APART, script);
+    for _ in 0..60 {
+        assert_eq!(house.verdict(ANN).await, "good");
+        sleep(SECOND).await;
+    }
+    assert_eq!(random_names(&house), 2, "as nobody, and as the fallback sender");
+    house.store.rescript(|script| script.on(at(Phase::Greeting), Action::close()));
+    sleep(15 * 60 * SECOND).await;
+    assert_eq!(house.verdict(ANN).await, "good", "it guards too");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_store_that_relays_for_the_world_is_not_made_a_relay_by_us() {
     let house = House::with(PLAIN, Script::blind());

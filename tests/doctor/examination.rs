@@ -257,6 +257,11 @@ async fn a_known_recipient_that_is_refused_is_told() {
     let judgement = examined(sound(), Plan { known: known.to_vec(), ..plan() }, role()).await.judgement;
     assert_eq!(wrong(&judgement), [(Severity::Fault, "known-refused")]);
     assert!(found(&judgement, "known-refused").what.contains("gone@example.org"));
+    for full in ["552 5.2.2 Mailbox full", "452 4.2.2 Mailbox full"] {
+        let full = sound().on(at(Phase::Rcpt).to("ann@example.org"), Action::reply(full));
+        let plan = Plan { known: known[..1].to_vec(), ..plan() };
+        assert_eq!(wrong(&examined(full, plan, role()).await.judgement), [], "it exists");
+    }
     let greylists = sound().on(at(Phase::Rcpt).to("ann@example.org"), Action::reply("450 4.2.0 Later"));
     let judgement =
         examined(greylists, Plan { known: known[..1].to_vec(), ..plan() }, role()).await.judgement;

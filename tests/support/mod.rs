@@ -12,6 +12,8 @@
 //! - `backstop`: the built binary with a configuration, its log, its memory and its end.
 //! - `dns`: a name server that says what it is told.
 //! - `admin`: HTTP to its admin endpoint.
+//! - `browser`: a real Chromium, for the live page.
+//! - `hostile`: what is said to whoever reads logs and pages.
 //! - `certificate`, `tls`, `openssl`: certificates made for a test, and clients that look at them.
 //! - `message`: messages that careless software damages.
 //! - `machine`: directories, ports and signals.
@@ -33,11 +35,13 @@ pub mod aiosmtpd;
 pub mod attack;
 pub mod backend;
 pub mod backstop;
+pub mod browser;
 pub mod certificate;
 pub mod client;
 pub mod dns;
 pub mod exim;
 pub mod haproxy;
+pub mod hostile;
 pub mod machine;
 pub mod message;
 pub mod namespaces;

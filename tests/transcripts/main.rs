@@ -67,6 +67,7 @@ transcripts! {
     a_client_that_vanishes_in_the_middle_of_a_message
     a_connection_without_the_header_that_must_come_is_closed
     a_delivery_port_that_is_down_is_said_so
+    a_domain_the_backend_of_every_domain_does_not_serve_is_refused
     a_domain_without_a_route_is_refused
     a_drain_ends_a_pause
     a_drain_lets_transactions_finish
@@ -133,6 +134,7 @@ transcripts! {
     a_refused_go_ahead_is_passed_on
     a_refused_message_is_refused_in_the_backends_words
     a_refused_null_sender_is_replaced
+    a_backend_that_relays_carries_no_unnamed_domain_and_the_others_do
     a_relay_for_the_world_serves_no_bypassed_network
     a_relay_for_the_world_serves_no_unnamed_domain
     a_relay_for_the_world_serves_nobody_in_a_shadow

@@ -119,7 +119,8 @@ fn explain(front: SocketAddr, admin: Option<SocketAddr>) {
     ));
     if let Some(admin) = admin {
         print(format_args!(
-            "  curl http://{admin}/metrics\n  \
+            "\nThe live page:\n  http://{admin}/\n\nThe same by hand:\n  \
+             curl http://{admin}/metrics\n  \
              curl http://{admin}/api/v1/recipients/nobody@{DOMAIN}\n"
         ));
     }

@@ -48,6 +48,7 @@ pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Fin
         hostname: hostname?,
         listeners,
         routes: routes?,
+        shown: Default::default(),
     };
     Some(config)
 }

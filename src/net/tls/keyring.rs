@@ -6,6 +6,7 @@
 //! chain written at once): a pair that is whole replaces the old one, for handshakes that begin from then on; one that is not
 //! is told about, and the old one stays.
 
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +16,7 @@ use rustls::sign::CertifiedKey;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use crate::config::{Certificate, CertificateFault, CertificateFiles, Contents};
+use crate::config::{Certificate, CertificateFault, CertificateFiles, Contents, Validity};
 use crate::observe::metrics::Metrics;
 
 /// How often files are looked at.
@@ -27,6 +28,8 @@ pub struct Keyring {
     files: Vec<CertificateFiles>,
     /// As many, in the same order.
     keys: RwLock<Vec<Arc<CertifiedKey>>>,
+    /// When they hold; as many again.
+    validities: RwLock<Vec<Option<Validity>>>,
     metrics: Metrics,
     /// Somebody wants the files read now.
     asked: Notify,
@@ -51,9 +54,17 @@ impl Keyring {
         Self {
             files: certificates.iter().map(|certificate| certificate.files.clone()).collect(),
             keys: RwLock::new(certificates.iter().map(|certificate| Arc::clone(&certificate.key)).collect()),
+            validities: RwLock::new(certificates.iter().map(|certificate| certificate.validity).collect()),
             metrics,
             asked: Notify::new(),
         }
+    }
+
+    /// What is served: the file of each chain, and when it holds as far as that could be read.
+    #[must_use]
+    pub fn served(&self) -> Vec<(PathBuf, Option<Validity>)> {
+        let validities = self.validities.read().unwrap_or_else(PoisonError::into_inner);
+        self.files.iter().map(|files| files.chain.clone()).zip(validities.iter().copied()).collect()
     }
 
     /// Has [`Self::watch`] look now, and say what is wrong even if it said so before.
@@ -109,6 +120,11 @@ impl Keyring {
         // The same certificate may have got the same key in another form.
         *key = Arc::clone(&certificate.key);
         drop(keys);
+        let mut validities = self.validities.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(validity) = validities.get_mut(at) {
+            *validity = certificate.validity;
+        }
+        drop(validities);
         if news {
             tracing::info!(chain = %certificate.files.chain.display(), "new handshakes use the new certificate");
             tell_expiry(&self.metrics, certificate);

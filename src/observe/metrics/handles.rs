@@ -4,14 +4,15 @@
 //! leaves no ghost in a gauge.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::{IntCounter, IntGauge};
 
-use super::children::Children;
+use super::children::{Children, Label as _};
 use super::families::Families;
 use super::{
-    BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult, RecipientSource,
-    SessionState, TlsResult, TlsSide,
+    BackendState, BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult,
+    RecipientSource, RefusalCause, SessionState, TlsResult, TlsSide,
 };
 
 /// Numbers of a listener.
@@ -69,13 +70,24 @@ pub struct SessionGauge {
 
 impl SessionGauge {
     /// Moves to another state, or stays.
-    pub fn is(&mut self, state: SessionState) {
-        if state != self.state {
-            self.sessions.get(self.state).dec();
-            self.sessions.get(state).inc();
-            self.state = state;
+    pub fn is(&mut self, state: SessionState) -> Moved {
+        if state == self.state {
+            return Moved::Nowhere;
         }
+        self.sessions.get(self.state).dec();
+        self.sessions.get(state).inc();
+        self.state = state;
+        Moved::Elsewhere
     }
+}
+
+/// Whether a session changed its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// It did.
+    Elsewhere,
+    /// It was there already.
+    Nowhere,
 }
 
 impl Drop for SessionGauge {
@@ -95,6 +107,26 @@ struct Route {
     message_bytes: IntCounter,
     probes: Children<ProbeResult, IntCounter>,
     contradicted: IntCounter,
+    refusals: Children<RefusalCause, Refusals>,
+}
+
+/// Recipients refused for one cause, and those that shadow mode let pass. For the report, and in no family: so
+/// many series would be looked at by nobody.
+#[derive(Debug, Default)]
+struct Refusals {
+    refused: AtomicU64,
+    would: AtomicU64,
+}
+
+/// Recipients of a route refused for one cause since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefusalCount {
+    /// Why.
+    pub cause: RefusalCause,
+    /// Those that were refused.
+    pub refused: u64,
+    /// Those that would have been, were it not for shadow mode.
+    pub would: u64,
 }
 
 impl RouteMetrics {
@@ -113,12 +145,53 @@ impl RouteMetrics {
                 families.probes.with_label_values(&[name, result.as_str()])
             }),
             contradicted: families.contradicted.with_label_values(&[name, CacheKind::Good.as_str()]),
+            refusals: Children::new(|_| Refusals::default()),
         }))
     }
 
     /// A recipient was answered.
     pub fn recipient(&self, result: RecipientResult, source: RecipientSource) {
         self.0.recipients.get(result).get(source).inc();
+    }
+
+    /// Recipients answered so since the start.
+    pub(super) fn recipients(&self, result: RecipientResult) -> u64 {
+        let sources = self.0.recipients.get(result);
+        RecipientSource::ALL.iter().map(|source| sources.get(*source).get()).sum()
+    }
+
+    /// Recipients the backends took since the start.
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        self.recipients(RecipientResult::Accepted)
+    }
+
+    /// Recipients asked about since the start, by result.
+    #[must_use]
+    pub fn probes(&self, result: ProbeResult) -> u64 {
+        self.0.probes.get(result).get()
+    }
+
+    /// A recipient was refused.
+    pub fn refusal(&self, cause: RefusalCause) {
+        self.0.refusals.get(cause).refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A recipient would have been refused, were it not for shadow mode.
+    pub fn shadow_refusal(&self, cause: RefusalCause) {
+        self.0.refusals.get(cause).would.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What was refused, as far as anything was.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<RefusalCount> {
+        let count = |cause: &RefusalCause| {
+            let counted = self.0.refusals.get(*cause);
+            let (refused, would) =
+                (counted.refused.load(Ordering::Relaxed), counted.would.load(Ordering::Relaxed));
+            (refused + would > 0).then_some(RefusalCount { cause: *cause, refused, would })
+        };
+        RefusalCause::ALL.iter().filter_map(count).collect()
     }
 
     /// A message came to its end, after so many octets of data.
@@ -143,6 +216,8 @@ impl RouteMetrics {
 #[derive(Debug, Clone)]
 pub struct BackendMetrics {
     up: IntGauge,
+    addresses: Arc<Children<BackendState, IntGauge>>,
+    dns_up: IntGauge,
     limit: IntGauge,
     connections: Arc<Children<BackendUse, IntGauge>>,
     tls: Arc<Children<TlsResult, IntCounter>>,
@@ -152,6 +227,10 @@ impl BackendMetrics {
     pub(super) fn new(families: &Families, route: &str, backend: &str) -> Self {
         Self {
             up: families.backend_up.with_label_values(&[route, backend]),
+            addresses: Arc::new(Children::new(|state: BackendState| {
+                families.backend_addresses.with_label_values(&[route, backend, state.as_str()])
+            })),
+            dns_up: families.backend_dns_up.with_label_values(&[route, backend]),
             limit: families.backend_connection_limit.with_label_values(&[route, backend]),
             connections: Arc::new(Children::new(|purpose: BackendUse| {
                 families.backend_connections.with_label_values(&[route, backend, purpose.as_str()])
@@ -173,6 +252,21 @@ impl BackendMetrics {
     /// It did not.
     pub fn down(&self) {
         self.up.set(0);
+    }
+
+    /// So many of its addresses are in this state. Told before a rendering.
+    pub fn addresses(&self, state: BackendState, number: usize) {
+        self.addresses.get(state).set(i64::try_from(number).unwrap_or(i64::MAX));
+    }
+
+    /// DNS says where it is, or nothing is to be looked up. Told before a rendering.
+    pub fn dns_up(&self) {
+        self.dns_up.set(1);
+    }
+
+    /// DNS does not.
+    pub fn dns_down(&self) {
+        self.dns_up.set(0);
     }
 
     /// It is given so many connections at most. Told before a rendering.

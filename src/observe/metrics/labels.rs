@@ -136,6 +136,18 @@ label! {
 }
 
 label! {
+    /// What came of the last new session with an address of a backend.
+    BackendState {
+        /// It took us.
+        Up = "up",
+        /// It did not.
+        Down = "down",
+        /// There was none yet.
+        Untried = "untried",
+    }
+}
+
+label! {
     /// Whom TLS is spoken with.
     TlsSide {
         /// A client.
@@ -158,5 +170,55 @@ label! {
         Timeout = "timeout",
         /// After one that failed, a session with the backend went on without TLS (`tls = "opportunistic"`).
         Fallback = "fallback",
+    }
+}
+
+label! {
+    /// Why a recipient was refused, or would have been. Counted for the report; no label of a metric.
+    RefusalCause {
+        /// The mail store does not know it.
+        Unknown = "unknown",
+        /// A list of the configuration denies it.
+        Denied = "denied",
+        /// No route serves its domain.
+        NoRoute = "no-route",
+        /// Its local part asks for relaying.
+        Routed = "routed",
+        /// The backend was not seen to refuse foreign domains.
+        RelayUntested = "relay-untested",
+        /// The store answered with a temporary reply.
+        Deferred = "deferred",
+        /// The store refused our question for what it is.
+        Policy = "policy",
+        /// The store refuses the senders we ask with.
+        SenderRefused = "sender-refused",
+        /// The store takes it without knowing it.
+        Unverified = "unverified",
+        /// The store does not serve the domain for us.
+        RouteFault = "route-fault",
+        /// The store takes any recipient.
+        Blind = "blind",
+        /// The store refuses in numbers what it knew.
+        StoreIll = "store-ill",
+        /// No session with the store could be had.
+        Unreachable = "unreachable",
+        /// The store did not answer in time.
+        Timeout = "timeout",
+        /// Too many questions waited already.
+        NoCapacity = "no-capacity",
+        /// The client guesses recipients.
+        Guessing = "guessing",
+        /// Too many other recipients of the client had no answer yet.
+        Busy = "busy",
+        /// It belongs to another route than the transaction.
+        OtherRoute = "other-route",
+        /// It is to come alone, or the one before it was.
+        OneRecipient = "one-recipient",
+        /// The delivery port refused it, for another reason than that it is unknown.
+        Backend = "backend",
+        /// The delivery port refused it for the moment, or no session with it could be had.
+        BackendDeferred = "backend-deferred",
+        /// The delivery port was lost before it answered.
+        BackendLost = "backend-lost",
     }
 }

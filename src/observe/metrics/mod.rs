@@ -17,21 +17,26 @@ mod families;
 mod handles;
 mod labels;
 mod process;
+mod totals;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::AlarmKind;
 use prometheus::{Histogram, IntCounter, IntGauge, TextEncoder};
 
-pub(super) use children::Children;
+pub(super) use children::{Children, Label};
 use families::Families;
-pub use handles::{BackendConnection, BackendMetrics, ListenerMetrics, RouteMetrics, SessionGauge};
-pub use labels::{
-    BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult, RecipientSource,
-    SessionState, TlsResult, TlsSide,
+pub use handles::{
+    BackendConnection, BackendMetrics, ListenerMetrics, Moved, RefusalCount, RouteMetrics, SessionGauge,
 };
+pub use labels::{
+    BackendState, BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult,
+    RecipientSource, RefusalCause, SessionState, TlsResult, TlsSide,
+};
+pub use totals::Totals;
 
 /// What [`Metrics::render`] returns, as a `Content-Type`; Prometheus 3 insists on one.
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -52,6 +57,8 @@ pub struct Metrics(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     families: Families,
+    /// By name, so that whoever finds a route counts and reads the same.
+    routes: Mutex<BTreeMap<Arc<str>, RouteMetrics>>,
     verify_duration: Children<RecipientSource, Histogram>,
     cache_entries: Children<CacheKind, IntGauge>,
     cache_evictions: IntCounter,
@@ -85,6 +92,7 @@ impl Metrics {
             session_duration: families.session_duration.clone(),
             transaction_added: families.transaction_added.clone(),
             started: SystemTime::now(),
+            routes: Mutex::default(),
             families,
         }))
     }
@@ -92,7 +100,20 @@ impl Metrics {
     /// The numbers of a route; "" counts what belongs to none.
     #[must_use]
     pub fn route(&self, name: &str) -> RouteMetrics {
-        RouteMetrics::new(&self.0.families, name)
+        let mut routes = self.0.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = routes.get(name) {
+            return known.clone();
+        }
+        let route = RouteMetrics::new(&self.0.families, name);
+        routes.insert(name.into(), route.clone());
+        route
+    }
+
+    /// All routes that anything was counted for, by name.
+    #[must_use]
+    pub fn routes(&self) -> Vec<(Arc<str>, RouteMetrics)> {
+        let routes = self.0.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        routes.iter().map(|(name, route)| (Arc::clone(name), route.clone())).collect()
     }
 
     /// The numbers of a listener.

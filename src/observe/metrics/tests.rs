@@ -51,6 +51,7 @@ fn every_label_value_is_at_its_own_position() {
     distinct::<MessageResult>();
     distinct::<ProbeResult>();
     distinct::<CacheKind>();
+    distinct::<BackendState>();
     distinct::<BackendUse>();
 }
 

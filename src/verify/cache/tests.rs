@@ -10,7 +10,7 @@ use crate::verify::key::Keyring;
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
 
-pub(super) fn lifetimes() -> config::Cache {
+pub(in crate::verify) fn lifetimes() -> config::Cache {
     config::Cache {
         max_entries: 1000,
         positive_ttl: 24 * HOUR,
@@ -164,4 +164,46 @@ async fn good_entries_are_counted_by_tally_whatever_becomes_of_them() {
     assert_eq!(counted, cache.sizes().good, "what is pushed out is not counted any more");
     cache.clear();
     assert_eq!(few.count() + many.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_past_its_lifetime_hides_no_temporary_answer() {
+    let cache = cache();
+    let (ann, bob) = (key("ann"), key("bob"));
+    cache.learn_good(ann, &tally(&cache));
+    cache.learn_bad(bob, &refusal(), "bob@a.b");
+    advance(25 * HOUR).await;
+    assert_eq!(cache.known(ann, "ann@a.b", Guard::Second), Known::Good(Freshness::Stale));
+    for key in [ann, bob] {
+        cache.learn_deferred(key, &greylisted());
+        assert_eq!(cache.known(key, "x@a.b", Guard::Second), Known::Deferred(greylisted()));
+    }
+    advance(Duration::from_secs(5)).await;
+    assert_eq!(
+        cache.known(ann, "ann@a.b", Guard::Second),
+        Known::Good(Freshness::Stale),
+        "and it is not lost"
+    );
+    assert_eq!(cache.known(bob, "bob@a.b", Guard::Second), Known::Nothing);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_temporary_answer_is_kept_with_few_of_its_words() {
+    let (cache, key) = (cache(), key("ann"));
+    cache.learn_deferred(key, &Cause::Deferred(Reply::new(450, vec![b'x'; 60_000])));
+    let Known::Deferred(Cause::Deferred(reply)) = cache.known(key, "ann@a.b", Guard::Second) else {
+        panic!("it is not there")
+    };
+    assert_eq!((reply.code(), reply.text().len()), (450, LONGEST_WORDS));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tally_begun_anew_does_not_count_what_was_good_before() {
+    let (cache, ann, bob) = (cache(), key("ann"), key("bob"));
+    cache.learn_good(ann, &tally(&cache));
+    let anew = cache.tally_anew("store", "example.org");
+    cache.learn_good(bob, &anew);
+    assert_eq!(tally(&cache).count(), 1);
+    cache.forget(ann);
+    assert_eq!(anew.count(), 1, "what goes was counted elsewhere");
 }

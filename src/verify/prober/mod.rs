@@ -13,7 +13,7 @@ mod round;
 mod sessions;
 mod settle;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ use crate::net::dial::Site;
 use crate::observe::Alarms;
 use crate::observe::metrics::{Metrics, RouteMetrics};
 use crate::proto::address::Mailbox;
+use crate::proto::reply::Reply;
 use crate::proto::verdict::{Cause, Verdict};
 
 pub use self::queue::{Asker, Urgency};
@@ -86,6 +87,10 @@ pub struct Prober {
     work: Mutex<Work>,
     /// The null sender was refused; forgotten when the fallback is refused too.
     use_fallback: AtomicBool,
+    /// What it was refused with.
+    refused_sender: Mutex<Option<Reply>>,
+    /// Sessions in a row that ended without a single answer.
+    fruitless: AtomicU32,
     rechecks: Arc<Semaphore>,
     /// Numbers the questions that have no key of their own.
     anonymous: AtomicU64,
@@ -125,6 +130,8 @@ struct Question {
     voice: Voice,
     tries: u8,
     asked: Instant,
+    /// Since when a refusal of what was good is looked into.
+    doubted: Option<Instant>,
 }
 
 /// What a question is asked for.
@@ -145,6 +152,8 @@ enum Voice {
     Usual,
     /// As the fallback sender: is it this recipient, or our probe, that the store does not like?
     Second,
+    /// As the usual sender once more, beside another recipient: the fallback sender was not heard.
+    Last,
 }
 
 #[derive(Debug, Default)]
@@ -195,6 +204,8 @@ impl Prober {
             pending: DashMap::with_hasher(AsIs),
             work: Mutex::default(),
             use_fallback: AtomicBool::new(false),
+            refused_sender: Mutex::default(),
+            fruitless: AtomicU32::new(0),
             anonymous: AtomicU64::new(0),
         })
     }
@@ -264,6 +275,12 @@ impl Prober {
         work.idle.clear();
     }
 
+    /// As whom it asks; the second where the first is refused.
+    pub(super) fn senders(&self) -> [Option<&Mailbox>; 2] {
+        let Store { sender, fallback_sender, .. } = &self.store;
+        [sender.as_ref(), fallback_sender.as_ref().or(sender.as_ref())]
+    }
+
     /// What it is doing.
     #[must_use]
     pub fn progress(&self) -> Progress {
@@ -295,6 +312,7 @@ impl Prober {
             voice: Voice::Usual,
             tries: 0,
             asked: Instant::now(),
+            doubted: None,
         };
         let mut work = self.work();
         work.waiting.push(question)?;

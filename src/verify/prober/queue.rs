@@ -17,6 +17,9 @@ const MOST: usize = 20_000;
 /// Of those, the room only clients with a clean record have.
 const KEPT_FOR_CLEAN: usize = MOST / 4;
 
+/// The room of what is asked for the cache's sake.
+const MOST_REFRESHING: usize = MOST / 20;
+
 /// How urgent a question is; the first is served first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
@@ -108,7 +111,8 @@ impl Queue {
     pub(super) fn push(&mut self, question: Question) -> Result<(), Full> {
         let Asker { client, urgency } = question.asker;
         let room = if urgency == Urgency::Clean { MOST } else { MOST - KEPT_FOR_CLEAN };
-        if self.len() >= room {
+        let [.., refreshing] = self.waiting;
+        if self.len() >= room || (urgency == Urgency::Background && refreshing >= MOST_REFRESHING) {
             return Err(Full);
         }
         let key = question.key;
@@ -251,6 +255,7 @@ mod tests {
             voice: Voice::Usual,
             tries: 0,
             asked: Instant::now(),
+            doubted: None,
         }
     }
 
@@ -308,6 +313,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_asked_for_the_caches_sake_has_little_room() {
+        let (scope, mut queue) = (scope(), Queue::default());
+        let mut number = 0;
+        while queue.push(question(&scope, number, Asker::BACKGROUND)).is_ok() {
+            number += 1;
+        }
+        assert_eq!(queue.len(), MOST_REFRESHING);
+        queue.push(question(&scope, number + 1, asker(1, Urgency::Suspect))).unwrap();
+        assert_eq!(queue.pop(Urgency::Background).unwrap().key, Key::anonymous(number + 1));
+        assert!(queue.push(question(&scope, number + 2, Asker::BACKGROUND)).is_err());
+        queue.pop(Urgency::Background).unwrap();
+        queue.push(question(&scope, number + 2, Asker::BACKGROUND)).unwrap();
+    }
+
+    #[tokio::test]
     async fn who_guesses_cannot_fill_the_queue_for_others() {
         let (scope, mut queue) = (scope(), Queue::default());
         let mut number = 0;
@@ -315,6 +335,7 @@ mod tests {
             number += 1;
         }
         assert_eq!(queue.len(), MOST - KEPT_FOR_CLEAN);
+        number += 1;
         queue.push(question(&scope, number, asker(2, Urgency::Clean))).unwrap();
         assert_eq!(queue.pop(Urgency::Background).unwrap().key, Key::anonymous(number));
     }

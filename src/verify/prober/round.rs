@@ -1,8 +1,6 @@
 //! What a session asks next: a batch at RCPT, or one question at DATA, with the random names and witnesses that
 //! belong beside it.
 
-use std::sync::Arc;
-
 use tokio::sync::oneshot;
 
 use super::queue::Urgency;
@@ -12,7 +10,8 @@ use crate::verify::conversation::Conversation;
 use crate::verify::key::Key;
 use crate::verify::names;
 use crate::verify::probe::Finding;
-use crate::verify::scope::{AskAt, Tested};
+use crate::verify::scope::{AskAt, Plan, Tested};
+use crate::verify::truth::Sighting;
 
 /// What is asked in one go.
 #[derive(Debug)]
@@ -59,7 +58,11 @@ impl Prober {
             let Some(question) = self.pop(batch.first().map(|first| first.asker.urgency)) else { break };
             match self.place(question, &mut batch) {
                 Placed::InBatch => {}
-                Placed::Before(first) => return first,
+                Placed::Before(first) => {
+                    debug_assert!(batch.is_empty(), "what goes first is not found behind others");
+                    self.work().waiting.put_first(batch);
+                    return first;
+                }
                 Placed::Later(question) => {
                     self.work().waiting.put_first(vec![question]);
                     break;
@@ -87,15 +90,16 @@ impl Prober {
 
     /// Puts a question into the batch with what belongs beside it, or says where else it goes.
     fn place(&self, question: Question, batch: &mut Vec<Question>) -> Placed {
-        let scope = Arc::clone(&question.scope);
+        let plan = question.scope.plan();
         // What a random name shows may decide how, or whether, the question itself is asked. And where the last one got
         // no answer, since the session ended over what was before it, the next goes first.
-        let name_first = scope.ask_at() != AskAt::Recipient || scope.missed_test();
+        let name_first = plan.ask_at != AskAt::Recipient || plan.missed;
         let fits = batch.first().is_none_or(|first| first.voice == question.voice && !name_first);
         if !fits {
             return Placed::Later(question);
         }
-        match (self.random_beside(&question), scope.ask_at()) {
+        let random = self.random_beside(&question, plan);
+        match (random, plan.ask_at) {
             (Some(random), _) if name_first => {
                 self.work().waiting.put_first(vec![question]);
                 Placed::Before(match random.purpose {
@@ -122,14 +126,14 @@ impl Prober {
     }
 
     /// A name nobody has, where it is time to ask about one.
-    fn random_beside(&self, question: &Question) -> Option<Question> {
+    fn random_beside(&self, question: &Question, plan: Plan) -> Option<Question> {
         let domain = question.mailbox.domain()?;
-        if question.voice == Voice::Second || question.purpose != Purpose::Recipient {
+        if question.voice != Voice::Usual || question.purpose != Purpose::Recipient {
             return None;
         }
-        let tested = question.scope.begin_test()?;
+        let tested = question.scope.begin_test(plan)?;
         let Some(nobody) = names::nobody_at(domain) else {
-            question.scope.tested(tested, None);
+            question.scope.tested(tested, Sighting::Vague);
             return None;
         };
         Some(self.aside(question, nobody, Purpose::Random(tested)))

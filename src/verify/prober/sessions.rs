@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::queue::Urgency;
 use super::round::Round;
@@ -29,6 +29,10 @@ const IDLE: Duration = Duration::from_secs(4 * 60);
 const IDLE_SPARE: Duration = Duration::from_secs(5);
 /// A question that waits for longer has sessions that are stuck before it.
 const OVERDUE: Duration = Duration::from_secs(1);
+/// The pause before the next session when the last one ended without a single answer; it doubles with each further one.
+const FRUITLESS_PAUSE: Duration = Duration::from_millis(50);
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 impl Prober {
     /// Wakes an idle session, or opens another while there are fewer than the budget has room for.
@@ -76,11 +80,20 @@ impl Prober {
             if self.is_done() {
                 return;
             }
+            self.breathe().await;
             match self.lease().await {
                 Some(lease) => self.serve_with(lease).await,
                 None if self.leave_to_others() => return,
                 None => self.fail_all(),
             }
+        }
+    }
+
+    /// Pauses where sessions end without a single answer: a backend that does so is not to be hammered.
+    async fn breathe(&self) {
+        let fruitless = self.fruitless.load(Ordering::Relaxed);
+        if let Some(doublings) = fruitless.checked_sub(1) {
+            sleep(FRUITLESS_PAUSE.saturating_mul(1 << doublings.min(16)).min(LONGEST_PAUSE)).await;
         }
     }
 
@@ -124,7 +137,7 @@ impl Prober {
 
     /// Works on one session until it is spent, lost, or idle for too long.
     async fn serve_with(self: &Arc<Self>, lease: Lease) {
-        let mut session = Session { lease, resets: 0 };
+        let mut session = Session { lease, resets: 0, heard: false };
         let backend = Arc::clone(session.lease.backend());
         let habits = backend.habits();
         let trial = habits.trial();
@@ -151,6 +164,10 @@ impl Prober {
                 Health::Lost(why) => {
                     tracing::debug!(backend = %backend.endpoint(), why, "probe session lost");
                     habits.cut_off_after(session.lease.connection().refusals());
+                    let fruitless = |n: u32| if session.heard { 0 } else { n.saturating_add(1) };
+                    let _ = self
+                        .fruitless
+                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(fruitless(n)));
                     return;
                 }
             }
@@ -212,6 +229,7 @@ impl Prober {
         let (as_whom, sender) = self.sender(question.voice);
         session.resets += 1;
         let (finding, health) = probe::ask_at_data(&mut session.lease, sender, &question.mailbox).await;
+        session.heard |= finding.is_some();
         let mut again = Vec::new();
         self.hear_aside(&question, finding.as_ref().map(|(finding, _)| finding));
         let (finding, said) = finding.unwrap_or_else(|| (Finding::Again, Conversation::default()));
@@ -235,6 +253,7 @@ impl Prober {
         let began = Instant::now();
         let batch = probe::ask(&mut session.lease, sender, &asked, habits.recipients() as usize).await;
         session.resets += batch.resets;
+        session.heard |= batch.answers() > 0;
         habits.answered(batch.findings.len(), began.elapsed());
         match batch.limit {
             Some(limit) => habits.limited_to(limit),
@@ -244,7 +263,8 @@ impl Prober {
         let several = questions.iter().filter(|question| question.purpose == Purpose::Recipient).count() > 1;
         let usual = |first: &&Question| first.voice == Voice::Usual && several;
         let scope = questions.first().filter(usual).map(|first| Arc::clone(&first.scope));
-        self.hear_batch(questions, batch.findings, as_whom);
+        let answers = batch.answers();
+        self.hear_batch(questions, batch.findings, answers, as_whom);
         let witnesses = scope.filter(|s| !s.is_braked()).map(|scope| scope.witnesses()).unwrap_or_default();
         match (&batch.health, witnesses.as_slice()) {
             (Health::Well, [one, other]) if habits.try_several() => {
@@ -254,31 +274,29 @@ impl Prober {
         }
     }
 
+    /// Hears what a batch came to, of which so many questions were answered.
     fn hear_batch(
         self: &Arc<Self>,
         questions: Vec<Question>,
         findings: Vec<(Finding, Conversation)>,
+        answers: usize,
         as_whom: ProbeSender,
     ) {
         for (at, question) in questions.iter().enumerate() {
-            self.hear_aside(question, findings.get(at).map(|(finding, _)| finding));
+            let answer = findings.get(at).filter(|_| at < answers);
+            self.hear_aside(question, answer.map(|(finding, _)| finding));
         }
         let how = How { at: AskAt::Recipient, sender: as_whom };
         let mut findings = findings.into_iter();
         let mut again = Vec::new();
-        let mut unanswered = 0;
-        for question in questions {
+        for (at, question) in questions.into_iter().enumerate() {
             let (finding, said) = findings.next().unwrap_or_else(|| {
-                unanswered += 1;
-                (Finding::Again, Conversation::default())
+                // The session was lost over the first question it left unanswered: those behind it were in no
+                // way at fault, and go to the next session with as many tries as they had.
+                let finding = if at > answers { Finding::Later } else { Finding::Again };
+                (finding, Conversation::default())
             });
-            // The session was lost over the first question it left unanswered: those behind it were in no
-            // way at fault, and go to the next session with as many tries as they had.
-            if unanswered > 1 && question.purpose == Purpose::Recipient {
-                again.push(question);
-            } else {
-                self.answered(question, finding, said, how, &mut again);
-            }
+            self.answered(question, finding, said, how, &mut again);
         }
         self.requeue(again);
     }
@@ -335,6 +353,8 @@ struct Session {
     lease: Lease,
     /// RSETs sent on it.
     resets: usize,
+    /// It has answered a question.
+    heard: bool,
 }
 
 impl Session {

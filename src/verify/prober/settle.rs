@@ -1,16 +1,18 @@
 //! What an answer leads to: what is remembered, who hears of it, what is asked next.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use tokio::time::Instant;
 
 use super::{Answer, Prober, Purpose, Question, Voice};
 use crate::observe::AlarmKind;
 use crate::observe::metrics::ProbeResult;
 use crate::proto::reply::Reply;
-use crate::proto::verdict::{Cause, StoreAnswered, Verdict};
+use crate::proto::verdict::{Cause, Meaning, Stage, StoreAnswered, Verdict, meaning};
 use crate::verify::conversation::Conversation;
 use crate::verify::probe::Finding;
-use crate::verify::scope::{AskAt, Belief};
+use crate::verify::scope::{AskAt, Belief, Scope};
 use crate::verify::truth::Sighting;
 
 /// How something was asked.
@@ -38,14 +40,9 @@ impl Prober {
         match question.purpose {
             Purpose::Recipient => {}
             Purpose::Random(what) => {
-                let sighting = match finding {
-                    Some(Finding::Good) => Some(Sighting::Taken),
-                    Some(Finding::Bad(_) | Finding::Refused(_)) => Some(Sighting::Refused),
-                    _ => None,
-                };
-                question.scope.tested(what, sighting);
+                question.scope.tested(what, Sighting::of(finding));
                 for entry in question.scope.proved() {
-                    self.shared.cache.learn_good(entry, question.scope.tally());
+                    self.shared.cache.learn_good(entry, &question.scope.tally());
                 }
             }
             Purpose::Witness => match finding {
@@ -68,11 +65,17 @@ impl Prober {
         if question.purpose != Purpose::Recipient {
             return;
         }
+        if finding == Finding::Later {
+            return again.push(question);
+        }
         let more_tries = question.tries + 1 < MAX_TRIES;
         let finding = match finding {
-            Finding::Again | Finding::OtherSender(_) if question.voice == Voice::Second => {
-                // The fallback sender is not taken here: what the usual one heard stands alone.
-                Finding::Unknown(Cause::Unreachable)
+            // The fallback sender is not heard here: the usual one asks once more, beside another recipient.
+            Finding::OtherSender(_) if question.voice == Voice::Second => {
+                return self.ask_beside(question, Voice::Last, again);
+            }
+            Finding::Again if question.voice == Voice::Second && !more_tries => {
+                return self.ask_beside(question, Voice::Last, again);
             }
             Finding::Again if more_tries => {
                 question.tries += 1;
@@ -91,7 +94,10 @@ impl Prober {
                 // RCPT takes anyone: DATA may tell.
                 AskAt::Data => return again.push(question),
             },
-            Finding::Bad(_) if self.is_doubtful(&question) => return self.ask_twice(question, again),
+            Finding::Bad(_) if self.is_doubtful(&question) => {
+                question.doubted = Some(Instant::now());
+                return self.ask_beside(question, Voice::Second, again);
+            }
             finding => finding,
         };
         let finding = match finding {
@@ -103,29 +109,33 @@ impl Prober {
 
     /// A good recipient that is refused is asked about a second time before that is believed.
     fn is_doubtful(&self, question: &Question) -> bool {
-        question.voice == Voice::Usual
-            && !question.scope.is_braked()
-            && self.shared.cache.held_good(question.scope.entry(question.key))
+        question.voice == Voice::Usual && !question.scope.is_braked() && self.was_good(question)
     }
 
-    /// As another sender, and beside another recipient that was good: one that vanished leaves the others there.
-    fn ask_twice(&self, mut question: Question, again: &mut Vec<Question>) {
-        question.voice = Voice::Second;
+    fn was_good(&self, question: &Question) -> bool {
+        self.shared.cache.held_good(question.scope.entry(question.key), question.scope.guard())
+    }
+
+    /// In another voice, and beside another recipient that was good: one that vanished leaves the others there.
+    fn ask_beside(&self, mut question: Question, voice: Voice, again: &mut Vec<Question>) {
+        question.voice = voice;
+        question.tries = 0;
         let other = question.scope.witnesses().into_iter().find(|witness| *witness != question.mailbox);
         again.extend(other.map(|witness| self.aside(&question, witness, Purpose::Witness)));
         again.push(question);
     }
 
-    /// Whether a refusal for good is believed: not while the store refuses in numbers what it knew.
+    /// Whether a refusal for good is believed: not while the store refuses in numbers what it knew, and not of what was
+    /// good while no other recipient is known.
     fn believed(&self, question: &Question, reply: Reply) -> Finding {
-        if self.shared.cache.held_good(question.scope.entry(question.key)) && !question.scope.is_braked() {
-            question.scope.turned(&question.mailbox);
+        let scope = &question.scope;
+        if self.was_good(question) && !scope.is_braked() {
+            if !scope.believes_refusal(question.doubted.unwrap_or(question.asked)) {
+                return Finding::Unknown(Cause::StoreIll(reply));
+            }
+            scope.turned(&question.mailbox);
         }
-        if question.scope.is_braked() {
-            Finding::Unknown(Cause::StoreIll(reply))
-        } else {
-            Finding::Bad(reply)
-        }
+        if scope.is_braked() { Finding::Unknown(Cause::StoreIll(reply)) } else { Finding::Bad(reply) }
     }
 
     /// The sender was refused. Gives what that comes to, or none when the other one is to be tried.
@@ -134,6 +144,7 @@ impl Prober {
             self.use_fallback.store(false, Ordering::Relaxed);
             return Some(Finding::Unknown(Cause::RouteFault(reply)));
         }
+        *self.refused_sender.lock().unwrap_or_else(PoisonError::into_inner) = Some(reply.clone());
         self.use_fallback.store(true, Ordering::Relaxed);
         (!more_tries).then_some(Finding::Unknown(Cause::SenderRefused(reply)))
     }
@@ -149,15 +160,18 @@ impl Prober {
         let Question { key, mailbox, scope, .. } = question;
         let cache = &self.shared.cache;
         let entry = scope.entry(*key);
-        let remember = self.pending.get(key).is_none_or(|pending| !pending.forget);
+        let finding = not_served(scope, finding);
         self.raise_alarms(question, &finding);
+        // Held while it is learnt: whoever wants it forgotten meanwhile waits, and forgets it then.
+        let pending = self.pending.get(key);
+        let remember = pending.as_ref().is_none_or(|pending| !pending.forget);
         let (verdict, result) = match finding {
             Finding::Good => {
                 match scope.belief(at) {
                     Belief::Full => {
                         scope.knows(mailbox);
                         if remember {
-                            cache.learn_good(entry, scope.tally());
+                            cache.learn_good(entry, &scope.tally());
                         }
                     }
                     Belief::Once if remember && at == AskAt::Recipient => scope.provisionally(entry),
@@ -182,10 +196,11 @@ impl Prober {
                 }
                 (Verdict::Unknown(cause), ProbeResult::Unknown)
             }
-            Finding::OtherSender(_) | Finding::Again => {
+            Finding::OtherSender(_) | Finding::Again | Finding::Later => {
                 (Verdict::Unknown(Cause::Unreachable), ProbeResult::Unknown)
             }
         };
+        drop(pending);
         self.shared.metrics.probed(question.asked.elapsed());
         self.series.probe(result);
         if !conversation.lines().is_empty() {
@@ -202,17 +217,21 @@ impl Prober {
     /// Faults of the route are an operator's business, and never an address's.
     fn raise_alarms(&self, question: &Question, finding: &Finding) {
         let (alarms, route) = (&self.shared.alarms, question.scope.route());
-        let domain = question.mailbox.domain().map_or("", |domain| domain.as_str());
+        let about = question.scope.alarms_name();
         match finding {
             Finding::Unknown(Cause::RouteFault(reply)) => {
-                alarms.raise(route, AlarmKind::RouteFault, domain, &reply.to_string());
+                alarms.raise(route, AlarmKind::RouteFault, about, &reply.to_string());
             }
             Finding::Unknown(Cause::SenderRefused(reply)) => {
                 alarms.raise(route, AlarmKind::SenderRefused, "", &reply.to_string());
             }
             Finding::Good | Finding::Bad(_) => {
-                alarms.clear(route, AlarmKind::RouteFault, domain);
-                alarms.clear(route, AlarmKind::SenderRefused, "");
+                alarms.clear(route, AlarmKind::RouteFault, about);
+                let refused = self.refused_sender.lock().unwrap_or_else(PoisonError::into_inner);
+                match refused.as_ref().filter(|_| self.use_fallback.load(Ordering::Relaxed)) {
+                    Some(reply) => alarms.raise(route, AlarmKind::SenderRefused, "", &reply.to_string()),
+                    None => alarms.clear(route, AlarmKind::SenderRefused, ""),
+                }
             }
             _ => {}
         }
@@ -228,5 +247,16 @@ impl Prober {
                 self.settle(&question, unreachable, Conversation::default(), AskAt::Recipient);
             }
         }
+    }
+}
+
+/// A store that relays for no domain but its own is what a route for every domain wants: no fault, and nobody's mail.
+fn not_served(scope: &Scope, finding: Finding) -> Finding {
+    match finding {
+        Finding::Unknown(Cause::RouteFault(reply)) if scope.is_unnamed() && reply.code() != 530 => {
+            let about_relaying = meaning(Stage::Recipient, &reply) == Meaning::RouteFault;
+            Finding::Unknown(if about_relaying { Cause::NotServed(reply) } else { Cause::RouteFault(reply) })
+        }
+        finding => finding,
     }
 }

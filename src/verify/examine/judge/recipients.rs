@@ -152,7 +152,12 @@ pub(super) fn known(known: &[Asked], out: &mut Judgement) {
         let said = words(asked.reply.as_ref());
         let class = asked.reply.as_ref().map(Reply::class);
         let who = &asked.recipient;
+        let full =
+            asked.reply.as_ref().is_some_and(|reply| meaning(Stage::Recipient, reply) == Meaning::Good);
         match (asked.to, class) {
+            (Answered::Rcpt, Some(Class::Permanent | Class::Transient)) if full => {
+                out.well(format!("knows {who}, whose mailbox is full: {said}"));
+            }
             (Answered::Rcpt, Some(Class::Positive)) => out.well(format!("takes {who}: {said}")),
             (Answered::Rcpt, Some(Class::Permanent)) => out.found(
                 Severity::Fault,
