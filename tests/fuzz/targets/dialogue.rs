@@ -167,7 +167,10 @@ impl<'i> Session<'i> {
             12 => {
                 let kind = if choice / 16 == 0 { Overlong::Chunk } else { Overlong::Other };
                 let step = self.step(Input::OverlongLine(kind));
-                assert!(kind == Overlong::Other || matches!(step, Step::HangUp(_)), "{step:?} to a BDAT too long");
+                assert!(
+                    kind == Overlong::Other || matches!(step, Step::HangUp(_)),
+                    "{step:?} to a BDAT too long"
+                );
                 self.perform(step, 1)
             }
             13 => {

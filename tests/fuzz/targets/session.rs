@@ -6,7 +6,8 @@
 //!
 //! - nobody is given to the delivery port whom no probe found good;
 //! - DATA and BDAT go to the delivery port only behind a recipient it took;
-//! - a message is acknowledged only if the backend's own whole 2yz followed its end;
+//! - a message is acknowledged only if the backend's own whole 2yz followed its end, it is stored once, and for just those
+//!   recipients that the client was told are accepted;
 //! - what the session holds of memory stays under the bound that docs/wire.md states, also where a client or
 //!   a backend sends without end;
 //! - the run ends, within a day of the paused clock, and is counted as ended.
@@ -25,7 +26,7 @@ mod client;
 mod held;
 
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -49,6 +50,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const BOUND: usize = 256 * 1024;
 /// The two pipes of a connection to a backend, which are the kernel's where there are sockets.
 const PIPES: usize = 2 * 64 * 1024;
+/// What a reply as long as may be costs beyond that: its text, and what is written of it.
+const LONG: usize = 2 * 64 * 1024;
 /// More than all of that, for those who send without end, once in a run: it takes its time.
 const ENDLESS: usize = 1024 * 1024;
 
@@ -98,7 +101,7 @@ async fn run(rules: u8, choices: &[u8]) {
     };
     let session = held::Held::new(session::run(Stream::Memory(near), address, &listener, &series, context));
     tokio::join!(session, client);
-    let most = BOUND + PIPES * world.borrow().connections;
+    let most = BOUND + PIPES * world.borrow().connections + LONG * world.borrow().long;
     assert!(held::most() < most, "{} octets held, of {most}", held::most());
     assert_eq!(series.sessions(SessionState::Idle) + series.sessions(SessionState::Transaction), 0);
 }
@@ -124,6 +127,8 @@ struct World {
     choices: std::vec::IntoIter<u8>,
     /// Connections they took.
     connections: usize,
+    /// Replies as long as may be.
+    long: usize,
     /// One of them sent without end.
     endless: bool,
     /// Recipients a probe found good.
@@ -134,6 +139,12 @@ struct World {
     blind: bool,
     /// Messages whose end was followed by a whole 2yz.
     stored: usize,
+    /// For whom each message was taken, by its tag.
+    taken_for: HashMap<usize, Vec<String>>,
+    /// A backend spoke before the end of a message: what it is the answer to nobody can tell.
+    early: bool,
+    /// Messages that have a tag.
+    tags: usize,
     /// Messages the client was told are accepted.
     acknowledged: usize,
     /// The client has sent the end of its message: what a backend says from here on may have been said behind it.
@@ -143,6 +154,12 @@ struct World {
 impl World {
     fn choose(&mut self) -> u8 {
         self.choices.next().unwrap_or(0)
+    }
+
+    /// The line that tells the next message from all others, and its number.
+    fn tag(&mut self) -> (usize, String) {
+        self.tags += 1;
+        (self.tags, format!("tag {};\r\n", self.tags))
     }
 }
 

@@ -17,6 +17,7 @@ enum Mood {
     Late,
     Twice,
     Half,
+    Long,
     Endless(&'static str),
     Silence,
     Close,
@@ -36,7 +37,8 @@ fn mood(choice: u8) -> Mood {
         206..216 => Mood::Pieces,
         216..226 => Mood::Late,
         226..232 => Mood::Twice,
-        232..236 => Mood::Half,
+        232..235 => Mood::Half,
+        235 => Mood::Long,
         236 => Mood::Endless("250-2.0.0 and another line of it\r\n"),
         237 => Mood::Endless("250 2.0.0 and on and on "),
         238..246 => Mood::Silence,
@@ -53,13 +55,23 @@ fn has_mailbox(line: &str) -> bool {
 
 /// One session of a backend: greets, then answers each command in the mood it is in.
 pub(super) async fn serve(mut stream: DuplexStream, world: Rc<RefCell<World>>) {
-    let mut session = Backend { probe: true, accepted: 0, sender: false, blind: false, tells: true };
+    let mut session = Backend {
+        probe: true,
+        accepted: Vec::new(),
+        chunks: Vec::new(),
+        sender: false,
+        blind: false,
+        tells: true,
+    };
     let _ = session.converse(&mut stream, &world).await;
 }
 
 struct Backend {
     probe: bool,
-    accepted: usize,
+    /// The RCPT lines it took.
+    accepted: Vec<String>,
+    /// The last octets of the chunks it has.
+    chunks: Vec<u8>,
     sender: bool,
     blind: bool,
     /// The last recipient it took has a mailbox.
@@ -80,9 +92,9 @@ impl Backend {
             let code = self.answer(stream, world, &proper).await?;
             let taken = code == Some(2);
             if line.starts_with("MAIL") {
-                (self.sender, self.accepted) = (taken, 0);
+                (self.sender, self.accepted, self.chunks) = (taken, Vec::new(), Vec::new());
             } else if line.starts_with("RCPT") && taken && self.sender {
-                self.accepted += 1;
+                self.accepted.push(line.clone());
                 self.tells = has_mailbox(&line);
                 if self.probe {
                     world.borrow_mut().good.insert(line);
@@ -124,7 +136,7 @@ impl Backend {
             return "550 5.1.1 No such user".to_owned();
         }
         if line == "DATA" {
-            assert!(self.accepted > 0, "DATA without a recipient that was taken");
+            assert!(!self.accepted.is_empty(), "DATA without a recipient that was taken");
             return "354 Go ahead".to_owned();
         }
         "250 2.0.0 Ok".to_owned()
@@ -138,7 +150,7 @@ impl Backend {
         input: &mut Vec<u8>,
         world: &RefCell<World>,
     ) -> Option<()> {
-        assert!(self.accepted > 0 && !self.probe, "BDAT without a recipient that was taken");
+        assert!(!self.accepted.is_empty() && !self.probe, "BDAT without a recipient that was taken");
         let (octets, last) = match chunk.split_once(' ') {
             Some((octets, place)) => (octets, place == "LAST"),
             None => (chunk, false),
@@ -147,10 +159,12 @@ impl Backend {
         while input.len() < octets {
             read(stream, input).await?;
         }
-        input.drain(..octets);
+        self.chunks.extend(input.drain(..octets));
+        self.chunks.drain(..self.chunks.len().saturating_sub(TAG));
         if last {
-            if self.answer_stored(stream, world).await? == Some(2) {
-                self.accepted = 0;
+            let content = std::mem::take(&mut self.chunks);
+            if self.answer_stored(stream, &content, world).await? == Some(2) {
+                self.accepted.clear();
             }
         } else {
             self.answer(stream, world, "250 2.0.0 Ok").await?;
@@ -167,21 +181,21 @@ impl Backend {
     ) -> Option<()> {
         if world.borrow_mut().choose() > 220 {
             let on_its_way = world.borrow().ended;
+            world.borrow_mut().early = true;
             world.borrow_mut().stored += usize::from(on_its_way);
             stream.write_all(b"250 2.0.0 Early\r\n").await.ok()?;
         }
         input.splice(..0, *b"\r\n");
-        loop {
+        let content: Vec<u8> = loop {
             if let Some(end) = find(input, b"\r\n.\r\n") {
-                input.drain(..end + 5);
-                break;
+                break input.drain(..end + 5).collect();
             }
-            // No more than may be the beginning of the end is looked at again.
-            input.drain(..input.len().saturating_sub(4));
+            // No more than may hold the tag, and the beginning of the end, is looked at again.
+            input.drain(..input.len().saturating_sub(TAG));
             read(stream, input).await?;
-        }
-        if self.answer_stored(stream, world).await? == Some(2) {
-            self.accepted = 0;
+        };
+        if self.answer_stored(stream, &content, world).await? == Some(2) {
+            self.accepted.clear();
         }
         Some(())
     }
@@ -189,8 +203,13 @@ impl Backend {
     async fn answer_stored(
         &mut self,
         stream: &mut DuplexStream,
+        content: &[u8],
         world: &RefCell<World>,
     ) -> Option<Option<u8>> {
+        if let Some(tag) = tag(content) {
+            let before = world.borrow_mut().taken_for.insert(tag, self.accepted.clone());
+            assert_eq!(before, None, "message {tag} is given a second time");
+        }
         // Counted before the client can hear of it, and taken back when it was no whole 2yz.
         world.borrow_mut().stored += 1;
         let code = self.answer(stream, world, "250 2.0.0 Stored").await;
@@ -232,6 +251,13 @@ impl Backend {
                 world.borrow_mut().out_of_step = true;
                 stream.write_all(whole.repeat(2).as_bytes()).await.ok()?;
             }
+            Mood::Long => {
+                world.borrow_mut().long += 1;
+                let (code, _) = proper.split_at_checked(3)?;
+                let line = format!("{code}-2.0.0 {}\r\n", "x".repeat(400));
+                stream.write_all(line.repeat(150).as_bytes()).await.ok()?;
+                stream.write_all(whole.as_bytes()).await.ok()?;
+            }
             Mood::Half => {
                 let half = whole.as_bytes().get(..whole.len() / 2)?;
                 stream.write_all(half).await.ok()?;
@@ -251,6 +277,15 @@ impl Backend {
         }
         Some(class(proper))
     }
+}
+
+/// More than a tag and the end of a message.
+const TAG: usize = 64;
+
+/// The number in the line that stands last in a message.
+fn tag(content: &[u8]) -> Option<usize> {
+    let rest = content.get(find(content, b"tag ")? + 4..)?;
+    std::str::from_utf8(rest.get(..find(rest, b";")?)?).ok()?.parse().ok()
 }
 
 /// The next command, without its CRLF. What is sent to a backend is a line, whole and clean.

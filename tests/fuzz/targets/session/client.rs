@@ -28,12 +28,14 @@ const COMMANDS: [(&str, &[u16]); 20] = [
     ("STARTTLS", &[502]),
     ("NOOP\0", &[500]),
     ("BDAT 4\r\nab\r\n", CHUNK),
-    ("BDAT 3 LAST\r\n.\r\n", CHUNK),
+    ("BDAT LAST", CHUNK),
     ("BDAT 0 LAST", CHUNK),
     ("NOOP ", &[250, 500]),
 ];
 const RECIPIENT: &[u16] = &[250, 252, 451, 503, 550];
 const CHUNK: &[u16] = &[250, 252, 451, 502, 503, 550];
+/// The last chunk of a message, with a tag and its size; `.` CRLF is no end there.
+const TAGGED_CHUNK: &str = "BDAT LAST";
 /// The command that is sent without end.
 const ENDLESS_COMMAND: usize = 19;
 const BODIES: [&str; 7] =
@@ -52,11 +54,22 @@ pub(super) struct Client {
     replies: ReplyReader,
     /// What it sends as if without end; nothing once it was sent.
     endless: usize,
+    /// Recipients of the transaction it was told are accepted, as it named them.
+    accepted: Vec<&'static str>,
+    /// The message whose answer is to come.
+    tag: Option<usize>,
 }
 
 impl Client {
     pub(super) fn new(stream: DuplexStream, endless: usize) -> Self {
-        Self { stream, input: Vec::new(), replies: ReplyReader::default(), endless }
+        Self {
+            stream,
+            input: Vec::new(),
+            replies: ReplyReader::default(),
+            endless,
+            accepted: Vec::new(),
+            tag: None,
+        }
     }
 
     /// Says commands, several at once where that is wanted, and hears their replies.
@@ -84,6 +97,13 @@ impl Client {
             if choice / COMMANDS.len() == 12 {
                 sleep(Duration::from_secs(10)).await;
             }
+            if line == TAGGED_CHUNK {
+                let (tag, text) = world.borrow_mut().tag();
+                self.tag = Some(tag);
+                octets.extend_from_slice(format!("BDAT {} LAST\r\n.\r\n{text}", text.len() + 3).as_bytes());
+                world.borrow_mut().ended = true;
+                continue;
+            }
             octets.extend_from_slice(line.as_bytes());
             if choice % COMMANDS.len() == ENDLESS_COMMAND {
                 octets.resize(octets.len() + std::mem::take(&mut self.endless), b'x');
@@ -109,11 +129,16 @@ impl Client {
         // A backend's own refusal is passed on as it is.
         let backends = line.starts_with("RCPT TO:<") || line == "DATA" || line.starts_with("BDAT");
         assert!(expected.contains(&code) || backends && code >= 400, "{code} to {line}");
+        if line.starts_with("MAIL") && code == 250 {
+            self.accepted.clear();
+        } else if line.starts_with("RCPT") && code / 100 == 2 {
+            self.accepted.push(line);
+        }
         if line == "DATA" && code == 354 {
             self.message(choice / COMMANDS.len(), world).await
         } else if line.contains("LAST") {
             world.borrow_mut().ended = false;
-            acknowledged(code, world);
+            self.acknowledged(code, world);
             Some(())
         } else {
             Some(())
@@ -130,12 +155,33 @@ impl Client {
         } else {
             self.say(body.as_bytes(), Ears::Open).await?;
         }
+        // The empty message stays empty.
+        if !body.is_empty() {
+            let (tag, text) = world.borrow_mut().tag();
+            self.tag = Some(tag);
+            self.say(text.as_bytes(), Ears::Open).await?;
+        }
         self.say(b".\r\n", Ears::Open).await?;
         let code = self.reply().await?;
         world.borrow_mut().ended = false;
-        acknowledged(code, world);
+        self.acknowledged(code, world);
         assert!(code / 100 != 2 || !body.replace("\r\n", "").contains(['\r', '\n']), "took bare newlines");
         Some(())
+    }
+
+    /// A message was answered.
+    fn acknowledged(&mut self, code: u16, world: &RefCell<World>) {
+        let tag = self.tag.take();
+        if code / 100 != 2 {
+            return;
+        }
+        let mut world = world.borrow_mut();
+        world.acknowledged += 1;
+        assert!(world.acknowledged <= world.stored, "acknowledged what was not stored");
+        if let Some(tag) = tag.filter(|_| !world.out_of_step && !world.early) {
+            let taken_for = world.taken_for.get(&tag).expect("what is acknowledged was given");
+            assert_eq!(*taken_for, self.accepted, "for whom message {tag} was taken, and who was accepted");
+        }
     }
 
     /// Says the input as it is, in segments, and hears what comes of it.
@@ -209,12 +255,4 @@ fn group(choices: &mut impl Iterator<Item = usize>, together: bool) -> Vec<usize
         }
     }
     group
-}
-
-fn acknowledged(code: u16, world: &RefCell<World>) {
-    if code / 100 == 2 {
-        let mut world = world.borrow_mut();
-        world.acknowledged += 1;
-        assert!(world.acknowledged <= world.stored, "acknowledged what was not stored");
-    }
 }
