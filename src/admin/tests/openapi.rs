@@ -104,7 +104,8 @@ async fn lived_in() -> (Counter, SessionRecord) {
     );
     panel.metrics.route("").refusal(RefusalCause::NoRoute);
     panel.metrics.route(&panel.config.routes.first().name).shadow_refusal(RefusalCause::Unknown);
-    let directory = std::env::temp_dir().join(format!("backstop-openapi-{}", std::process::id()));
+    // Two tests of this process want one at once.
+    let directory = std::env::temp_dir().join(format!("backstop-openapi-{}-{session}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let made = rcgen::generate_simple_self_signed(["mx.example.org".to_owned()]).unwrap();
     let files = CertificateFiles { chain: directory.join("chain.pem"), key: directory.join("key.pem") };
