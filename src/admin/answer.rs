@@ -109,6 +109,11 @@ pub(super) enum Refusal {
     Seconds(String),
     #[error("{0} listen already: that is as many as may")]
     Listeners(usize),
+    /// All the faults of a configuration; nothing of a caller is in them.
+    #[error("the configuration in force stays: {0}")]
+    Configuration(String),
+    #[error("the process takes no orders here: it is ending, or was not started to")]
+    NobodyObeys,
 }
 
 impl Refusal {
@@ -120,7 +125,8 @@ impl Refusal {
             | Self::Client(_)
             | Self::Parameters
             | Self::Seconds(_) => StatusCode::BAD_REQUEST,
-            Self::Listeners(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Listeners(_) | Self::NobodyObeys => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Configuration(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Token => StatusCode::UNAUTHORIZED,
             Self::Remote | Self::Host(_) | Self::Origin(_) => StatusCode::FORBIDDEN,
             Self::Nowhere(_) | Self::NoRoute(_) | Self::NotBanned(_) => StatusCode::NOT_FOUND,
@@ -154,6 +160,11 @@ impl From<Refusal> for Answer {
 pub(super) fn json(value: &impl Serialize) -> Answer {
     // Fails only for maps with keys that are no text; ours are structs.
     made(StatusCode::OK, JSON, serde_json::to_string(value).unwrap_or_default())
+}
+
+/// `value` as JSON: what it tells of has only begun.
+pub(super) fn accepted(value: &impl Serialize) -> Answer {
+    made(StatusCode::ACCEPTED, JSON, serde_json::to_string(value).unwrap_or_default())
 }
 
 /// JSON that is written already.

@@ -18,6 +18,7 @@ mod configuration;
 mod events;
 mod health;
 mod history;
+mod orders;
 mod page;
 mod recipients;
 mod refusals;
@@ -34,6 +35,7 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::Request;
 use hyper::body::Incoming;
@@ -57,6 +59,7 @@ use crate::verify::Verifier;
 use answer::Stalled;
 
 pub use history::History;
+pub use orders::{Order, Orders, Reloaded};
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -72,7 +75,7 @@ const CONNECTION: Duration = Duration::from_secs(75);
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What the endpoint shows and works on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Panel {
     /// The configuration in force.
     pub config: Arc<Config>,
@@ -85,7 +88,7 @@ pub struct Panel {
     /// What is counted.
     pub metrics: Metrics,
     /// How it moved.
-    pub history: History,
+    pub history: Arc<History>,
     /// What happens.
     pub events: Events,
     /// Who is here.
@@ -106,28 +109,33 @@ pub struct Panel {
     pub started: Instant,
     /// Cancelled when the endpoint is to end.
     pub ended: CancellationToken,
+    /// Whom orders go to.
+    pub orders: Orders,
+    /// Which configuration since the start is in force.
+    pub generation: u64,
 }
 
 /// Serves until the end, then lets the requests under way finish.
-pub async fn serve(socket: TcpListener, panel: Arc<Panel>) {
+pub async fn serve(socket: TcpListener, panel: Arc<ArcSwap<Panel>>) {
     let connections = TaskTracker::new();
+    let lasting = panel.load_full();
     let serving = async {
-        tokio::join!(accept(&socket, &panel, &connections), panel.history.follow(&panel.metrics));
+        tokio::join!(accept(&socket, &panel, &connections), lasting.history.follow(&lasting.metrics));
     };
-    panel.ended.run_until_cancelled(serving).await;
+    lasting.ended.run_until_cancelled(serving).await;
     drop(socket);
     connections.close();
     connections.wait().await;
 }
 
 /// Takes caller after caller, as long as there is room. No error of accept ends this.
-async fn accept(socket: &TcpListener, panel: &Arc<Panel>, connections: &TaskTracker) {
+async fn accept(socket: &TcpListener, panel: &ArcSwap<Panel>, connections: &TaskTracker) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     // Nobody closes the semaphore, so this goes on until it is dropped.
     while let Ok(place) = Arc::clone(&room).acquire_owned().await {
         match socket.accept().await {
             Ok((stream, caller)) => {
-                let panel = Arc::clone(panel);
+                let panel = panel.load_full();
                 connections.spawn(async move {
                     converse(stream, caller.ip().to_canonical(), &panel).await;
                     drop(place);

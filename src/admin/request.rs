@@ -10,8 +10,8 @@ use tokio::time::timeout;
 use super::answer::{self, Answer, Refusal};
 use super::target::{Audience, Place, Resource, parameters};
 use super::{
-    Panel, access, clients, configuration, events, health, history, page, recipients, refusals, sessions,
-    status,
+    Panel, access, clients, configuration, events, health, history, orders, page, recipients, refusals,
+    sessions, status,
 };
 
 /// How long an answer may take; a probe waits for the mail store.
@@ -51,6 +51,8 @@ async fn perform(panel: &Panel, caller: IpAddr, request: &Parts) -> Result<Answe
         (Resource::Probe, "POST") => recipients::probe(panel, part).await,
         (Resource::Clients, "GET" | "HEAD") => Ok(clients::list(panel).await),
         (Resource::Client, "DELETE") => clients::pardon(panel, part),
+        (Resource::Reload, "POST") => orders::reload(panel).await,
+        (Resource::Drain, "POST") => orders::drain(panel).await,
         (_, method) => Err(Refusal::Method { method: method.to_owned(), allowed: place.methods }),
     }
 }

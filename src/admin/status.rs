@@ -20,6 +20,8 @@ pub(super) struct Status<'p> {
     version: &'static str,
     hostname: &'p str,
     uptime_seconds: u64,
+    /// Which configuration since the start is in force.
+    generation: u64,
     state: State,
     /// By listener.
     sessions: BTreeMap<&'p str, Sessions>,
@@ -192,6 +194,7 @@ impl<'p> Status<'p> {
             version: env!("CARGO_PKG_VERSION"),
             hostname: &panel.config.hostname,
             uptime_seconds: panel.started.elapsed().as_secs(),
+            generation: panel.generation,
             state: match (panel.drain.is_announced(), panel.serving.is_cancelled()) {
                 (true, _) => State::Draining,
                 (false, true) => State::Serving,

@@ -37,6 +37,10 @@ pub(super) enum Resource {
     Clients,
     /// One client.
     Client,
+    /// Reading the configuration again.
+    Reload,
+    /// Ending.
+    Drain,
 }
 
 /// Whom a resource is for.
@@ -60,7 +64,7 @@ pub(super) struct Place {
 }
 
 /// All there are. The page holds nothing that a stranger may not know: what it shows it asks for.
-pub(super) const PLACES: [Place; 16] = [
+pub(super) const PLACES: [Place; 18] = [
     everybodys("/", Resource::Page),
     everybodys("/livez", Resource::Live),
     everybodys("/readyz", Resource::Ready),
@@ -77,6 +81,8 @@ pub(super) const PLACES: [Place; 16] = [
     operators("/api/v1/recipients/{address}/probe", Resource::Probe, "POST"),
     operators("/api/v1/clients", Resource::Clients, READ),
     operators("/api/v1/clients/{ip}", Resource::Client, "DELETE"),
+    operators("/api/v1/reload", Resource::Reload, "POST"),
+    operators("/api/v1/drain", Resource::Drain, "POST"),
 ];
 
 const READ: &str = "GET, HEAD";

@@ -69,7 +69,9 @@ fn panel_with(backend: SocketAddr, token: Option<&str>, change: impl FnOnce(&mut
         alarms: context.alarms,
         backends: context.backends,
         metrics: context.metrics,
-        history: History::default(),
+        history: Arc::default(),
+        orders: Orders::default(),
+        generation: 1,
         events: context.events,
         live: context.live,
         connections: context.connections,
@@ -385,7 +387,7 @@ async fn served() -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>
     let address = socket.local_addr().unwrap();
     let panel = panel(nobody());
     let ended = panel.ended.clone();
-    (address, ended, tokio::spawn(serve(socket, Arc::new(panel))))
+    (address, ended, tokio::spawn(serve(socket, Arc::new(ArcSwap::from_pointee(panel)))))
 }
 
 /// What comes back for these octets, until the connection is closed.

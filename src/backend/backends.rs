@@ -28,13 +28,15 @@ pub struct Backends {
 }
 
 impl Backends {
-    /// One destination for each that is named; `servers` are asked where they are, or those of the system.
+    /// One destination for each that is named, the same as before where one is `kept`; `servers` are asked where they are,
+    /// or those of the system.
     pub fn new(
         named: impl IntoIterator<Item = (config::Destination, Quota, BackendMetrics)>,
         dialer: &Dialer,
         identity: &Identity,
         patience: Patience,
         servers: &[SocketAddr],
+        kept: impl Fn(&config::Destination) -> Option<Arc<Destination>>,
     ) -> Self {
         let mut quotas: BTreeMap<config::Destination, (Quota, Vec<BackendMetrics>)> = BTreeMap::new();
         for (destination, quota, series) in named {
@@ -46,6 +48,9 @@ impl Backends {
             }
         }
         let destination = |named: config::Destination, quota: Quota, metrics| {
+            if let Some(kept) = kept(&named) {
+                return (named, kept);
+            }
             let identity = Identity { header: quota.header, ..identity.clone() };
             let blueprint = Blueprint { quota, dialer: dialer.clone(), identity, patience, metrics };
             (named.clone(), Destination::new(named, blueprint))
@@ -58,6 +63,18 @@ impl Backends {
     #[must_use]
     pub fn find(&self, named: &config::Destination) -> Option<&Arc<Destination>> {
         self.by_name.get(named)
+    }
+
+    /// Takes leave of every session that is kept with backends that `others` have not, and waits as [`Self::leave`] does.
+    pub async fn leave_but_for(&self, others: &Self, patience: Duration) {
+        let gone = self
+            .by_name
+            .iter()
+            .filter(|(named, own)| others.find(named).is_none_or(|other| !Arc::ptr_eq(own, other)));
+        let backends: Vec<_> = gone
+            .flat_map(|(_, gone)| gone.members().iter().map(|m| Arc::clone(&m.backend)).collect::<Vec<_>>())
+            .collect();
+        let _ = timeout(patience, join_all(backends.iter().map(|backend| backend.leave()))).await;
     }
 
     /// All destinations.

@@ -14,6 +14,7 @@ mod run;
 mod supervisor;
 mod terminal;
 mod verify;
+mod watch;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,14 +1,20 @@
 //! `backstop run`: the proxy, until it is told to end.
 
-use tokio::signal::unix::{SignalKind, signal};
+use std::path::PathBuf;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 
 use super::supervisor;
 use super::terminal::say;
+use super::watch::Watched;
 use super::{ConfigFile, ConfigFlags, Exit, load};
-use crate::config::LogFormat;
+use crate::admin::{Order, Orders, Reloaded};
+use crate::config::{LogFormat, Source};
 use crate::net::inherited::Inherited;
 use crate::observe::log::{self, Format};
-use crate::server::{Certificates, Drained, Server, StartFault};
+use crate::observe::metrics::ReloadResult;
+use crate::server::{Drained, Server, StartFault};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -16,11 +22,15 @@ pub(super) struct Arguments {
     file: ConfigFile,
     #[command(flatten)]
     flags: ConfigFlags,
+    /// Reload the configuration when its file changes, as SIGHUP does.
+    #[arg(long)]
+    watch: bool,
 }
 
 /// Serves until SIGTERM or SIGINT, then drains; a second one ends at once.
 pub(super) async fn run(arguments: &Arguments) -> Exit {
-    let loaded = match load(&arguments.file.source_with(&arguments.flags)) {
+    let source = arguments.file.source_with(&arguments.flags);
+    let loaded = match load(&source) {
         Ok(loaded) => loaded,
         Err(exit) => return exit,
     };
@@ -36,13 +46,13 @@ pub(super) async fn run(arguments: &Arguments) -> Exit {
         }
     };
     // Before anything listens: a signal from then on must not kill us.
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
-    else {
+    let Ok(mut signals) = Signals::catch() else {
         say("cannot listen for signals");
         return Exit::Failed;
     };
-    let mut server = match Server::bind_over(loaded.config, Inherited::of_process()) {
+    let (orders, arriving) = Orders::new();
+    let watched = loaded.file.clone().filter(|_| arguments.watch);
+    let mut server = match Server::bind_over(loaded.config, Inherited::of_process(), orders) {
         Ok(server) => server,
         Err(fault @ StartFault::Bind(..)) => {
             say(fault);
@@ -58,27 +68,10 @@ pub(super) async fn run(arguments: &Arguments) -> Exit {
     }
     tokio::select! {
         () = server.serve() => {}
-        _ = terminate.recv() => return Exit::Done,
-        _ = interrupt.recv() => return Exit::Done,
+        () = signals.end() => return Exit::Done,
     }
     supervisor::ready();
-    let rereading = async {
-        while hangup.recv().await.is_some() {
-            match server.reread_certificates() {
-                Certificates::AreReread => tracing::info!("SIGHUP: certificates are read again"),
-                Certificates::AreAbsent => {
-                    tracing::warn!(
-                        "SIGHUP: there are no certificates to read again, and the configuration needs a restart"
-                    );
-                }
-            }
-        }
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = rereading => {}
-    }
+    serve(&mut server, &source, &mut signals, arriving, watched).await;
     supervisor::stopping();
     tracing::info!("draining: no new clients, open transactions may finish");
     tokio::select! {
@@ -88,7 +81,116 @@ pub(super) async fn run(arguments: &Arguments) -> Exit {
             }
             Exit::Done
         }
-        _ = terminate.recv() => Exit::Failed,
-        _ = interrupt.recv() => Exit::Failed,
+        () = signals.end() => Exit::Failed,
     }
+}
+
+/// The signals that mean something.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// We are to end.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Takes over new configurations until told to end.
+async fn serve(
+    server: &mut Server,
+    source: &Source,
+    signals: &mut Signals,
+    mut orders: mpsc::Receiver<Order>,
+    watched: Option<PathBuf>,
+) {
+    let mut watched = watched.map(Watched::new);
+    loop {
+        let (why, answer) = tokio::select! {
+            _ = signals.terminate.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            _ = signals.hangup.recv() => ("SIGHUP", None),
+            () = changed(&mut watched) => ("its file changed", None),
+            order = orders.recv() => match order {
+                Some(Order::Reload(answer)) => ("the admin endpoint asks", Some(answer)),
+                Some(Order::Drain) | None => return,
+            },
+        };
+        // Whoever wants us to end does not wait until backends were greeted.
+        let reloaded = tokio::select! {
+            reloaded = reload(server, source, why) => reloaded,
+            () = async {
+                tokio::select! {
+                    _ = signals.terminate.recv() => {}
+                    _ = signals.interrupt.recv() => {}
+                }
+            } => return,
+        };
+        answered(answer, reloaded);
+    }
+}
+
+async fn changed(watched: &mut Option<Watched>) {
+    match watched {
+        Some(watched) => watched.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn answered(answer: Option<oneshot::Sender<Result<Reloaded, String>>>, reloaded: Result<Reloaded, String>) {
+    if let Some(answer) = answer {
+        // Who asked may have gone.
+        let _ = answer.send(reloaded);
+    }
+}
+
+/// Reads the configuration again, and puts it in force if nothing is wrong with it. Else all its faults are told.
+async fn reload(server: &mut Server, source: &Source, why: &str) -> Result<Reloaded, String> {
+    let outcome = try_reload(server, source, why).await;
+    let result = if outcome.is_ok() { ReloadResult::Done } else { ReloadResult::Refused };
+    server.context().metrics.reloaded(result);
+    if let Err(faults) = &outcome {
+        for fault in faults.lines() {
+            tracing::error!(why, fault, "the configuration in force stays");
+        }
+    }
+    outcome
+}
+
+async fn try_reload(server: &mut Server, source: &Source, why: &str) -> Result<Reloaded, String> {
+    let source = source.clone();
+    let read = tokio::task::spawn_blocking(move || crate::config::load(&source)).await;
+    let loaded = read.map_err(|fault| fault.to_string())?.map_err(|faults| faults.to_string())?;
+    loaded.warnings.iter().for_each(|warning| tracing::warn!(%warning, "configuration"));
+    let taken = server.reload(loaded.config).await.map_err(|fault| fault.to_string())?;
+    for bound in &taken.opened {
+        say(format_args!("listening on {} ({})", bound.address, bound.name));
+    }
+    for bound in &taken.closed {
+        say(format_args!("no longer listening on {} ({})", bound.address, bound.name));
+    }
+    if !taken.late.is_empty() {
+        tracing::warn!(keys = taken.late.join(", "), "these changes take effect with a restart");
+    }
+    tracing::info!(
+        why,
+        generation = taken.generation,
+        changed = taken.changed,
+        "a new configuration is in force"
+    );
+    Ok(Reloaded { generation: taken.generation, changed: taken.changed, restart_needed: taken.late })
 }

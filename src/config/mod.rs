@@ -8,6 +8,7 @@
 //! verifier reads those), and looking up host names (`net::resolve` does).
 
 mod certificate;
+mod changes;
 mod check;
 mod choice;
 mod describe;
@@ -39,6 +40,7 @@ use std::path::PathBuf;
 use figment::value::Dict;
 
 pub use certificate::{Certificate, CertificateFault, CertificateFiles, Contents, Part};
+pub use changes::Changes;
 pub use choice::{
     Balance, BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile,
     ProxyProtocol, Received, RouteTls, RoutedRecipients, SourceKind, StageKind,

@@ -16,8 +16,8 @@ use crate::net::client_key::ClientKey;
 /// The connections of all clients.
 #[derive(Debug)]
 pub struct Connections {
-    most: usize,
-    most_per_client: usize,
+    most: AtomicUsize,
+    most_per_client: AtomicUsize,
     all: AtomicUsize,
     /// Those that wait for a header which says whose they are; counted apart.
     unread: AtomicUsize,
@@ -52,13 +52,23 @@ impl Connections {
     #[must_use]
     pub fn new(most: usize, most_per_client: usize) -> Arc<Self> {
         Arc::new(Self {
-            most,
-            most_per_client,
+            most: AtomicUsize::new(most),
+            most_per_client: AtomicUsize::new(most_per_client),
             all: AtomicUsize::new(0),
             unread: AtomicUsize::new(0),
             crowd: Notify::new(),
             by_client: DashMap::new(),
         })
+    }
+
+    /// From now on there is room for so many; who is here stays.
+    pub fn set_limits(&self, most: usize, most_per_client: usize) {
+        self.most.store(most, Ordering::Relaxed);
+        self.most_per_client.store(most_per_client, Ordering::Relaxed);
+    }
+
+    fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
     }
 
     /// Lets a client in.
@@ -69,7 +79,7 @@ impl Connections {
         self.count_one()?;
         let client = ClientKey::of(address);
         let mut own = self.by_client.entry(client).or_insert(0);
-        if *own >= self.most_per_client {
+        if *own >= self.most_per_client.load(Ordering::Relaxed) {
             drop(own);
             self.all.fetch_sub(1, Ordering::Relaxed);
             return Err(Turned::Greedy);
@@ -93,7 +103,7 @@ impl Connections {
     /// # Errors
     /// [`Turned::Full`].
     pub fn await_header(self: &Arc<Self>) -> Result<Unread, Turned> {
-        if self.unread.fetch_add(1, Ordering::Relaxed) >= self.most.div_ceil(2) {
+        if self.unread.fetch_add(1, Ordering::Relaxed) >= self.most().div_ceil(2) {
             self.unread.fetch_sub(1, Ordering::Relaxed);
             return Err(Turned::Full);
         }
@@ -105,11 +115,11 @@ impl Connections {
 
     /// Whether half of those that may wait for a header do.
     fn is_crowded(&self) -> bool {
-        self.unread.load(Ordering::Relaxed) * 2 >= self.most.div_ceil(2)
+        self.unread.load(Ordering::Relaxed) * 2 >= self.most().div_ceil(2)
     }
 
     fn count_one(&self) -> Result<(), Turned> {
-        if self.all.fetch_add(1, Ordering::Relaxed) >= self.most {
+        if self.all.fetch_add(1, Ordering::Relaxed) >= self.most() {
             self.all.fetch_sub(1, Ordering::Relaxed);
             return Err(Turned::Full);
         }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Guard};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
@@ -86,7 +87,7 @@ pub struct Suspicion {
 /// What all clients do to find out which recipients exist.
 #[derive(Debug)]
 pub struct Harvest {
-    limits: config::Harvest,
+    limits: ArcSwap<config::Harvest>,
     ledger: Ledger,
     /// What other instances know of clients, where there are some.
     elsewhere: Option<Elsewhere>,
@@ -144,13 +145,25 @@ impl Harvest {
         let elsewhere = tier.map(|tier| Elsewhere::new(tier, limits.max_clients));
         let ledger = Ledger::new(limits.max_clients);
         let (answered, waiting) = (Notify::new(), AtomicUsize::new(0));
-        Arc::new(Self { limits, ledger, elsewhere, answered, waiting, metrics })
+        Arc::new(Self {
+            limits: ArcSwap::from_pointee(limits),
+            ledger,
+            elsewhere,
+            answered,
+            waiting,
+            metrics,
+        })
     }
 
     /// The limits.
     #[must_use]
-    pub const fn limits(&self) -> &config::Harvest {
-        &self.limits
+    pub fn limits(&self) -> Guard<Arc<config::Harvest>> {
+        self.limits.load()
+    }
+
+    /// From now on these hold; what is known of clients stays.
+    pub fn set_limits(&self, limits: config::Harvest) {
+        self.limits.store(Arc::new(limits));
     }
 
     /// The ban of `client`, if it is banned.
@@ -212,7 +225,7 @@ impl Harvest {
             reserved: 0,
             standing,
         };
-        let Some(most) = self.limits.max_unknown_per_hour.filter(|_| held == Held::Against) else {
+        let Some(most) = self.limits().max_unknown_per_hour.filter(|_| held == Held::Against) else {
             return Leave::Granted(granted(wanted, self.standing(client)));
         };
         let now = self.ledger.now();
@@ -268,11 +281,11 @@ impl Harvest {
             record.pending = record.pending.saturating_sub(answered);
             record.add(now, tally);
             let reason = record.tally(now).plus(elsewhere.tally);
-            let too_many = self.limits.max_unknown_per_hour.is_some_and(|most| reason.exceeds(most));
+            let too_many = self.limits().max_unknown_per_hour.is_some_and(|most| reason.exceeds(most));
             if !too_many || tally.unknown == 0 || record.ban(now).or(elsewhere.sentence).is_some() {
                 return None;
             }
-            record.sentence(sentence(now, Ban { remaining: self.limits.ban, reason }));
+            record.sentence(sentence(now, Ban { remaining: self.limits().ban, reason }));
             Some(reason)
         });
         if let Some(elsewhere) = self.elsewhere.as_ref().filter(|_| held == Held::Against) {
@@ -284,10 +297,10 @@ impl Harvest {
 
     /// A client is banned from now on.
     fn bans(&self, client: ClientKey, reason: Tally) {
-        let ban = Ban { remaining: self.limits.ban, reason };
+        let ban = Ban { remaining: self.limits().ban, reason };
         self.elsewhere.as_ref().into_iter().for_each(|elsewhere| elsewhere.banned(client, ban));
         self.metrics.harvest_ban();
-        let (unknown, asked, seconds) = (reason.unknown, reason.asked(), self.limits.ban.as_secs());
+        let (unknown, asked, seconds) = (reason.unknown, reason.asked(), self.limits().ban.as_secs());
         tracing::info!(%client, unknown, asked, seconds, "client banned: it asks for too many unknown recipients");
     }
 
@@ -295,7 +308,7 @@ impl Harvest {
     /// asks for a few at a time.
     async fn reserved(&self, leave: Leave) -> Leave {
         let Leave::Granted(mut granted) = leave else { return leave };
-        let limit = self.limits.max_unknown_per_hour.filter(|_| granted.held == Held::Against);
+        let limit = self.limits().max_unknown_per_hour.filter(|_| granted.held == Held::Against);
         let (Some(elsewhere), Some(most)) = (&self.elsewhere, limit) else { return Leave::Granted(granted) };
         let client = granted.client;
         let pending = self.ledger.look(client, |record| record.pending).unwrap_or(0);
@@ -316,7 +329,7 @@ impl Harvest {
         }
         if all.exceeds(most) {
             let now = self.ledger.now();
-            let ban = Ban { remaining: self.limits.ban, reason: all };
+            let ban = Ban { remaining: self.limits().ban, reason: all };
             self.ledger.change(client, now, |record| record.sentence(sentence(now, ban)));
             self.bans(client, all);
             return Leave::Banned;

@@ -101,6 +101,13 @@ impl Dialer {
         Self::Network(Arc::default())
     }
 
+    /// We listen on an address no more.
+    pub fn is_not_ours(&self, address: SocketAddr) {
+        if let Self::Network(ours) = self {
+            ours.write().unwrap_or_else(std::sync::PoisonError::into_inner).retain(|own| *own != address);
+        }
+    }
+
     /// Notes an address we listen on.
     pub fn is_ours(&self, address: SocketAddr) {
         if let Self::Network(ours) = self {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Backends, Identity, Patience, Quota};
-use crate::config::{ClientAddress, Config, RecipientSource, Secret};
+use crate::backend::{Backends, Destination, Identity, Patience, Quota};
+use crate::config::{self, Changes, ClientAddress, Config, RecipientSource, Route, Secret};
 use crate::net::dial::Dialer;
 use crate::observe::Alarms;
 use crate::observe::metrics::Metrics;
@@ -62,7 +62,7 @@ fn assemble_with(
     metrics: Metrics,
     remembering: fn(Verifier, &Config) -> Verifier,
 ) -> Result<Context, ListFault> {
-    let backends = Arc::new(backends(&config, dialer, &metrics));
+    let backends = Arc::new(backends(&config, dialer, &metrics, |_| None));
     let alarms = Alarms::default();
     let verifier = remembering(Verifier::new(&config, &backends, &metrics, &alarms)?, &config);
     let tier = tier(&config, &metrics);
@@ -73,6 +73,51 @@ fn assemble_with(
     Ok(Context::new(Arc::new(config), Arc::new(verifier), backends, metrics, alarms, tier))
 }
 
+/// The shared parts for another configuration, of which `changes` tells: what they leave as it is goes on as it is.
+///
+/// # Errors
+/// Those of [`assemble`].
+pub(super) fn reassemble(
+    old: &Context,
+    config: Config,
+    changes: &Changes,
+    dialer: &Dialer,
+) -> Result<Context, ListFault> {
+    // Whoever names a destination has a say in how it is treated, also the routes that are gone.
+    let spared_by = |config: &Config, named: &config::Destination| {
+        config.routes.iter().filter(|route| names(route, named)).all(|route| changes.spare(&route.name))
+    };
+    let kept = |named: &config::Destination| {
+        let kept = spared_by(&config, named) && spared_by(&old.config, named);
+        kept.then(|| old.backends.find(named).cloned()).flatten()
+    };
+    let spared = |name: &str| {
+        let route = config.routes.iter().find(|route| &*route.name == name);
+        route.is_some_and(|route| changes.spare(name) && named_by(route).all(|named| kept(named).is_some()))
+    };
+    let backends = Arc::new(backends(&config, dialer, &old.metrics, kept));
+    let verifier = Arc::new(old.verifier.renewed(&config, &backends, spared)?);
+    let acceptor = if changes.certificates() {
+        Context::acceptor_for(&config, &old.metrics)
+    } else {
+        old.acceptor.clone()
+    };
+    Ok(old.renewed(Arc::new(config), verifier, backends, acceptor))
+}
+
+/// The destinations that `route` names, for delivery or for asking.
+pub(super) fn named_by(route: &Route) -> impl Iterator<Item = &config::Destination> {
+    let asked = match &route.verify.source {
+        RecipientSource::Callout { backends } => backends.as_slice(),
+        RecipientSource::File(_) => &[],
+    };
+    route.backends.iter().chain(asked)
+}
+
+fn names(route: &Route, named: &config::Destination) -> bool {
+    named_by(route).any(|other| other == named)
+}
+
 /// What is shared with other instances, where that is wanted. Nothing is connected yet.
 fn tier(config: &Config, metrics: &Metrics) -> Option<Tier> {
     let (shared, secret) = (config.store.shared.as_ref()?, config.store.secret.as_ref()?);
@@ -81,13 +126,14 @@ fn tier(config: &Config, metrics: &Metrics) -> Option<Tier> {
 }
 
 /// One destination for each that any route names, for delivery or for asking.
-fn backends(config: &Config, dialer: &Dialer, metrics: &Metrics) -> Backends {
+fn backends(
+    config: &Config,
+    dialer: &Dialer,
+    metrics: &Metrics,
+    kept: impl Fn(&config::Destination) -> Option<Arc<Destination>>,
+) -> Backends {
     let named = config.routes.iter().flat_map(|route| {
-        let asked = match &route.verify.source {
-            RecipientSource::Callout { backends } => backends.as_slice(),
-            RecipientSource::File(_) => &[],
-        };
-        route.backends.iter().chain(asked).map(|named| {
+        named_by(route).map(|named| {
             let series = metrics.backend(&route.name, &named.to_string());
             let header = match route.client_address {
                 ClientAddress::ProxyV1 => Some(Version::One),
@@ -113,5 +159,5 @@ fn backends(config: &Config, dialer: &Dialer, metrics: &Metrics) -> Backends {
         command: config.timeouts.backend_command,
         end_of_data: config.timeouts.backend_end_of_data,
     };
-    Backends::new(named, dialer, &identity, patience, &config.dns)
+    Backends::new(named, dialer, &identity, patience, &config.dns, kept)
 }

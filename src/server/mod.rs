@@ -1,26 +1,32 @@
 //! The whole proxy: assembled from a configuration, listening, draining.
 
 mod assemble;
+mod housekeeping;
 mod listen;
+mod reload;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::net::dial::Dialer;
 use crate::net::inherited::Inherited;
 use crate::net::listen::{Reach, Sharing};
 use crate::session::Context;
-use crate::verify::{ListFault, TIDY_EVERY};
+use crate::verify::ListFault;
+use listen::{Door, Place};
 
 pub use assemble::{assemble, assemble_counting, assemble_with_store};
+pub use housekeeping::greet_backends;
+pub use reload::Reloaded;
 
 /// Why the proxy does not start.
 #[derive(Debug, thiserror::Error)]
@@ -45,19 +51,22 @@ pub struct Bound {
 /// A running proxy.
 #[derive(Debug)]
 pub struct Server {
-    context: Arc<Context>,
-    /// Listening sockets nobody accepts from yet.
-    doors: Vec<(config::Listener, TcpListener)>,
-    admin: Option<(TcpListener, config::Admin)>,
+    /// What clients that come now are served with.
+    current: Arc<ArcSwap<Context>>,
+    dialer: Dialer,
+    doors: Vec<Door>,
+    admin: Option<TcpListener>,
+    panel: Arc<ArcSwap<admin::Panel>>,
+    bound: Vec<Bound>,
     sessions: TaskTracker,
     /// The admin endpoint and the housekeeping outlive the sessions.
     ended: CancellationToken,
     /// Backends are neither looked up nor checked any more: nothing new begins with them.
     parted: CancellationToken,
+    /// Ends what is done on the side for the configuration in force.
+    replaced: CancellationToken,
     /// All listeners accept.
     serving: CancellationToken,
-    bound: Vec<Bound>,
-    started: tokio::time::Instant,
 }
 
 impl Server {
@@ -66,70 +75,73 @@ impl Server {
     /// # Errors
     /// [`StartFault`]; nothing is listened on then.
     pub fn bind(config: Config) -> Result<Self, StartFault> {
-        Self::bind_over(config, Inherited::default())
+        Self::bind_over(config, Inherited::default(), admin::Orders::default())
     }
 
-    /// Binds as [`Self::bind`] does, but for sockets that were handed to us.
+    /// Binds as [`Self::bind`] does, but for sockets that were handed to us. Who may gives `orders` at the admin endpoint.
     ///
     /// # Errors
     /// [`StartFault`]; nothing is listened on then.
-    pub fn bind_over(config: Config, inherited: Inherited) -> Result<Self, StartFault> {
+    pub fn bind_over(
+        config: Config,
+        mut inherited: Inherited,
+        orders: admin::Orders,
+    ) -> Result<Self, StartFault> {
         let dialer = Dialer::network();
         let context = Arc::new(assemble_with_store(config, &dialer)?);
-        let mut sockets = Sockets { inherited, bound: Vec::new() };
-        let mut doors = Vec::new();
-        for listener in &context.config.listeners {
-            for address in &listener.addresses {
-                let reach = if listener.transparent { Reach::Others } else { Reach::Own };
-                let sharing = if listener.reuse_port { Sharing::Shared } else { Sharing::Alone };
-                let socket = sockets.bind(*address, (reach, sharing), &listener.name)?;
-                doors.push((listener.clone(), socket));
-            }
-        }
-        sockets.bound.iter().for_each(|bound| dialer.is_ours(bound.address));
+        let places = Place::all(&context.config);
+        let doors = places.map(|place| Door::bind(place, &mut inherited, &context));
+        let doors = doors.collect::<Result<Vec<_>, _>>()?;
+        let mut bound: Vec<Bound> = doors.iter().map(|door| door.bound.clone()).collect();
         let admin = match &context.config.admin {
-            Some(admin) => Some((
-                sockets.bind(admin.address, (Reach::Own, Sharing::Alone), &"admin".into())?,
-                admin.clone(),
-            )),
+            Some(admin) => {
+                let own = (Reach::Own, Sharing::Alone);
+                let (socket, address) = listen::bind(admin.address, own, &mut inherited)?;
+                bound.push(Bound { address, name: "admin".into() });
+                Some(socket)
+            }
             None => None,
         };
-        for address in sockets.inherited.left() {
+        bound.iter().for_each(|bound| dialer.is_ours(bound.address));
+        for address in inherited.left() {
             tracing::warn!(%address, "a socket was handed over that no listener has as its address");
         }
+        let (ended, parted, serving) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let panel = Arc::new(panel(&context, orders, &serving, &ended));
         Ok(Self {
-            context,
+            dialer,
             doors,
             admin,
+            panel: Arc::new(ArcSwap::new(panel)),
+            bound,
             sessions: TaskTracker::new(),
-            ended: CancellationToken::new(),
-            parted: CancellationToken::new(),
-            serving: CancellationToken::new(),
-            bound: sockets.bound,
-            started: tokio::time::Instant::now(),
+            replaced: parted.child_token(),
+            ended,
+            parted,
+            serving,
+            current: Arc::new(ArcSwap::new(context)),
         })
     }
 
     /// Begins to serve: the admin endpoint first, clients once the backends have been greeted.
     pub async fn serve(&mut self) {
-        if let Some((socket, admin)) = self.admin.take() {
-            tokio::spawn(admin::serve(socket, Arc::new(self.panel(admin))));
+        if let Some(socket) = self.admin.take() {
+            tokio::spawn(admin::serve(socket, Arc::clone(&self.panel)));
         }
-        self.context.backends.follow(&self.parted, LOOKED_UP).await;
-        tokio::spawn(share(Arc::clone(&self.context), self.ended.clone()));
-        tokio::join!(greet_backends(&self.context), self.context.verifier.test_relays());
-        for (listener, socket) in self.doors.drain(..) {
-            let door = listen::Door {
-                series: self.context.metrics.listener(&listener.name),
-                listener,
-                context: Arc::clone(&self.context),
-                sessions: self.sessions.clone(),
-            };
-            tokio::spawn(door.serve(socket));
-        }
-        tokio::spawn(tidy(Arc::clone(&self.context), self.ended.clone()));
-        self.context.backends.check(&self.parted);
+        let context = self.context();
+        context.backends.follow(&self.replaced, LOOKED_UP).await;
+        tokio::spawn(housekeeping::share(Arc::clone(&self.current), self.ended.clone()));
+        tokio::join!(greet_backends(&context), context.verifier.test_relays());
+        self.doors.iter_mut().for_each(|door| door.open(&self.sessions));
+        self.keep_house(&context);
         self.serving.cancel();
+    }
+
+    /// What is done on the side as long as this configuration is in force.
+    fn keep_house(&self, context: &Arc<Context>) {
+        tokio::spawn(housekeeping::tidy(Arc::clone(context), self.replaced.clone()));
+        context.backends.check(&self.replaced);
     }
 
     /// What is listened on.
@@ -138,28 +150,18 @@ impl Server {
         &self.bound
     }
 
-    /// What all sessions share.
+    /// What clients that come now are served with.
     #[must_use]
-    pub const fn context(&self) -> &Arc<Context> {
-        &self.context
-    }
-
-    /// Reads the certificates again, in the background.
-    pub fn reread_certificates(&self) -> Certificates {
-        match &self.context.acceptor {
-            Some(acceptor) => {
-                acceptor.keyring().reread();
-                Certificates::AreReread
-            }
-            None => Certificates::AreAbsent,
-        }
+    pub fn context(&self) -> Arc<Context> {
+        self.current.load_full()
     }
 
     /// Ends without losing anything: no new clients, idle sessions get 421, transactions have
     /// `timeouts.drain` to finish. Comes back when all sessions are over.
     pub async fn drain(&self) -> Drained {
-        let timeouts = &self.context.config.timeouts;
-        let drain = &self.context.drain;
+        let context = self.context();
+        let timeouts = &context.config.timeouts;
+        let drain = &context.drain;
         drain.announce();
         tokio::time::sleep(timeouts.drain_delay).await;
         drain.end_idle();
@@ -172,42 +174,41 @@ impl Server {
             let _ = timeout(patience, self.sessions.wait()).await;
         }
         self.parted.cancel();
-        self.context.verifier.leave();
-        self.context.backends.leave(FAREWELL).await;
-        self.context.verifier.put_away(FAREWELL).await;
+        context.verifier.leave();
+        context.backends.leave(FAREWELL).await;
+        context.verifier.put_away(FAREWELL).await;
         self.ended.cancel();
         if drained.is_ok() { Drained::Completely } else { Drained::Late }
     }
-
-    fn panel(&self, admin: config::Admin) -> admin::Panel {
-        admin::Panel {
-            config: Arc::clone(&self.context.config),
-            verifier: Arc::clone(&self.context.verifier),
-            backends: Arc::clone(&self.context.backends),
-            alarms: self.context.alarms.clone(),
-            metrics: self.context.metrics.clone(),
-            history: admin::History::default(),
-            events: self.context.events.clone(),
-            live: self.context.live.clone(),
-            connections: Arc::clone(&self.context.connections),
-            keyring: self.context.acceptor.as_ref().map(|acceptor| Arc::clone(acceptor.keyring())),
-            harvest: Arc::clone(&self.context.harvest),
-            drain: self.context.drain.clone(),
-            serving: self.serving.clone(),
-            token: admin.token,
-            started: self.started,
-            ended: self.ended.clone(),
-        }
-    }
 }
 
-/// What became of the wish to read certificates again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Certificates {
-    /// They are read now; the log tells what came of it.
-    AreReread,
-    /// There are none.
-    AreAbsent,
+/// What the admin endpoint shows of `context`.
+fn panel(
+    context: &Context,
+    orders: admin::Orders,
+    serving: &CancellationToken,
+    ended: &CancellationToken,
+) -> admin::Panel {
+    admin::Panel {
+        config: Arc::clone(&context.config),
+        verifier: Arc::clone(&context.verifier),
+        backends: Arc::clone(&context.backends),
+        alarms: context.alarms.clone(),
+        metrics: context.metrics.clone(),
+        history: Arc::default(),
+        events: context.events.clone(),
+        live: context.live.clone(),
+        connections: Arc::clone(&context.connections),
+        keyring: context.acceptor.as_ref().map(|acceptor| Arc::clone(acceptor.keyring())),
+        harvest: Arc::clone(&context.harvest),
+        drain: context.drain.clone(),
+        serving: serving.clone(),
+        token: context.config.admin.as_ref().and_then(|admin| admin.token.clone()),
+        started: tokio::time::Instant::now(),
+        ended: ended.clone(),
+        orders,
+        generation: 1,
+    }
 }
 
 /// How a drain ended.
@@ -224,80 +225,3 @@ const LOOKED_UP: Duration = Duration::from_secs(5);
 
 /// What the last words to clients, to backends, and to the store may take.
 const FAREWELL: Duration = Duration::from_secs(5);
-
-/// The sockets we listen on: those handed to us, else our own.
-struct Sockets {
-    inherited: Inherited,
-    bound: Vec<Bound>,
-}
-
-impl Sockets {
-    fn bind(
-        &mut self,
-        address: SocketAddr,
-        (reach, sharing): (Reach, Sharing),
-        name: &Arc<str>,
-    ) -> Result<TcpListener, StartFault> {
-        let socket = match self.inherited.take(address, reach) {
-            Ok(Some(socket)) => Ok(socket),
-            Ok(None) => crate::net::listen::bind(address, reach, sharing),
-            Err(fault) => Err(fault),
-        };
-        let socket = socket.map_err(|fault| StartFault::Bind(address, fault))?;
-        let address = socket.local_addr().map_err(|fault| StartFault::Bind(address, fault))?;
-        self.bound.push(Bound { address, name: Arc::clone(name) });
-        Ok(socket)
-    }
-}
-
-/// Greets every backend once, so that the first client is offered what they all can do. Bounded by
-/// `backend_connect` and `backend_command`; serving does not depend on its success.
-pub async fn greet_backends(context: &Context) {
-    let timeouts = &context.config.timeouts;
-    let deadline = tokio::time::Instant::now() + timeouts.backend_connect + timeouts.backend_command;
-    let greetings = context.backends.iter().map(|backend| async move { backend.greet(deadline).await });
-    futures_util::future::join_all(greetings).await;
-}
-
-/// Shares with other instances, where there are some: what they did is known here.
-async fn share(context: Arc<Context>, ending: CancellationToken) {
-    let Some(tier) = &context.tier else { return };
-    let hear = |news| {
-        context.verifier.heard(news);
-        context.harvest.heard(news);
-    };
-    ending.run_until_cancelled(tier.run(hear)).await;
-}
-
-/// How often clients are looked for that need not be remembered any more.
-const FORGET_EVERY: Duration = Duration::from_secs(300);
-
-/// Takes leave of idle sessions, forgets clients, looks after lists and certificates.
-async fn tidy(context: Arc<Context>, ending: CancellationToken) {
-    let sweep = async {
-        loop {
-            tokio::time::sleep(TIDY_EVERY).await;
-            context.backends.iter().for_each(|backend| backend.sweep());
-        }
-    };
-    let forget = async {
-        loop {
-            tokio::time::sleep(FORGET_EVERY).await;
-            context.harvest.sweep().await;
-        }
-    };
-    tokio::select! {
-        () = sweep => {}
-        () = forget => {}
-        () = context.verifier.watch_lists() => {}
-        () = watch_certificates(&context) => {}
-        () = ending.cancelled() => {}
-    }
-}
-
-async fn watch_certificates(context: &Context) {
-    match &context.acceptor {
-        Some(acceptor) => acceptor.keyring().watch().await,
-        None => std::future::pending().await,
-    }
-}

@@ -43,11 +43,30 @@ pub struct Context {
     pub connections: Arc<Connections>,
     /// Where clients come from.
     pub sources: Sources,
-    /// By route: who chooses among its backends.
+    tables: Tables,
+}
+
+/// What is looked up by route.
+#[derive(Debug)]
+struct Tables {
+    /// Who chooses among its backends.
     deliveries: HashMap<Arc<str>, Balancer>,
     routes: HashMap<Arc<str>, RouteMetrics>,
     no_route: RouteMetrics,
     hidden: Vec<Keyword>,
+}
+
+impl Tables {
+    fn of(config: &Config, backends: &Backends, metrics: &Metrics) -> Self {
+        let balancer = |route: &Arc<Route>| backends.balancer(&route.backends, route.balance);
+        let hidden = config.routes.iter().flat_map(|r| &r.hide_ehlo);
+        Self {
+            deliveries: config.routes.iter().map(|r| (Arc::clone(&r.name), balancer(r))).collect(),
+            routes: config.routes.iter().map(|r| (Arc::clone(&r.name), metrics.route(&r.name))).collect(),
+            no_route: metrics.route(""),
+            hidden: hidden.filter_map(|name| Keyword::parse(name)).collect(),
+        }
+    }
 }
 
 impl Context {
@@ -61,19 +80,11 @@ impl Context {
         alarms: Alarms,
         tier: Option<Tier>,
     ) -> Self {
-        let tls = &config.tls;
-        let acceptor = (!tls.certificates.is_empty())
-            .then(|| Acceptor::new(Keyring::new(&tls.certificates, metrics.clone()), tls.min_version));
-        let routes = config.routes.iter().map(|r| (Arc::clone(&r.name), metrics.route(&r.name))).collect();
-        let balancer = |route: &Arc<Route>| backends.balancer(&route.backends, route.balance);
-        let deliveries =
-            config.routes.iter().map(|route| (Arc::clone(&route.name), balancer(route))).collect();
-        let no_route = metrics.route("");
+        let acceptor = Self::acceptor_for(&config, &metrics);
+        let tables = Tables::of(&config, &backends, &metrics);
         let limits = &config.limits;
         let connections = Connections::new(limits.max_connections, limits.max_connections_per_client);
         let harvest = Harvest::within(config.harvest.clone(), metrics.clone(), tier.clone());
-        let hidden =
-            config.routes.iter().flat_map(|r| &r.hide_ehlo).filter_map(|name| Keyword::parse(name)).collect();
         Self {
             config,
             verifier,
@@ -88,24 +99,59 @@ impl Context {
             tier,
             connections,
             sources: Sources::default(),
-            deliveries,
-            routes,
-            no_route,
-            hidden,
+            tables,
         }
+    }
+
+    /// A context for another configuration. What clients do goes on being counted, told and limited as one with this; so does
+    /// the end, when it comes.
+    #[must_use]
+    pub fn renewed(
+        &self,
+        config: Arc<Config>,
+        verifier: Arc<Verifier>,
+        backends: Arc<Backends>,
+        acceptor: Option<Acceptor>,
+    ) -> Self {
+        let (metrics, alarms) = (self.metrics.clone(), self.alarms.clone());
+        let tables = Tables::of(&config, &backends, &metrics);
+        Self {
+            config,
+            verifier,
+            backends,
+            acceptor,
+            metrics,
+            alarms,
+            events: self.events.clone(),
+            live: self.live.clone(),
+            drain: self.drain.clone(),
+            harvest: Arc::clone(&self.harvest),
+            connections: Arc::clone(&self.connections),
+            tier: self.tier.clone(),
+            sources: Sources::default(),
+            tables,
+        }
+    }
+
+    /// What shakes hands with clients as `config` says; none without a certificate.
+    #[must_use]
+    pub fn acceptor_for(config: &Config, metrics: &Metrics) -> Option<Acceptor> {
+        let tls = &config.tls;
+        (!tls.certificates.is_empty())
+            .then(|| Acceptor::new(Keyring::new(&tls.certificates, metrics.clone()), tls.min_version))
     }
 
     /// Who chooses among the backends of `route`.
     pub(super) fn delivery(&self, route: &Route) -> Option<&Balancer> {
-        self.deliveries.get(&route.name)
+        self.tables.deliveries.get(&route.name)
     }
 
     pub(super) fn route(&self, route: &Route) -> &RouteMetrics {
-        self.routes.get(&route.name).unwrap_or(&self.no_route)
+        self.tables.routes.get(&route.name).unwrap_or(&self.tables.no_route)
     }
 
     pub(super) fn route_or_none(&self, route: Option<&Arc<Route>>) -> &RouteMetrics {
-        route.map_or(&self.no_route, |route| self.route(route))
+        route.map_or(&self.tables.no_route, |route| self.route(route))
     }
 
     /// What EHLO offers: what every backend that was reached announced, what we do ourselves, and our limits.
@@ -127,6 +173,6 @@ impl Context {
             // A transaction has one route, and which domains share one the client cannot know.
             offer.max_domains = Some(1);
         }
-        self.hidden.iter().fold(offer, |offer, keyword| offer.without(*keyword))
+        self.tables.hidden.iter().fold(offer, |offer, keyword| offer.without(*keyword))
     }
 }

@@ -19,7 +19,7 @@ impl Session {
     /// it did.
     pub(super) fn judge_client(&mut self) -> Option<End> {
         let (address, harvest) = (self.arrival.address().ip(), &self.context.harvest);
-        let exempt = is_private(address) || harvest.limits().exempt.contains(address);
+        let exempt = is_private(address) || self.context.config.harvest.exempt.contains(address);
         self.held = if exempt { Held::Never } else { Held::Against };
         // What the client before did in this session is not held against this one.
         self.conduct = Default::default();
@@ -32,7 +32,7 @@ impl Session {
 
     /// Lets the client wait for the greeting. Gives how the session ended, if it did.
     pub(super) async fn hold_greeting(&mut self) -> Option<End> {
-        let delay = self.context.harvest.limits().greet_delay?;
+        let delay = self.context.config.harvest.greet_delay?;
         if self.held == Held::Never || self.arrival.is_unknown() {
             return None;
         }
@@ -50,7 +50,7 @@ impl Session {
     pub(super) async fn leave(&self, waiting: &[Recipient]) -> Result<Granted, Vec<Outcome>> {
         let harvest = &self.context.harvest;
         let allowed = match self.held {
-            Held::Against => waiting.len().min(self.conduct.allowance(harvest.limits())),
+            Held::Against => waiting.len().min(self.conduct.allowance(&self.context.config.harvest)),
             Held::Never => waiting.len(),
         };
         let leave =
@@ -108,7 +108,7 @@ impl Session {
 
     /// The pause before a refusal.
     async fn pause(&mut self) -> Paused {
-        let pause = self.conduct.pause(self.context.harvest.limits());
+        let pause = self.conduct.pause(&self.context.config.harvest);
         if pause.is_zero() {
             return Paused::Over;
         }

@@ -23,6 +23,8 @@ use crate::proto::verdict::{Cause, Verdict};
 pub(super) struct Callout {
     /// What was asked whom; it goes into every key.
     pub(super) identity: Vec<u8>,
+    /// The same with who asks: what is asked by one prober.
+    pub(super) asker: String,
     pub(super) prober: Arc<Prober>,
     pub(super) scopes: Scopes,
     /// The delivery port, where it is another than the one that is asked.
@@ -46,7 +48,7 @@ impl Callout {
             format!("[{}] {:?} {}", names.join(", "), route.verify.sender, route.verify.stage.as_str());
         // The fallback sender is no part of what was asked, but of who asks.
         let asker = format!("{identity} {:?}", route.verify.fallback_sender);
-        let prober = probers.entry(asker).or_insert_with(|| {
+        let prober = probers.entry(asker.clone()).or_insert_with(|| {
             let store = Store {
                 backends: backends.balancer(asked, route.balance),
                 sender: route.verify.sender.clone(),
@@ -67,6 +69,7 @@ impl Callout {
         let elsewhere = route.backends.iter().find(|named| !asked.contains(named));
         Self {
             identity: identity.into_bytes(),
+            asker,
             prober: Arc::clone(prober),
             scopes: Scopes::new(common, route, &shared.cache),
             delivery: elsewhere.map(|named| backends.balancer(std::slice::from_ref(named), route.balance)),

@@ -100,10 +100,10 @@ pub struct Explanation {
 }
 
 /// Whom one route asks.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Group {
     /// The mail store.
-    Callout(Box<Callout>),
+    Callout(Arc<Callout>),
     /// A list.
     List(Arc<ListFile>),
 }
@@ -117,12 +117,54 @@ pub struct Verifier {
     groups: HashMap<Arc<str>, (Group, RouteMetrics)>,
     /// By route, for those of every domain.
     relay_tests: HashMap<Arc<str>, Arc<RelayTest>>,
-    apart: Apart,
+    apart: Arc<Apart>,
     blind_ttl: Duration,
     /// How often a domain was forgotten, by its hash.
-    generations: DashMap<u128, u32>,
-    epoch: AtomicU32,
-    store: Option<store::Store>,
+    generations: Arc<DashMap<u128, u32>>,
+    epoch: Arc<AtomicU32>,
+    store: Option<Arc<store::Store>>,
+}
+
+/// What routes are verified with.
+#[derive(Debug, Default)]
+struct Groups {
+    by_route: HashMap<Arc<str>, (Group, RouteMetrics)>,
+    relay_tests: HashMap<Arc<str>, Arc<RelayTest>>,
+}
+
+impl Groups {
+    /// These, and those of the other routes of `config`; of no route that it has not.
+    fn and(mut self, config: &Config, backends: &Backends, shared: &Shared) -> Result<Self, ListFault> {
+        let callouts = self.by_route.values().filter_map(|(group, _)| match group {
+            Group::Callout(callout) => Some(callout),
+            Group::List(_) => None,
+        });
+        let mut probers = callouts.map(|c| (c.asker.clone(), Arc::clone(&c.prober))).collect();
+        let mut groups = Self::default();
+        for route in config.routes.iter() {
+            let name = || Arc::clone(&route.name);
+            if let Some(kept) = self.by_route.remove(&route.name) {
+                groups.by_route.insert(name(), kept);
+                groups.relay_tests.extend(self.relay_tests.remove(&route.name).map(|test| (name(), test)));
+                continue;
+            }
+            let series = shared.metrics.route(&route.name);
+            let group = match &route.verify.source {
+                config::RecipientSource::File(path) => {
+                    Group::List(Arc::new(ListFile::open(path, route.verify.local_case)?))
+                }
+                config::RecipientSource::Callout { backends: asked } => {
+                    let callout =
+                        Callout::new(config, route, asked, backends, (shared, &series), &mut probers);
+                    Group::Callout(Arc::new(callout))
+                }
+            };
+            groups.by_route.insert(name(), (group, series));
+            let test = RelayTest::of(route, config, backends, &shared.alarms);
+            groups.relay_tests.extend(test.map(|test| (name(), test)));
+        }
+        Ok(groups)
+    }
 }
 
 impl Verifier {
@@ -143,37 +185,59 @@ impl Verifier {
             alarms: alarms.clone(),
             sights: Arc::default(),
         };
-        let mut probers = HashMap::new();
-        let mut groups = HashMap::new();
-        let mut relay_tests = HashMap::new();
-        for route in config.routes.iter() {
-            let series = metrics.route(&route.name);
-            let group = match &route.verify.source {
-                config::RecipientSource::File(path) => {
-                    Group::List(Arc::new(ListFile::open(path, route.verify.local_case)?))
-                }
-                config::RecipientSource::Callout { backends: asked } => {
-                    let callout =
-                        Callout::new(config, route, asked, backends, (&shared, &series), &mut probers);
-                    Group::Callout(Box::new(callout))
-                }
-            };
-            groups.insert(Arc::clone(&route.name), (group, series));
-            let test = RelayTest::of(route, config, backends, alarms);
-            relay_tests.extend(test.map(|test| (Arc::clone(&route.name), test)));
-        }
+        let Groups { by_route, relay_tests } = Groups::default().and(config, backends, &shared)?;
         Ok(Self {
             keyring: Keyring::random(),
             routes: config.routes.clone(),
             shared,
-            groups,
+            groups: by_route,
             relay_tests,
-            apart: Apart::default(),
+            apart: Arc::default(),
             blind_ttl: config.cache.blind_ttl,
-            generations: DashMap::new(),
-            epoch: AtomicU32::new(0),
+            generations: Arc::default(),
+            epoch: Arc::default(),
             store: None,
         })
+    }
+
+    /// A verifier for another configuration, which knows what this one does. Routes that `spared` names are verified as
+    /// before: what was found out of their stores stays, and what is asked there is asked once by both.
+    ///
+    /// # Errors
+    /// Those of [`Self::new`].
+    pub fn renewed(
+        &self,
+        config: &Config,
+        backends: &Backends,
+        spared: impl Fn(&str) -> bool,
+    ) -> Result<Self, ListFault> {
+        let kept = |(name, _): &(&Arc<str>, _)| spared(name);
+        let by_route = self.groups.iter().filter(|(name, _)| spared(name));
+        let relay_tests = self.relay_tests.iter().map(|(name, test)| (name, test)).filter(kept);
+        let groups = Groups {
+            by_route: by_route.map(|(name, group)| (Arc::clone(name), group.clone())).collect(),
+            relay_tests: relay_tests.map(|(name, test)| (Arc::clone(name), Arc::clone(test))).collect(),
+        };
+        let Groups { by_route, relay_tests } = groups.and(config, backends, &self.shared)?;
+        Ok(Self {
+            keyring: self.keyring.clone(),
+            routes: config.routes.clone(),
+            shared: self.shared.clone(),
+            groups: by_route,
+            relay_tests,
+            apart: Arc::clone(&self.apart),
+            blind_ttl: self.blind_ttl,
+            generations: Arc::clone(&self.generations),
+            epoch: Arc::clone(&self.epoch),
+            store: self.store.clone(),
+        })
+    }
+
+    /// No session with a store is kept any more that `other` does not use, too.
+    pub fn leave_but_for(&self, other: &Self) {
+        let used: Vec<_> = other.callouts().map(|callout| Arc::as_ptr(&callout.prober)).collect();
+        let unused = self.callouts().filter(|callout| !used.contains(&Arc::as_ptr(&callout.prober)));
+        unused.for_each(|callout| callout.prober.leave());
     }
 
     /// The same, hashing addresses with `key`.
@@ -199,7 +263,7 @@ impl Verifier {
         sights.begin(key);
         sights.keep_in(store.journal(), marks);
         self.callouts().for_each(|callout| callout.scopes.each(|scope| sights.met(scope)));
-        Self { keyring: Keyring::of(key), store: Some(store), ..self }
+        Self { keyring: Keyring::of(key), store: Some(Arc::new(store)), ..self }
     }
 
     /// Writes what was learnt and is not stored yet; not longer than `patience`.
@@ -212,7 +276,7 @@ impl Verifier {
     /// How the store is doing; none where there is none.
     #[must_use]
     pub fn store(&self) -> Option<store::Account> {
-        self.store.as_ref().map(store::Store::account)
+        self.store.as_deref().map(store::Store::account)
     }
 
     /// What to do about `mailbox`: its verdict, and what that leads to.

@@ -178,9 +178,11 @@ impl Test {
         let before = self.truth;
         match sighting {
             Sighting::Vague | Sighting::Lost => {
+                // Once lost it is asked again at once: sessions end for many reasons.
+                let first_lost = self.unclear == 0 && sighting == Sighting::Lost;
+                let pause = PAUSE.saturating_mul(1 << self.unclear.min(16)).min(LONGEST_PAUSE);
                 self.unclear = self.unclear.saturating_add(1);
-                let pause = PAUSE.saturating_mul(1 << (self.unclear - 1).min(16)).min(LONGEST_PAUSE);
-                self.not_before = Some(Instant::now() + pause);
+                self.not_before = (!first_lost).then(|| Instant::now() + pause);
                 return None;
             }
             Sighting::Refused if !std::mem::replace(&mut self.refused, true) => {
@@ -252,7 +254,8 @@ mod tests {
                 }
                 pauses.push(since.elapsed().as_secs());
             }
-            assert_eq!(pauses, [10, 20, 40, 80, 160, 300, 300, 300]);
+            let first = if unclear == Sighting::Lost { 0 } else { 10 };
+            assert_eq!(pauses, [first, 20, 40, 80, 160, 300, 300, 300]);
             assert!(test.is_hopeless());
             assert!(test.begin(TTL));
             tokio::time::advance(ABANDONED_AFTER).await;

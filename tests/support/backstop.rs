@@ -18,7 +18,7 @@ use super::machine::{Directory, Memory, Target, signal};
 pub struct Backstop {
     child: Child,
     told: watch::Receiver<Told>,
-    _directory: Directory,
+    directory: Directory,
 }
 
 /// What the process wrote until now.
@@ -41,6 +41,13 @@ impl Backstop {
         Self::start_by(command, configuration)
     }
 
+    /// The same, with `--watch`.
+    pub fn start_watching(configuration: &str) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec \"$0\" \"$@\" --watch", env!("CARGO_BIN_EXE_backstop")]);
+        Self::start_by(command, configuration)
+    }
+
     fn start_by(mut command: Command, configuration: &str) -> Self {
         let directory = Directory::new("run");
         let file = directory.write("backstop.toml", configuration);
@@ -58,7 +65,7 @@ impl Backstop {
         let sender = Arc::new(sender);
         listen_to(child.stdout.take().expect("its output is a pipe"), &sender);
         listen_to(child.stderr.take().expect("its output is a pipe"), &sender);
-        Self { child, told, _directory: directory }
+        Self { child, told, directory }
     }
 
     /// A configuration with one listener ("mx"), the admin endpoint, and one route for `example.org` to the backend.
@@ -131,7 +138,13 @@ impl Backstop {
         Memory::forget_peak(self.child.id());
     }
 
-    /// Asks it to read its certificates again.
+    /// Replaces its configuration file, at once. It reads it when it is asked to.
+    pub fn rewrite(&self, configuration: &str) {
+        let new = self.directory.write("backstop.toml.new", configuration);
+        std::fs::rename(new, self.directory.path().join("backstop.toml")).expect("our directory");
+    }
+
+    /// Asks it to read its configuration and its certificates again.
     pub fn sighup(&self) {
         signal(Target::Process(self.child.id()), "HUP");
     }

@@ -85,6 +85,16 @@ fn misfit(document: &Value, schema: &Value, value: &Value, place: &str) -> Optio
 /// A proxy to which something of every kind has happened.
 async fn lived_in() -> (Counter, SessionRecord) {
     let mut panel = panel(store().await);
+    let (orders, mut arriving) = Orders::new();
+    panel.orders = orders;
+    tokio::spawn(async move {
+        while let Some(order) = arriving.recv().await {
+            if let Order::Reload(answer) = order {
+                let keys = vec!["cache.max_entries".to_owned()];
+                let _ = answer.send(Ok(Reloaded { generation: 2, changed: 1, restart_needed: keys }));
+            }
+        }
+    });
     let client: SocketAddr = ([192, 0, 2, 9], 2525).into();
     let guesses = Event::Answered(Tally { unknown: 150, known: 10 }, Held::Against);
     panel.harvest.learn(ClientKey::of(client.ip()), guesses);
@@ -146,7 +156,7 @@ async fn every_documented_operation_answers_with_the_documented_fields() {
         let content = &described[status.as_str()]["content"];
         assert!(content.is_object(), "{operation}: {status} is not documented: {text}");
         let Some(schema) = content["application/json"].get("schema") else { continue };
-        assert_eq!(status, 200, "{operation}: {text}");
+        assert!(status.is_success(), "{operation}: {status}: {text}");
         if schema.get("$ref").is_some() {
             let value = serde_json::from_str(&text).unwrap();
             assert_eq!(misfit(&document, schema, &value, operation), None);

@@ -47,7 +47,7 @@ fn environment(variables: &[(&str, &str)]) -> Environment {
 }
 
 /// Loads `text` as a file under the variables. `name` keeps tests apart.
-fn load_text(name: &str, text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Faults> {
+pub(super) fn load_text(name: &str, text: &str, variables: &[(&str, &str)]) -> Result<Loaded, Faults> {
     let files = Files::new(name);
     load_in(&Source::File(files.write("backstop.toml", text)), &environment(variables))
 }

@@ -6,6 +6,9 @@ use prometheus::{
     exponential_buckets,
 };
 
+use super::children::Label as _;
+use super::{BackendState, BackendUse};
+
 #[derive(Debug)]
 pub(super) struct Families {
     pub(super) registry: Registry,
@@ -38,6 +41,7 @@ pub(super) struct Families {
     pub(super) backend_connections: IntGaugeVec,
     pub(super) tls_handshakes: IntCounterVec,
     pub(super) certificate_expiry: IntGaugeVec,
+    pub(super) config_reloads: IntCounterVec,
     pub(super) backend_connection_limit: IntGaugeVec,
 }
 
@@ -74,9 +78,24 @@ impl Families {
             backend_dns_up: gauges(&r, "backstop_backend_dns_up", "1 while DNS says where the backend is, or nothing is to be looked up; else what it said last is used.", &["route", "backend"]),
             backend_connections: gauges(&r, "backstop_backend_connections", "Connections to the backend that are in use.", &["route", "backend", "use"]),
             tls_handshakes: counters(&r, "backstop_tls_handshakes_total", "TLS handshakes, and sessions with a backend that went on without one.", &["side", "result"]),
+            config_reloads: counters(&r, "backstop_config_reloads_total", "New configurations, by what became of them.", &["result"]),
             certificate_expiry: gauges(&r, "backstop_certificate_expiry_timestamp_seconds", "When the certificate ceases to hold, by the file of its chain.", &["name"]),
             backend_connection_limit: gauges(&r, "backstop_backend_connection_limit", "Connections the backend is given at most, probes and deliveries together.", &["route", "backend"]),
             registry: r,
+        }
+    }
+
+    /// Takes the series of a backend away.
+    pub(super) fn forget_backend(&self, route: &str, backend: &str) {
+        // What was never there cannot be taken away, and need not be.
+        for gauges in [&self.backend_up, &self.backend_dns_up, &self.backend_connection_limit] {
+            let _ = gauges.remove_label_values(&[route, backend]);
+        }
+        for state in BackendState::ALL {
+            let _ = self.backend_addresses.remove_label_values(&[route, backend, state.as_str()]);
+        }
+        for purpose in BackendUse::ALL {
+            let _ = self.backend_connections.remove_label_values(&[route, backend, purpose.as_str()]);
         }
     }
 }

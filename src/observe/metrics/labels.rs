@@ -180,6 +180,16 @@ label! {
 }
 
 label! {
+    /// What became of a new configuration.
+    ReloadResult {
+        /// It is in force.
+        Done = "done",
+        /// It has faults, or cannot be put in force: the old one stays.
+        Refused = "refused",
+    }
+}
+
+label! {
     /// Whom TLS is spoken with.
     TlsSide {
         /// A client.

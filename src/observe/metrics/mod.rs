@@ -34,7 +34,8 @@ pub use handles::{
 };
 pub use labels::{
     BackendState, BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult,
-    RecipientSource, RefusalCause, SessionState, SharedOperation, SharedResult, TlsResult, TlsSide,
+    RecipientSource, RefusalCause, ReloadResult, SessionState, SharedOperation, SharedResult, TlsResult,
+    TlsSide,
 };
 pub use totals::Totals;
 
@@ -69,6 +70,7 @@ struct Inner {
     /// The same of what was not shared.
     unshared_known: AtomicU64,
     shared_operations: Children<SharedOperation, Children<SharedResult, IntCounter>>,
+    reloads: Children<ReloadResult, IntCounter>,
     shared_duration: Children<SharedOperation, Histogram>,
     probe_duration: Histogram,
     session_duration: Histogram,
@@ -97,6 +99,9 @@ impl Metrics {
                 Children::new(|result: SharedResult| {
                     families.shared_operations.with_label_values(&[operation.as_str(), result.as_str()])
                 })
+            }),
+            reloads: Children::new(|result: ReloadResult| {
+                families.config_reloads.with_label_values(&[result.as_str()])
             }),
             shared_duration: Children::new(|operation: SharedOperation| {
                 families.shared_duration.with_label_values(&[operation.as_str()])
@@ -166,6 +171,16 @@ impl Metrics {
         let seconds = when.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let gauge = self.0.families.certificate_expiry.with_label_values(&[name]);
         gauge.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    }
+
+    /// A new configuration came.
+    pub fn reloaded(&self, result: ReloadResult) {
+        self.0.reloads.get(result).inc();
+    }
+
+    /// No route of this name has that backend any more: what is not there is not to be seen as down.
+    pub fn forget_backend(&self, route: &str, backend: &str) {
+        self.0.families.forget_backend(route, backend);
     }
 
     /// So many alarms of a kind are raised for a route; told before a rendering.

@@ -1,0 +1,165 @@
+//! Another configuration, taken over while clients are served: all of it, or nothing.
+//!
+//! What it needs is made first: its shared parts, the sockets it adds, a first look at its backends. Only then it is put in
+//! force, with no step left that can fail. Sessions keep what they began with; whoever comes later gets the new. A listener that
+//! stays keeps its socket, so there is no moment without one. What only the old configuration used is left once its last session is over.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::assemble::{named_by, reassemble};
+use super::housekeeping;
+use super::listen::{Door, Place};
+use super::{Bound, FAREWELL, LOOKED_UP, Server, StartFault};
+use crate::admin::Panel;
+use crate::config::{Changes, Config};
+use crate::net::inherited::Inherited;
+use crate::observe::metrics::Metrics;
+use crate::session::Context;
+
+/// How often it is looked whether the last session of an old configuration is over.
+const LOOKED_AFTER: Duration = Duration::from_secs(1);
+
+/// What was taken over.
+#[derive(Debug, Clone)]
+pub struct Reloaded {
+    /// Which configuration since the start this is.
+    pub generation: u64,
+    /// Keys that changed.
+    pub changed: usize,
+    /// Of them those that take effect with a restart alone.
+    pub late: Vec<String>,
+    /// Sockets that were added.
+    pub opened: Vec<Bound>,
+    /// Sockets that were closed.
+    pub closed: Vec<Bound>,
+}
+
+impl Server {
+    /// Puts `config` in force. Certificates are read again in any case.
+    ///
+    /// # Errors
+    /// [`StartFault`]; nothing has changed then.
+    pub async fn reload(&mut self, mut config: Config) -> Result<Reloaded, StartFault> {
+        let old = self.context();
+        let changes = Changes::take_over(&old.config, &mut config);
+        let new = Arc::new(reassemble(&old, config, &changes, &self.dialer)?);
+        let opened = self.bind_new(&new)?;
+        let replaced = self.parted.child_token();
+        new.backends.follow(&replaced, LOOKED_UP).await;
+        tokio::join!(housekeeping::greet_new_backends(&new), new.verifier.test_relays());
+        let late = self.late(&changes, &new);
+        let reloaded = self.put_in_force(&new, opened, late, changes.count(), replaced);
+        if let Some(acceptor) = &new.acceptor {
+            acceptor.keyring().reread();
+        }
+        tokio::spawn(retire(old, new));
+        Ok(reloaded)
+    }
+
+    /// The doors that `new` has and we have not.
+    fn bind_new(&self, new: &Arc<Context>) -> Result<Vec<Door>, StartFault> {
+        let places = Place::all(&new.config);
+        let missing =
+            places.filter(|(place, _)| !self.doors.iter().any(|door| place.is_that_of(door.place())));
+        missing.map(|place| Door::bind(place, &mut Inherited::default(), new)).collect()
+    }
+
+    /// What changes and takes effect with a restart alone.
+    fn late(&self, changes: &Changes, new: &Context) -> Vec<String> {
+        let differ = Place::all(&new.config).filter(|(place, _)| {
+            self.doors.iter().any(|door| place.is_that_of(door.place()) && door.differs_from(place))
+        });
+        let sockets =
+            differ.map(|(_, listener)| format!("listener {:?}: transparent, reuse_port", listener.name));
+        changes.late().iter().cloned().chain(sockets).collect()
+    }
+
+    /// Nothing here can fail, nor waits.
+    fn put_in_force(
+        &mut self,
+        new: &Arc<Context>,
+        mut added: Vec<Door>,
+        late: Vec<String>,
+        changed: usize,
+        replaced: CancellationToken,
+    ) -> Reloaded {
+        let limits = &new.config.limits;
+        new.connections.set_limits(limits.max_connections, limits.max_connections_per_client);
+        new.harvest.set_limits(new.config.harvest.clone());
+        let wanted: Vec<_> = Place::all(&new.config).collect();
+        let find = |door: &Door| wanted.iter().find(|(place, _)| place.is_that_of(door.place()));
+        let (mut kept, gone): (Vec<Door>, Vec<Door>) =
+            self.doors.drain(..).partition(|door| find(door).is_some());
+        for door in &mut kept {
+            if let Some((_, listener)) = find(door) {
+                door.serves(listener, new);
+            }
+        }
+        for door in &gone {
+            door.close();
+            self.dialer.is_not_ours(door.bound.address);
+        }
+        for door in &mut added {
+            self.dialer.is_ours(door.bound.address);
+            door.open(&self.sessions);
+        }
+        let bounds = |doors: &[Door]| doors.iter().map(|door| door.bound.clone()).collect::<Vec<_>>();
+        let (opened, closed) = (bounds(&added), bounds(&gone));
+        self.doors = kept;
+        self.doors.append(&mut added);
+        let admin = self.bound.iter().filter(|bound| &*bound.name == "admin").cloned().collect::<Vec<_>>();
+        self.bound = bounds(&self.doors).into_iter().chain(admin).collect();
+        std::mem::replace(&mut self.replaced, replaced).cancel();
+        forget_backends(&self.context().config, &new.config, &new.metrics);
+        self.current.store(Arc::clone(new));
+        let panel = self.panel.load().showing(new);
+        let generation = panel.generation;
+        self.panel.store(Arc::new(panel));
+        self.keep_house(new);
+        Reloaded { generation, changed, late, opened, closed }
+    }
+}
+
+/// The numbers of backends that no route has any more.
+fn forget_backends(old: &Config, new: &Config, metrics: &Metrics) {
+    let named = |config: &Config| -> HashSet<(Arc<str>, String)> {
+        let by_route = config
+            .routes
+            .iter()
+            .flat_map(|route| named_by(route).map(|n| (Arc::clone(&route.name), n.to_string())));
+        by_route.collect()
+    };
+    for (route, backend) in named(old).difference(&named(new)) {
+        metrics.forget_backend(route, backend);
+    }
+}
+
+impl Panel {
+    /// The same, of another configuration.
+    fn showing(&self, context: &Context) -> Self {
+        Self {
+            config: Arc::clone(&context.config),
+            verifier: Arc::clone(&context.verifier),
+            backends: Arc::clone(&context.backends),
+            keyring: context.acceptor.as_ref().map(|acceptor| Arc::clone(acceptor.keyring())),
+            token: context.config.admin.as_ref().and_then(|admin| admin.token.clone()),
+            generation: self.generation + 1,
+            ..self.clone()
+        }
+    }
+}
+
+/// Once the last session with the `old` configuration is over, takes leave of the backends that the `new` one does not use.
+async fn retire(old: Arc<Context>, new: Arc<Context>) {
+    old.verifier.leave_but_for(&new.verifier);
+    while Arc::strong_count(&old) > 1 {
+        sleep(LOOKED_AFTER).await;
+        old.backends.iter().for_each(|backend| backend.sweep());
+    }
+    old.backends.leave_but_for(&new.backends, FAREWELL).await;
+}
