@@ -13,8 +13,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::budget::Use;
-use super::connection::{Connection, Fault, Phase};
+use super::connection::Connection;
 use super::destination::Destination;
+use super::fault::{Fault, Phase};
 use super::health::{Standing, Trier};
 use super::introduction::Introduction;
 use super::pool::Backend;

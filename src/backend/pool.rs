@@ -15,7 +15,8 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Budget, Load, Opening, Permit, Use};
-use super::connection::{Approach, Blame, Connection, Fault, Identity, Patience, Phase};
+use super::connection::{Approach, Connection, Identity, Patience};
+use super::fault::{Blame, Fault, Phase};
 use super::habits::Habits;
 use super::health::{Attempt, Health, Standing, Trier};
 use super::introduction::Introduction;

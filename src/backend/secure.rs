@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::connection::Fault;
+use super::fault::Fault;
 use super::pool::lock;
 use crate::config::{BackendTls, Endpoint, EndpointTls, TlsPolicy};
 use crate::net::tls::{Connector, Handshake, HandshakeFault};

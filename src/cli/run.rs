@@ -161,7 +161,7 @@ fn answered(answer: Option<oneshot::Sender<Result<Reloaded, String>>>, reloaded:
 /// Reads the configuration again, and puts it in force if nothing is wrong with it. Else all its faults are told.
 async fn reload(server: &mut Server, source: &Source, why: &str) -> Result<Reloaded, String> {
     let outcome = try_reload(server, source, why).await;
-    let result = if outcome.is_ok() { ReloadResult::Done } else { ReloadResult::Refused };
+    let result = if outcome.is_ok() { ReloadResult::Done } else { ReloadResult::Failed };
     server.context().metrics.reloaded(result);
     if let Err(faults) = &outcome {
         for fault in faults.lines() {

@@ -177,6 +177,6 @@ mod tests {
         assert_eq!(new_admin.address, old_admin.address);
         assert!(new_admin.token.is_some() && old_admin.token.is_none());
         let shown = |key: &str| new.shown.iter().find(|shown| shown.key == key).unwrap().value.clone();
-        assert_eq!((shown("harvest.ban"), shown("cache.positive_ttl")), ("\"1m\"".into(), "\"24h\"".into()));
+        assert_eq!((shown("harvest.ban"), shown("cache.positive_ttl")), ("\"1m\"".into(), "\"1d\"".into()));
     }
 }

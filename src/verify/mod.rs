@@ -10,6 +10,7 @@ mod cache;
 mod callout;
 mod conversation;
 pub mod examine;
+mod groups;
 mod judge;
 mod key;
 mod list;
@@ -34,7 +35,7 @@ use tokio::time::Instant;
 
 use self::apart::Apart;
 use crate::backend::{Backend, Backends};
-use crate::config::{self, Config, Route, Routes};
+use crate::config::{Config, Route, Routes};
 use crate::observe::Alarms;
 use crate::observe::metrics::{CacheKind, Metrics, RecipientSource, RouteMetrics, StoreHealth};
 use crate::proto::address::{Domain, Mailbox};
@@ -43,6 +44,7 @@ use crate::proto::verdict::{Cause, StoreAnswered, Verdict};
 use crate::store::{self, HashKey, Opened, Recalled, Stamp};
 use callout::Callout;
 use conversation::Conversations;
+use groups::{Group, Groups};
 use prober::{Shared, Subject};
 use relay_test::RelayTest;
 use scope::{AskAt, Scope};
@@ -99,15 +101,6 @@ pub struct Explanation {
     pub conversation: Option<(Duration, Conversation)>,
 }
 
-/// Whom one route asks.
-#[derive(Debug, Clone)]
-enum Group {
-    /// The mail store.
-    Callout(Arc<Callout>),
-    /// A list.
-    List(Arc<ListFile>),
-}
-
 /// Verifies recipients of all routes.
 #[derive(Debug)]
 pub struct Verifier {
@@ -123,48 +116,6 @@ pub struct Verifier {
     generations: Arc<DashMap<u128, u32>>,
     epoch: Arc<AtomicU32>,
     store: Option<Arc<store::Store>>,
-}
-
-/// What routes are verified with.
-#[derive(Debug, Default)]
-struct Groups {
-    by_route: HashMap<Arc<str>, (Group, RouteMetrics)>,
-    relay_tests: HashMap<Arc<str>, Arc<RelayTest>>,
-}
-
-impl Groups {
-    /// These, and those of the other routes of `config`; of no route that it has not.
-    fn and(mut self, config: &Config, backends: &Backends, shared: &Shared) -> Result<Self, ListFault> {
-        let callouts = self.by_route.values().filter_map(|(group, _)| match group {
-            Group::Callout(callout) => Some(callout),
-            Group::List(_) => None,
-        });
-        let mut probers = callouts.map(|c| (c.asker.clone(), Arc::clone(&c.prober))).collect();
-        let mut groups = Self::default();
-        for route in config.routes.iter() {
-            let name = || Arc::clone(&route.name);
-            if let Some(kept) = self.by_route.remove(&route.name) {
-                groups.by_route.insert(name(), kept);
-                groups.relay_tests.extend(self.relay_tests.remove(&route.name).map(|test| (name(), test)));
-                continue;
-            }
-            let series = shared.metrics.route(&route.name);
-            let group = match &route.verify.source {
-                config::RecipientSource::File(path) => {
-                    Group::List(Arc::new(ListFile::open(path, route.verify.local_case)?))
-                }
-                config::RecipientSource::Callout { backends: asked } => {
-                    let callout =
-                        Callout::new(config, route, asked, backends, (shared, &series), &mut probers);
-                    Group::Callout(Arc::new(callout))
-                }
-            };
-            groups.by_route.insert(name(), (group, series));
-            let test = RelayTest::of(route, config, backends, &shared.alarms);
-            groups.relay_tests.extend(test.map(|test| (name(), test)));
-        }
-        Ok(groups)
-    }
 }
 
 impl Verifier {
@@ -211,9 +162,8 @@ impl Verifier {
         backends: &Backends,
         spared: impl Fn(&str) -> bool,
     ) -> Result<Self, ListFault> {
-        let kept = |(name, _): &(&Arc<str>, _)| spared(name);
         let by_route = self.groups.iter().filter(|(name, _)| spared(name));
-        let relay_tests = self.relay_tests.iter().map(|(name, test)| (name, test)).filter(kept);
+        let relay_tests = self.relay_tests.iter().filter(|(name, _)| spared(name));
         let groups = Groups {
             by_route: by_route.map(|(name, group)| (Arc::clone(name), group.clone())).collect(),
             relay_tests: relay_tests.map(|(name, test)| (Arc::clone(name), Arc::clone(test))).collect(),

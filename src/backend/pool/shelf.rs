@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Backend, lock};
-use crate::backend::connection::{Blame, Fault};
+use crate::backend::fault::{Blame, Fault};
 use crate::backend::introduction::{Fit, Introduction};
 use crate::backend::lease::{Kept, Origin};
 

@@ -185,7 +185,7 @@ label! {
         /// It is in force.
         Done = "done",
         /// It has faults, or cannot be put in force: the old one stays.
-        Refused = "refused",
+        Failed = "failed",
     }
 }
 
