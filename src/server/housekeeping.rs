@@ -53,6 +53,8 @@ pub(super) async fn tidy(context: Arc<Context>, ending: CancellationToken) {
         loop {
             tokio::time::sleep(FORGET_EVERY).await;
             context.harvest.sweep().await;
+            let verifier = Arc::clone(&context.verifier);
+            let _ = tokio::task::spawn_blocking(move || verifier.sweep()).await;
         }
     };
     tokio::select! {

@@ -13,6 +13,7 @@
 //! tenth taken off by its key, so that what was learnt together does not expire together.
 
 mod adopt;
+mod expire;
 mod recall;
 
 use std::collections::HashMap;
@@ -86,8 +87,10 @@ pub struct Sizes {
     pub bad: usize,
     /// Questions without an answer.
     pub deferred: usize,
-    /// Entries pushed out so far.
+    /// Entries pushed out so far, for want of room.
     pub evictions: u64,
+    /// Entries given up so far, past all use.
+    pub expired: u64,
 }
 
 /// Who guards the backend against recipients that do not exist.
@@ -154,7 +157,12 @@ impl Tally {
 /// Counts what is pushed out.
 #[derive(Debug, Clone, Default)]
 struct Evictions {
+    /// Entries that made way: for want of room, or for a newer answer about the same recipient.
     total: Arc<AtomicU64>,
+    /// Of them those that made way for a newer answer.
+    replaced: Arc<AtomicU64>,
+    /// Entries that were past all use.
+    expired: Arc<AtomicU64>,
     tallies: Arc<RwLock<Vec<Arc<AtomicU32>>>>,
 }
 
@@ -365,7 +373,7 @@ impl Cache {
             .filter(|before| since(self.now(), before.learnt) < self.lifetime_of(*before).saturating_mul(2));
         let confirmed = confirmed.map_or(0, |before| before.confirmed.saturating_add(1));
         let (text, news) = self.texts.keep(reply, address);
-        self.bad.insert(key, Bad { learnt: self.now(), text, confirmed });
+        self.put(&self.bad, key, Bad { learnt: self.now(), text, confirmed });
         self.tell(|journal| {
             news.into_iter().for_each(|news| journal.text(news.number, news.template));
             let fact = Fact::Bad { text: text.number(), confirmed };
@@ -379,7 +387,7 @@ impl Cache {
     pub fn learn_deferred(&self, key: Key, cause: &Cause) {
         if !self.lifetimes.tempfail_ttl.is_zero() {
             let cause = Arc::new(cause.clone().shortened(LONGEST_WORDS));
-            self.deferred.insert(key, Deferred { learnt: self.now(), cause });
+            self.put(&self.deferred, key, Deferred { learnt: self.now(), cause });
         }
     }
 
@@ -434,7 +442,12 @@ impl Cache {
             good: self.good.len(),
             bad: self.bad.len(),
             deferred: self.deferred.len(),
-            evictions: self.evictions.total.load(Ordering::Relaxed),
+            evictions: {
+                let evictions = &self.evictions;
+                let replaced = evictions.replaced.load(Ordering::Relaxed);
+                evictions.total.load(Ordering::Relaxed).saturating_sub(replaced)
+            },
+            expired: self.evictions.expired.load(Ordering::Relaxed),
         }
     }
 
@@ -463,6 +476,14 @@ impl Cache {
     fn lifetime_of(&self, bad: Bad) -> Duration {
         let doubled = self.lifetimes.negative_ttl.saturating_mul(1 << bad.confirmed.min(16));
         doubled.min(self.lifetimes.negative_ttl_max)
+    }
+
+    /// Puts an entry in the place of what is known under its key, if anything is.
+    fn put<V: Clone + Evicted>(&self, shelf: &Shelf<V>, key: Key, entry: V) {
+        if shelf.peek(&key).is_some() {
+            self.evictions.replaced.fetch_add(1, Ordering::Relaxed);
+        }
+        shelf.insert(key, entry);
     }
 
     fn now(&self) -> Tick {

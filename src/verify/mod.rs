@@ -527,6 +527,11 @@ impl Verifier {
         self.shared.cache.sizes()
     }
 
+    /// Gives up what is past all use. May take a while.
+    pub fn sweep(&self) {
+        self.shared.cache.sweep();
+    }
+
     /// Brings the metrics of the cache up to date.
     pub fn observe(&self) {
         let (sizes, metrics) = (self.shared.cache.sizes(), &self.shared.metrics);
@@ -534,6 +539,7 @@ impl Verifier {
         metrics.cache(CacheKind::Bad, sizes.bad);
         metrics.cache(CacheKind::Deferred, sizes.deferred);
         metrics.cache_evictions(sizes.evictions);
+        metrics.cache_expired(sizes.expired);
         if let Some(store::TierAccount { up, dropped, .. }) = self.tier() {
             metrics.sharing(if up { StoreHealth::Written } else { StoreHealth::Failing }, dropped);
         }

@@ -65,6 +65,8 @@ struct Inner {
     cache_evictions: IntCounter,
     /// The last total told of `cache_evictions`.
     evictions_known: AtomicU64,
+    cache_expired: IntCounter,
+    expired_known: AtomicU64,
     /// The same of what the store dropped.
     drops_known: AtomicU64,
     /// The same of what was not shared.
@@ -93,6 +95,8 @@ impl Metrics {
             }),
             cache_evictions: families.cache_evictions.clone(),
             evictions_known: AtomicU64::new(0),
+            cache_expired: families.cache_expired.clone(),
+            expired_known: AtomicU64::new(0),
             drops_known: AtomicU64::new(0),
             unshared_known: AtomicU64::new(0),
             shared_operations: Children::new(|operation: SharedOperation| {
@@ -210,6 +214,12 @@ impl Metrics {
         // Two scrapes at once must not both add the difference.
         let known = self.0.evictions_known.fetch_max(total, Ordering::Relaxed);
         self.0.cache_evictions.inc_by(total.saturating_sub(known));
+    }
+
+    /// The cache gave up so many entries past all use since the start; likewise.
+    pub fn cache_expired(&self, total: u64) {
+        let known = self.0.expired_known.fetch_max(total, Ordering::Relaxed);
+        self.0.cache_expired.inc_by(total.saturating_sub(known));
     }
 
     /// Whether the store could be written, and what it dropped since the start; told before a rendering, too.

@@ -50,7 +50,7 @@ impl Cache {
             Told::Good if !self.lifetimes.positive_ttl.is_zero() => {
                 self.remove_good(key);
                 tally.count.fetch_add(1, Ordering::Relaxed);
-                self.good.insert(key, Good { learnt, of: tally.number });
+                self.put(&self.good, key, Good { learnt, of: tally.number });
                 self.tell(|journal| {
                     journal.heard(ShelfName::Good, key.to_bits(), Fact::Good { mark: tally.mark }, age);
                 });
@@ -65,7 +65,7 @@ impl Cache {
                 }
                 self.deferred.remove(&key);
                 let (text, news) = self.texts.adopt(template);
-                self.bad.insert(key, Bad { learnt, text, confirmed });
+                self.put(&self.bad, key, Bad { learnt, text, confirmed });
                 self.tell(|journal| {
                     news.into_iter().for_each(|news| journal.text(news.number, news.template));
                     let fact = Fact::Bad { text: text.number(), confirmed };
