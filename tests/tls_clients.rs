@@ -450,7 +450,7 @@ async fn a_bad_pair_is_refused_with_its_reason_and_the_old_one_stays() {
     fs::write(&key, &new.key).expect("our directory");
     fs::write(&chain, &new.chain).expect("our directory");
     front.backstop.sighup();
-    front.backstop.logged("certificates are read again").await;
+    front.backstop.logged("a new configuration is in force").await;
     shows(&front, &hands, &new.certificate).await;
 }
 
