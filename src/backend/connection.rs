@@ -162,6 +162,10 @@ impl Connection {
         identity: &Identity,
     ) -> Result<(), Fault> {
         let offered = self.announced.has(Keyword::StartTls);
+        let hurried = match protection {
+            Protection::Offered(handshaking) => Some(handshaking.patience),
+            Protection::Demanded(..) | Protection::Absent => None,
+        };
         let handshaking = match protection {
             Protection::Demanded(handshaking, _) | Protection::Offered(handshaking) if offered => handshaking,
             Protection::Demanded(_, policy) => {
@@ -188,7 +192,13 @@ impl Connection {
         (self.reader, self.announced, self.hello) =
             (ReplyReader::default(), Extensions::default(), HelloKind::Ehlo);
         self.xclient = None;
-        self.greet_other(name, identity).await.map_err(|fault| match fault {
+        // Where there may be a session without TLS it is to have its time, too.
+        let greeting = self.greet_other(name, identity);
+        let greeted = match hurried {
+            Some(patience) => timeout(patience, greeting).await.unwrap_or(Err(Fault::Timeout(Phase::Hello))),
+            None => greeting.await,
+        };
+        greeted.map_err(|fault| match fault {
             Fault::Io(..)
             | Fault::Closed(_)
             | Fault::Timeout(_)

@@ -85,13 +85,27 @@ pub enum Blame {
     Backend,
     /// The client's: the backend has heard of it, and said this.
     Client(Reply),
-    /// Nobody can tell: the backend has heard of the client, and says this for now. It may mean the client, or everybody.
-    Unclear(Reply),
+    /// Nobody can tell: the backend has heard of the client, and says this for now, or nothing. It may mean the client, or
+    /// everybody; checks of our own tell.
+    Unclear(Option<Reply>),
     /// The route's: what it says about the client does not fit the backend, or the network.
     Route,
 }
 
 impl Fault {
+    /// The same, now that it is known whether the backend ever took the PROXY header that it was sent. One that did refuses
+    /// the client; of one that did not it may be the header itself that it refuses.
+    pub(super) fn in_the_light_of(self, introduction: &Introduction, headers_taken: bool) -> Self {
+        let headed = matches!(introduction.means(), Some(Means::Proxy(_)));
+        match self {
+            Self::NoProxyHeader(reply) if headers_taken && matches!(reply.code(), 504 | 554) => {
+                Self::Refused(Phase::Hello, reply)
+            }
+            Self::Refused(Phase::Greeting, reply) if headed && !headers_taken => Self::NoProxyHeader(reply),
+            fault => fault,
+        }
+    }
+
     /// Whose fault it is, in a session that was to be introduced so.
     #[must_use]
     pub fn blame(&self, introduction: &Introduction) -> Blame {
@@ -101,14 +115,22 @@ impl Fault {
             }
             // Not taken as a command at all, or not from us.
             (Self::Refused(Phase::Introduction, reply), _) if is_about_xclient(reply) => Blame::Route,
-            (Self::Refused(Phase::Introduction, reply), _) => Blame::Client(reply.clone()),
-            (
+            (Self::Refused(Phase::Introduction, reply), _)
+            | (
                 Self::Refused(Phase::Greeting | Phase::Hello, reply),
                 Some(Means::Proxy(_) | Means::Transparent),
             ) => match reply.class() {
                 Class::Permanent => Blame::Client(reply.clone()),
-                _ => Blame::Unclear(reply.clone()),
+                _ => Blame::Unclear(Some(reply.clone())),
             },
+            // A client that is kept out there is not always told so.
+            (Self::Dial(_), Some(Means::Transparent))
+            | (
+                Self::Closed(Phase::Greeting | Phase::Hello)
+                | Self::Timeout(Phase::Greeting | Phase::Hello)
+                | Self::Io(Phase::Greeting | Phase::Hello, _),
+                Some(Means::Proxy(_) | Means::Transparent),
+            ) => Blame::Unclear(None),
             _ => Blame::Backend,
         }
     }

@@ -82,6 +82,14 @@ impl Introduction {
         }
     }
 
+    /// The session of the client it is of.
+    pub(super) fn session(&self) -> Option<&str> {
+        match self {
+            Self::Client { session, .. } => Some(session),
+            Self::Ourselves => None,
+        }
+    }
+
     /// Whether a session introduced as `earlier` will do for this.
     pub(super) fn fit(&self, earlier: &Self) -> Fit {
         match (self.means(), earlier.means()) {

@@ -51,7 +51,7 @@ pub struct Backend {
     /// Of the last new session.
     last_tls: Mutex<Option<TlsFacts>>,
     /// It refused XCLIENT in a session that had been another client's: Postfix asks whether that client is authorised.
-    refuses_anew: AtomicBool,
+    refuses_anew: Mutex<Option<Instant>>,
     /// What a new session takes, smoothed, in microseconds; 0 is not known.
     latency: AtomicU64,
     /// When it was last given something to do, or checked.
@@ -124,7 +124,7 @@ impl Backend {
             last_fault: Mutex::default(),
             alarmed: Mutex::default(),
             last_tls: Mutex::default(),
-            refuses_anew: AtomicBool::new(false),
+            refuses_anew: Mutex::default(),
             latency: AtomicU64::new(0),
             used: Mutex::new(Instant::now()),
             checking: AtomicBool::new(false),
@@ -378,6 +378,7 @@ impl Backend {
                 Ok(self.lend(Kept::new(connection, 0), permit, Origin::Fresh, purpose))
             }
             Err(fault) => {
+                let fault = fault.in_the_light_of(introduction, self.announced().is_some());
                 match fault.blame(introduction) {
                     Blame::Backend => self.does_not(&fault, attempt),
                     // It is well, and does what it is there for.

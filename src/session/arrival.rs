@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::Session;
 use super::client::Heading;
@@ -244,9 +244,14 @@ impl Session {
             return Some(End::ClientLost);
         }
         let due = Instant::now() + rest;
+        let silence = async {
+            tokio::select! {
+                () = sleep(first) => {}
+                () = unread.make_way(due) => {}
+            }
+        };
         let heading = tokio::select! {
-            heading = self.client.heading(first, rest) => heading,
-            () = unread.make_way(due) => Heading::Silence,
+            heading = self.client.heading(silence, rest) => heading,
             () = self.context.drain.idle_ends() => {
                 self.client.say(&replies::DRAINING);
                 return Some(End::Drained);

@@ -147,14 +147,14 @@ impl Client {
     }
 
     /// Reads a PROXY header at the start of what is said, of which not an octet is taken that another reader may
-    /// want: its first octet within `first`, the others within `rest` of that.
-    pub(super) async fn heading(&mut self, first: Duration, rest: Duration) -> Heading {
+    /// want: its first octet before `silence` is over, the others within `rest` of that.
+    pub(super) async fn heading(&mut self, silence: impl Future<Output = ()>, rest: Duration) -> Heading {
         let something = |seen: &[u8]| if seen.is_empty() { Prefix::Open } else { Prefix::Until(0) };
-        let seen = match timeout(first, self.stream.read_prefix(Vec::new(), something)).await {
-            Ok(Ok(seen)) => seen,
-            Ok(Err(_)) => return Heading::Gone,
-            Err(_) => return Heading::Silence,
+        let read = tokio::select! {
+            read = self.stream.read_prefix(Vec::new(), something) => read,
+            () = silence => return Heading::Silence,
         };
+        let Ok(seen) = read else { return Heading::Gone };
         let mut heading = Heading::Missing;
         let reading = self.stream.read_prefix(seen, |seen| match proxy_header::read(seen) {
             Ok(Start::Open) => Prefix::Open,

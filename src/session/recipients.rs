@@ -491,7 +491,7 @@ impl Session {
             };
             let fault = match lease {
                 Ok(lease) => {
-                    self.bound |= introduction.bound_to().is_some();
+                    self.bound |= introduction.means().is_some();
                     return Ok(Attachment::new(lease, Arc::clone(route)));
                 }
                 Err(fault) => fault,
@@ -501,7 +501,9 @@ impl Session {
                 // It has heard who the client is, and does not want it: class and words kept.
                 Blame::Client(refusal) => return Err(replies::passed_on(refusal)),
                 // Another backend may take the client.
-                Blame::Unclear(refusal) => reply = replies::passed_on(refusal),
+                Blame::Unclear(refusal) => {
+                    reply = refusal.map_or(replies::BACKEND_UNREACHABLE, replies::passed_on);
+                }
                 Blame::Route => reply = replies::ROUTE_FAULT,
                 Blame::Backend => {}
             }

@@ -3,7 +3,7 @@
 //! One that is kept holds no permit: who waits for one would never get it. It stands in a slot nobody needs, and
 //! leaves when a new connection needs that slot, or the backend finds that there are too many.
 
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
@@ -14,6 +14,9 @@ use crate::backend::lease::{Kept, Origin};
 
 /// Sessions kept idle per backend.
 const MAX_KEPT: usize = 16;
+/// For so long a backend that took no second client in a session is not asked to again.
+const REFUSES_ANEW: Duration = Duration::from_secs(600);
+
 impl Backend {
     /// Takes leave of the oldest sessions that stand in slots somebody holds a permit for by now.
     pub(in crate::backend) async fn make_room(&self) {
@@ -56,7 +59,7 @@ impl Backend {
         if let Some(kept) = self.youngest_kept(introduction, Fit::AsItIs) {
             return Ok(Some((kept, Origin::Kept)));
         }
-        while !self.refuses_anew.load(Ordering::Relaxed)
+        while !self.refuses_anew()
             && let Some(mut kept) = self.youngest_kept(introduction, Fit::Anew)
         {
             let introducing = timeout_at(deadline, kept.connection().introduce_anew(introduction));
@@ -66,14 +69,21 @@ impl Backend {
                 return Ok(Some((kept, Origin::Fresh)));
             };
             match fault.blame(introduction) {
+                // With 421 the session ends (RFC 5321 §3.8): a new one may not.
+                Blame::Unclear(Some(reply)) if reply.code() == 421 => {}
                 Blame::Client(_) | Blame::Unclear(_) => return Err(fault),
                 // Whether it is one of the route a new session shows.
-                Blame::Route => self.refuses_anew.store(true, Ordering::Relaxed),
+                Blame::Route => *lock(&self.refuses_anew) = Some(Instant::now()),
                 Blame::Backend => {}
             }
             tracing::debug!(backend = %self.site(), %fault, "kept session lost");
         }
         Ok(None)
+    }
+
+    /// Whether it takes no second client in one session, as far as was seen a while ago.
+    fn refuses_anew(&self) -> bool {
+        lock(&self.refuses_anew).is_some_and(|seen| seen.elapsed() < REFUSES_ANEW)
     }
 
     /// The youngest kept session that still looks alive.
@@ -91,7 +101,11 @@ impl Backend {
     /// Takes leave of the sessions that are good for nobody once this session of a client is over.
     pub(in crate::backend) fn dismiss(&self, session: &str) {
         let mut shelf = lock(&self.kept);
-        let bound = |kept: &Kept| kept.introduction().bound_to() == Some(session);
+        let alone = self.refuses_anew();
+        let bound = |kept: &Kept| {
+            let introduction = kept.introduction();
+            introduction.bound_to() == Some(session) || (alone && introduction.session() == Some(session))
+        };
         let (bound, others): (Vec<_>, Vec<_>) = shelf.drain(..).partition(bound);
         *shelf = others;
         drop(shelf);
