@@ -50,7 +50,7 @@ impl Server {
         let new = Arc::new(reassemble(&old, config, &changes, &self.dialer)?);
         let opened = self.bind_new(&new)?;
         let replaced = self.parted.child_token();
-        new.backends.follow(&replaced, LOOKED_UP).await;
+        new.backends.follow(&self.parted, LOOKED_UP).await;
         tokio::join!(housekeeping::greet_new_backends(&new), new.verifier.test_relays());
         let late = self.late(&changes, &new);
         let reloaded = self.put_in_force(&new, opened, late, changes.count(), replaced);

@@ -21,7 +21,7 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use crate::observe::Escaped;
 use crate::proto::address::Domain;
 
-pub use follow::{Answer, Follower, Found};
+pub use follow::{Answer, Follower, Found, Memory};
 use system::System;
 
 /// Answers of the hosts file are looked up again so soon: it may be edited at any time.
@@ -90,6 +90,12 @@ impl Resolver {
     #[must_use]
     pub fn new(servers: &[SocketAddr]) -> Arc<Self> {
         Arc::new(Self { servers: servers.to_vec(), system: Mutex::default() })
+    }
+
+    /// Whether `servers` are whom it asks.
+    #[must_use]
+    pub fn asks(&self, servers: &[SocketAddr]) -> bool {
+        self.servers == servers
     }
 
     /// Asks for `question`; of names that are none there are no records.
