@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 
-use super::{Data, Kind, Lack, NameScope, Question, Records, Resolver};
+use super::{Data, Kind, Lack, NameScope, Question, Records, Resolver, Source};
 use crate::config::Destination;
 
 /// Answers hold at least so long: nobody is asked without pause.
@@ -82,8 +82,8 @@ pub struct Memory {
 #[derive(Debug, Clone)]
 struct Known {
     data: Vec<Data>,
-    /// It was said to be gone, once.
-    doubted: bool,
+    /// Whose it is; none where there is nothing.
+    source: Option<Source>,
 }
 
 /// One round of questions.
@@ -217,8 +217,9 @@ impl Follower {
         let resolver = Arc::clone(&self.resolver);
         let asking = questions.into_iter().map(|question| {
             let resolver = &resolver;
+            let source = self.memory.known.get(&question).and_then(|known| known.source.clone());
             async move {
-                let said = resolver.records(&question).await;
+                let said = resolver.records(&question, source.as_ref()).await;
                 (question, said)
             }
         });
@@ -234,23 +235,24 @@ impl Follower {
     ) -> Option<Vec<Data>> {
         round.asked.insert(question.clone());
         let heard = match (said, self.memory.known.get_mut(&question)) {
-            (Ok(Records { data, hold }), _) => {
+            (Ok(Records { data, hold, name }), _) => {
                 round.holds(hold);
-                data
+                Known { data, source: Some(Source { name, doubted: false }) }
             }
             (Err(Lack::Fault(fault)), known) => {
                 round.fault.get_or_insert_with(|| format!("{}: {fault}", question.name));
                 return known.map(|known| known.data.clone());
             }
-            (Err(Lack::Absent), Some(known)) if !known.data.is_empty() && !known.doubted => {
-                known.doubted = true;
+            (Err(Lack::Absent), Some(Known { data, source: Some(source) })) if !source.doubted => {
+                source.doubted = true;
                 round.holds(DOUBT);
-                return Some(known.data.clone());
+                return Some(data.clone());
             }
-            (Err(Lack::Absent), _) => Vec::new(),
+            (Err(Lack::Absent), _) => Known { data: Vec::new(), source: None },
         };
-        self.memory.known.insert(question, Known { data: heard.clone(), doubted: false });
-        Some(heard)
+        let data = heard.data.clone();
+        self.memory.known.insert(question, heard);
+        Some(data)
     }
 }
 
