@@ -124,9 +124,11 @@ impl Backends {
     /// Checks backends that nobody needs, or that rest, until `ended`.
     pub fn check(&self, ended: &CancellationToken) {
         for destination in self.destinations() {
+            let fellows = self.destinations().filter(|other| other.shares_canary_of(destination));
+            let fellows: Arc<[_]> = fellows.cloned().collect();
             let (destination, ended) = (Arc::clone(destination), ended.clone());
             tokio::spawn(async move {
-                ended.run_until_cancelled(super::check::watch(&destination)).await;
+                ended.run_until_cancelled(super::check::watch(&destination, &fellows)).await;
             });
         }
     }

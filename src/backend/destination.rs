@@ -126,6 +126,12 @@ impl Destination {
         &self.blueprint
     }
 
+    /// Whether its backends must take the same recipient as those of `other`.
+    pub(super) fn shares_canary_of(&self, other: &Self) -> bool {
+        let recipient = |of: &Self| of.blueprint.quota.canary.as_ref().map(|canary| canary.recipient.clone());
+        recipient(self).is_some() && recipient(self) == recipient(other)
+    }
+
     /// Waits until it was looked up once.
     pub(super) async fn is_looked_up(&self) {
         let mut looked_up = self.looked_up.subscribe();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Backends, Identity, Patience, Quota};
+use crate::backend::{Backends, Canary, Identity, Patience, Quota};
 use crate::config::{self, Changes, ClientAddress, Config, RecipientSource, Route, Secret};
 use crate::net::dial::Dialer;
 use crate::observe::Alarms;
@@ -125,6 +125,13 @@ fn tier(config: &Config, metrics: &Metrics) -> Option<Tier> {
     Some(Tier::new(shared, HashKey::of(secret.reveal()), good.keeps.max(bad.keeps), metrics.clone()))
 }
 
+/// Whom checks ask about. Asked is as probes do.
+fn canary(route: &Route) -> Option<Canary> {
+    let recipient = route.canary.clone()?;
+    let fallback_sender = route.verify.fallback_sender.as_ref().or(route.verify.sender.as_ref()).cloned();
+    Some(Canary { recipient, fallback_sender })
+}
+
 /// One destination for each that any route names, for delivery or for asking.
 fn backends(
     config: &Config,
@@ -149,7 +156,7 @@ fn backends(
                 tls: route.tls.clone(),
                 tls_handshake: config.timeouts.tls_handshake,
                 check: route.check,
-                canary: route.canary.clone(),
+                canary: canary(route),
             };
             (named.clone(), quota, series)
         })
