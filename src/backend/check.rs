@@ -81,7 +81,10 @@ impl Backend {
         {
             let checked = async {
                 self.make_room().await;
+                let began = Instant::now();
                 let mut connection = self.connect(&opening, &Introduction::Ourselves, deadline).await?;
+                // One whose first greeting was slow is not to go without mail for that.
+                self.took(began.elapsed());
                 let found = match canary {
                     Some(canary) => ask(&mut connection, canary).await?,
                     None => Found::Well,
