@@ -1,7 +1,5 @@
 //! `backstop run`: the proxy, until it is told to end.
 
-use std::path::PathBuf;
-
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -51,7 +49,10 @@ pub(super) async fn run(arguments: &Arguments) -> Exit {
         return Exit::Failed;
     };
     let (orders, arriving) = Orders::new();
-    let watched = loaded.file.clone().filter(|_| arguments.watch);
+    let watched = match loaded.file.clone().filter(|_| arguments.watch) {
+        Some(file) => Some(Watched::from_now(file).await),
+        None => None,
+    };
     let mut server = match Server::bind_over(loaded.config, Inherited::of_process(), orders) {
         Ok(server) => server,
         Err(fault @ StartFault::Bind(..)) => {
@@ -116,9 +117,8 @@ async fn serve(
     source: &Source,
     signals: &mut Signals,
     mut orders: mpsc::Receiver<Order>,
-    watched: Option<PathBuf>,
+    mut watched: Option<Watched>,
 ) {
-    let mut watched = watched.map(Watched::new);
     loop {
         let (why, answer) = tokio::select! {
             _ = signals.terminate.recv() => return,
