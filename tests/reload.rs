@@ -167,14 +167,15 @@ async fn what_is_remembered_outlives_a_new_configuration() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_found_out_of_a_store_outlives_a_changed_route() {
-    let (_backend, store) = Backend::start(Script::catch_all()).await;
+    let (_backend, store) = Backend::start(Script::blind()).await;
     let configuration = Backstop::configuration(store);
     let (backstop, address) = Backstop::ready(&configuration).await;
     let admin = backstop.admin().await;
     let mut client = Client::greeted(address).await;
     client.envelope("sender@client.test", KNOWN).await.is("250");
     client.quit().await;
-    let truth = async || admin.get("/api/v1/status").await.json()["routes"][0]["domains"][0]["recipient"].clone();
+    let truth =
+        async || admin.get("/api/v1/status").await.json()["routes"][0]["domains_known"][0]["rcpt"].clone();
     assert_eq!(truth().await, "blind");
     backstop.rewrite(&(configuration + "eject = \"7s\"\n"));
     assert_eq!(admin.post("/api/v1/reload").await.status, 200);
