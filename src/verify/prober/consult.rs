@@ -98,6 +98,8 @@ impl Prober {
             let guard = subject.scope.guard();
             let ages = self.ages(subject, why, wanted);
             let Ok(Consulted { turn, told, marks }) = tier.consult(entry.to_bits(), scope, ages).await else {
+                // It may have come too late and given us the lease all the same: others must not wait for us.
+                tier.release(entry.to_bits());
                 return Some(Found::Alone);
             };
             subject.scope.recall(&marks);
@@ -170,14 +172,15 @@ impl Prober {
     /// Puts the question in the queue; where that is full everybody hears so.
     fn ask_store(self: &Arc<Self>, subject: Subject, lease: Option<Tier>) {
         let key = subject.key;
-        let asker = match self.pending.get_mut(&key) {
-            Some(mut pending) => {
-                pending.leased = lease.is_some();
-                pending.asker
-            }
-            None => return,
-        };
         let entry = subject.entry();
+        let asker = self.pending.get_mut(&key).map(|mut pending| {
+            pending.leased = lease.is_some();
+            pending.asker
+        });
+        let Some(asker) = asker else {
+            lease.into_iter().for_each(|tier| tier.release(entry.to_bits()));
+            return;
+        };
         if let Err(Full) = self.wait(subject, asker) {
             if let Some(tier) = lease {
                 tier.release(entry.to_bits());
