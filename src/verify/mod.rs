@@ -310,9 +310,13 @@ impl Verifier {
                 let Verdict::Unknown(cause) = &verified.verdict else { return verified };
                 let (entry, written) = (subject.entry(), subject.mailbox.written());
                 // The store cannot be asked: what it said last, to us or to another instance, still stands.
-                let stands = cause.store_answered() == StoreAnswered::Nothing
-                    && matches!(cache.known(entry, written, subject.scope.guard()), Known::Good(_));
-                if stands { remembered(Verdict::Deliverable) } else { verified }
+                match cache.known(entry, written, subject.scope.guard()) {
+                    Known::Good(_) if cause.store_answered() == StoreAnswered::Nothing => {
+                        remembered(Verdict::Deliverable)
+                    }
+                    Known::Bad(reply) => remembered(Verdict::Undeliverable(reply)),
+                    _ => verified,
+                }
             }
         }
     }
@@ -365,7 +369,8 @@ impl Verifier {
         let canonical = mailbox.canonical(route.verify.local_case);
         let parts: [&[u8]; 4] =
             [&callout.identity, &forgotten.to_le_bytes(), &epoch.to_le_bytes(), canonical.as_bytes()];
-        Some((callout, Subject { key: self.keyring.key(&parts), mailbox: mailbox.clone(), scope }))
+        let (key, recheck) = (self.keyring.key(&parts), route.verify.recheck);
+        Some((callout, Subject { key, mailbox: mailbox.clone(), scope, recheck }))
     }
 
     /// The delivery port refused `mailbox` itself, whom `source` let pass. A good entry is gone at once, unless the store,
