@@ -51,7 +51,7 @@ impl Server {
         let opened = self.bind_new(&config, &old)?;
         let new = Arc::new(reassemble(&old, config, &changes, &self.dialer)?);
         let replaced = self.parted.child_token();
-        new.backends.follow(&replaced, LOOKED_UP).await;
+        new.backends.follow(&self.parted, LOOKED_UP).await;
         let greeted = Arc::clone(&new);
         let greeting = tokio::spawn(async move {
             tokio::join!(housekeeping::greet_new_backends(&greeted), greeted.verifier.test_relays());
