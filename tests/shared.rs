@@ -137,6 +137,41 @@ async fn what_one_instance_has_learnt_all_know() {
     assert_eq!(other.known_elsewhere("unknown").await, 1.0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mailbox_that_was_created_meanwhile_works_on_every_instance_at_its_first_mail() {
+    const GONE: &str = "gone@example.org";
+    let ((store, backend), redis) = (backend().await, Redis::start(&[]).await);
+    let recheck = "[route.verify]\nrecheck = \"50ms\"";
+    let [one, other, third] = instances(backend, &redis, recheck).await;
+    one.ask(UNKNOWN).await.is("550");
+    one.ask(GONE).await.is("550");
+    redis.until_keys("backstop:v:*", 2).await;
+    store.rescript(|_| Script::knowing([KNOWN, UNKNOWN]));
+    sleep(Duration::from_millis(100)).await;
+    other.ask(UNKNOWN).await.is("250");
+    assert_eq!(store.record().rcpts_for(UNKNOWN), 3, "a probe of each and the client's own");
+    // What is old serves where nobody can be asked.
+    store.stop().await;
+    third.ask(GONE).await.is("550 5.1.1 <gone@example.org>");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_of_who_was_good_is_confirmed_by_the_store_and_not_by_our_own_old_word() {
+    let (asked, verified_by) = backend().await;
+    let (delivery, backend) = backend().await;
+    let redis = Redis::start(&[]).await;
+    let one =
+        Instance::joined(backend, &redis.url(), &format!("[route.verify]\nbackends = [\"{verified_by}\"]"))
+            .await;
+    one.ask(KNOWN).await.is("250");
+    redis.until_keys("backstop:v:*", 1).await;
+    for store in [&asked, &delivery] {
+        store.rescript(|_| Script::knowing(["bert@example.org"]));
+    }
+    one.ask(KNOWN).await.is("550");
+    until("the store was asked once more", async || asked.record().rcpts_for(KNOWN) > 1).await;
+}
+
 /// A backend that takes its time with whoever it does not know.
 fn slow(names: &[String], pause: Duration) -> Script {
     names.iter().fold(Script::knowing([KNOWN]), |script, name| {

@@ -1,7 +1,8 @@
 //! What clients did on other instances of the tier, and what they are told of what was done here.
 //!
 //! Clients are hashes there. A second ledger, bounded like our own, holds what others counted and whom they banned: our own ledger
-//! stays as it is, and theirs is added. While the tier is away both simply age.
+//! stays as it is, and theirs is added. It is a copy: each answer of the tier replaces what it says of that client. While the tier is
+//! away both simply age.
 
 use super::harvest::{Ban, Standing, ban_of, sentence, standing_of};
 use super::hour::Tally;
@@ -72,21 +73,12 @@ impl Elsewhere {
         let hash = self.hash(client);
         let Counted { granted, unknown, known } = self.tier.reserve(hash, wanted.into(), most).await.ok()?;
         let (own, now) = (own(), self.ledger.now());
-        let elsewhere =
-            Tally { unknown: unknown.saturating_sub(own.unknown), known: known.saturating_sub(own.known) };
-        let elsewhere = self.ledger.change(local(hash), now, |record| {
-            let before = record.tally(now);
-            let more = Tally {
-                unknown: elsewhere.unknown.saturating_sub(before.unknown),
-                known: elsewhere.known.saturating_sub(before.known),
-            };
-            if !more.is_empty() {
-                record.add(now, more);
-            }
-            if more.unknown > 0 {
+        let elsewhere = Tally { unknown, known }.beyond(own);
+        self.ledger.change(local(hash), now, |record| {
+            if elsewhere.unknown > record.tally(now).unknown {
                 record.named_unknown(now);
             }
-            record.tally(now)
+            record.agree(now, elsewhere);
         });
         Some((u16::try_from(granted).unwrap_or(u16::MAX).min(wanted), own.plus(elsewhere)))
     }

@@ -85,6 +85,33 @@ impl Hour {
         self.spans[place(current)].add(tally);
     }
 
+    /// Makes it what somebody who knows better has counted: what is more came now, what is less was the oldest.
+    pub(super) fn agree(&mut self, now: Second, counted: Tally) {
+        let before = self.tally(now);
+        self.add(now, counted.beyond(before));
+        if before.beyond(counted).is_empty() {
+            return;
+        }
+        let current = now / SPAN;
+        let first = current.saturating_sub(u32::from(HOUR) - 1);
+        if let Some(oldest) = current.checked_sub(HOUR.into()) {
+            self.spans[place(oldest)] = Span::default();
+        }
+        let mut left = counted;
+        for number in (first..=current).rev() {
+            let span = &mut self.spans[place(number)];
+            let kept = Tally {
+                unknown: left.unknown.min(span.unknown.into()),
+                known: left.known.min(span.known.into()),
+            };
+            *span = Span::default();
+            span.add(kept);
+            left = left.beyond(kept);
+        }
+        // Of the oldest, which counted in part.
+        self.spans[place(first)].add(left);
+    }
+
     /// What was asked for within the hour before now.
     pub(super) fn tally(&self, now: Second) -> Tally {
         let (newest, current) = (self.seen / SPAN, now / SPAN);
@@ -110,6 +137,14 @@ impl Hour {
 }
 
 impl Tally {
+    /// How much more it is than another.
+    pub(super) const fn beyond(self, other: Self) -> Self {
+        Self {
+            unknown: self.unknown.saturating_sub(other.unknown),
+            known: self.known.saturating_sub(other.known),
+        }
+    }
+
     pub(super) const fn plus(self, other: Self) -> Self {
         Self {
             unknown: self.unknown.saturating_add(other.unknown),
@@ -161,6 +196,23 @@ mod tests {
             assert!((within(57 * 60)..=within(63 * 60)).contains(&counted), "{counted} at {now}");
         }
         assert!(guesses.len() > 1000);
+    }
+
+    #[test]
+    fn what_somebody_else_counted_is_taken_over_and_ages_as_it_did() {
+        let tally = |unknown, known| Tally { unknown, known };
+        let mut hour = Hour::new(0);
+        hour.agree(100, tally(60, 5));
+        hour.agree(2000, tally(100, 5));
+        assert_eq!(hour.tally(2000), tally(100, 5));
+        hour.agree(3650, tally(90, 7));
+        assert_eq!(hour.tally(3650), tally(90, 7));
+        // The forty that came later are still there when the others are an hour old.
+        hour.agree(4000, tally(40, 2));
+        assert_eq!(hour.tally(5500), tally(40, 2));
+        assert_eq!(hour.tally(2000 + 63 * 60).unknown, 0);
+        hour.agree(9000, Tally::default());
+        assert_eq!(hour.tally(9000), Tally::default());
     }
 
     #[test]

@@ -182,6 +182,11 @@ impl Record {
         self.hour.add(now, tally);
     }
 
+    /// It asked for these within the hour, says who knows better.
+    pub(super) fn agree(&mut self, now: Second, counted: Tally) {
+        self.hour.agree(now, counted);
+    }
+
     /// It named an unknown recipient now.
     pub(super) const fn named_unknown(&mut self, now: Second) {
         self.last_unknown = NonZero::new(now.saturating_add(1));

@@ -136,7 +136,8 @@ impl Verifier {
             alarms: alarms.clone(),
             sights: Arc::default(),
         };
-        let Groups { by_route, relay_tests } = Groups::default().and(config, backends, &shared)?;
+        let Groups { by_route, relay_tests } =
+            Groups::of(config, backends, &shared, (&Groups::default(), &|_| false))?;
         Ok(Self {
             keyring: Keyring::random(),
             routes: config.routes.clone(),
@@ -162,13 +163,8 @@ impl Verifier {
         backends: &Backends,
         spared: impl Fn(&str) -> bool,
     ) -> Result<Self, ListFault> {
-        let by_route = self.groups.iter().filter(|(name, _)| spared(name));
-        let relay_tests = self.relay_tests.iter().filter(|(name, _)| spared(name));
-        let groups = Groups {
-            by_route: by_route.map(|(name, group)| (Arc::clone(name), group.clone())).collect(),
-            relay_tests: relay_tests.map(|(name, test)| (Arc::clone(name), Arc::clone(test))).collect(),
-        };
-        let Groups { by_route, relay_tests } = groups.and(config, backends, &self.shared)?;
+        let old = Groups { by_route: self.groups.clone(), relay_tests: self.relay_tests.clone() };
+        let Groups { by_route, relay_tests } = Groups::of(config, backends, &self.shared, (&old, &spared))?;
         Ok(Self {
             keyring: self.keyring.clone(),
             routes: config.routes.clone(),
@@ -314,9 +310,13 @@ impl Verifier {
                 let Verdict::Unknown(cause) = &verified.verdict else { return verified };
                 let (entry, written) = (subject.entry(), subject.mailbox.written());
                 // The store cannot be asked: what it said last, to us or to another instance, still stands.
-                let stands = cause.store_answered() == StoreAnswered::Nothing
-                    && matches!(cache.known(entry, written, subject.scope.guard()), Known::Good(_));
-                if stands { remembered(Verdict::Deliverable) } else { verified }
+                match cache.known(entry, written, subject.scope.guard()) {
+                    Known::Good(_) if cause.store_answered() == StoreAnswered::Nothing => {
+                        remembered(Verdict::Deliverable)
+                    }
+                    Known::Bad(reply) => remembered(Verdict::Undeliverable(reply)),
+                    _ => verified,
+                }
             }
         }
     }
@@ -369,7 +369,8 @@ impl Verifier {
         let canonical = mailbox.canonical(route.verify.local_case);
         let parts: [&[u8]; 4] =
             [&callout.identity, &forgotten.to_le_bytes(), &epoch.to_le_bytes(), canonical.as_bytes()];
-        Some((callout, Subject { key: self.keyring.key(&parts), mailbox: mailbox.clone(), scope }))
+        let (key, recheck) = (self.keyring.key(&parts), route.verify.recheck);
+        Some((callout, Subject { key, mailbox: mailbox.clone(), scope, recheck }))
     }
 
     /// The delivery port refused `mailbox` itself, whom `source` let pass. A good entry is gone at once, unless the store,

@@ -3,8 +3,11 @@
 //! A store refuses in a handful of ways, most of which name the address. A refusal is kept once, with a
 //! placeholder where the address stood, and each bad entry holds its number. A store that never says the
 //! same thing twice fills the table; from then on new refusals get our own plain words.
+//!
+//! A refusal that names an address in another way still (an alias, a contact) is given here as it is, but neither stored nor
+//! shared: others, and we ourselves after a start, have our own words for it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{PoisonError, RwLock};
 
 use crate::proto::replies;
@@ -17,6 +20,10 @@ const MAX_TEXTS: usize = 4096;
 const MAX_TEXT: usize = 2048;
 /// Stands for the address. Not in any text: control characters are replaced first.
 const PLACEHOLDER: u8 = 0;
+/// Stands for the local part alone.
+const LOCAL_PLACEHOLDER: u8 = 1;
+/// A local part so short stands within ordinary words, too, and says nothing there.
+const TELLING: usize = 4;
 
 /// The number of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,6 +42,8 @@ struct Table {
     numbers: HashMap<Template, Text>,
     /// By number, from 1. A number without a text was one of the store's that nothing needs any more.
     templates: Vec<Option<Template>>,
+    /// Those that name somebody.
+    private: HashSet<u16>,
     /// Such numbers.
     free: Vec<u16>,
 }
@@ -52,8 +61,14 @@ impl Texts {
         if reply.text().len() > MAX_TEXT {
             return (PLAIN, None);
         }
-        let text = with_placeholder(reply.text(), address.as_bytes()).into_boxed_slice();
-        self.adopt(Template { code: reply.code(), text })
+        let text = with_placeholders(reply.text(), address).into_boxed_slice();
+        let private = names_somebody(&text, local_part(address));
+        let (text, news) = self.adopt(Template { code: reply.code(), text });
+        if private && text != PLAIN {
+            let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+            table.private.insert(text.0);
+        }
+        (text, news.map(|news| if private { News { template: plain(), ..news } } else { news }))
     }
 
     fn add(&self, template: Template) -> (Text, Option<News>) {
@@ -80,11 +95,9 @@ impl Texts {
     /// The text of a number, for somebody else.
     pub(super) fn template(&self, text: Text) -> Template {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        let template = usize::from(text.0).checked_sub(1).and_then(|index| table.templates.get(index));
-        template.and_then(Clone::clone).unwrap_or_else(|| {
-            let plain = replies::UNKNOWN_RECIPIENT;
-            Template { code: plain.code(), text: plain.text().into() }
-        })
+        let index = usize::from(text.0).checked_sub(1).filter(|_| !table.private.contains(&text.0));
+        let template = index.and_then(|index| table.templates.get(index));
+        template.and_then(Clone::clone).unwrap_or_else(plain)
     }
 
     /// Takes a text from the store under its number.
@@ -95,7 +108,8 @@ impl Texts {
     /// Lets go texts that nothing needs. Gives their numbers.
     pub(super) fn retain(&self, needed: impl Fn(Text) -> bool) -> Vec<u16> {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        let Table { numbers, templates, free } = &mut *table;
+        let Table { numbers, templates, free, private } = &mut *table;
+        private.retain(|number| needed(Text(*number)));
         numbers.retain(|_, text| needed(*text));
         free.clear();
         let mut unused = Vec::new();
@@ -115,7 +129,7 @@ impl Texts {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
         let template = usize::from(text.0).checked_sub(1).and_then(|index| table.templates.get(index));
         template.and_then(Option::as_ref).map_or(replies::UNKNOWN_RECIPIENT, |template| {
-            Reply::new(template.code, with_address(&template.text, address.as_bytes()))
+            Reply::new(template.code, with_address(&template.text, address))
         })
     }
 }
@@ -150,21 +164,78 @@ impl Text {
     }
 }
 
-fn with_placeholder(text: &[u8], address: &[u8]) -> Vec<u8> {
-    let clean: Vec<u8> = text.iter().map(|b| if *b == PLACEHOLDER { b'?' } else { *b }).collect();
-    let mut template = Vec::with_capacity(clean.len());
-    let mut from = 0;
-    for at in memchr::memmem::find_iter(&clean, address) {
-        template.extend_from_slice(clean.get(from..at).unwrap_or_default());
-        template.push(PLACEHOLDER);
-        from = at + address.len();
+/// What those hear who may not know the words.
+fn plain() -> Template {
+    let plain = replies::UNKNOWN_RECIPIENT;
+    Template { code: plain.code(), text: plain.text().into() }
+}
+
+/// What stands before the domain, without quotes.
+fn local_part(address: &str) -> &[u8] {
+    let local = address.rsplit_once('@').map_or(address, |(local, _)| local);
+    local.strip_prefix('"').and_then(|local| local.strip_suffix('"')).unwrap_or(local).as_bytes()
+}
+
+/// With placeholders for the address, however it is spelt, and for its local part where that stands alone.
+fn with_placeholders(text: &[u8], address: &str) -> Vec<u8> {
+    let reserved = |b: u8| b == PLACEHOLDER || b == LOCAL_PLACEHOLDER;
+    let clean: Vec<u8> = text.iter().map(|b| if reserved(*b) { b'?' } else { *b }).collect();
+    let whole = replaced(&clean, address.as_bytes(), PLACEHOLDER, |_, _| true);
+    replaced(&whole, local_part(address), LOCAL_PLACEHOLDER, |before, after| {
+        !continues(before.iter().rev()) && !continues(after.iter())
+    })
+}
+
+/// Whether a word goes on with these octets, the nearest first. A full stop belongs to it when more follows.
+fn continues<'t>(mut octets: impl Iterator<Item = &'t u8>) -> bool {
+    let of_word = |b: &u8| b.is_ascii_alphanumeric() || !b.is_ascii() || matches!(b, b'_' | b'-' | b'+');
+    match octets.next() {
+        Some(b'.') => octets.next().is_some_and(of_word),
+        octet => octet.is_some_and(of_word),
     }
-    template.extend_from_slice(clean.get(from..).unwrap_or_default());
+}
+
+/// `text` with `placeholder` where `words` stand, in any case, if what is before and behind them allows it.
+fn replaced(text: &[u8], words: &[u8], placeholder: u8, allows: impl Fn(&[u8], &[u8]) -> bool) -> Vec<u8> {
+    let mut template = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while let Some((before, rest)) = text.split_at_checked(at) {
+        let Some((first, _)) = rest.split_first() else { break };
+        let behind = rest.split_at_checked(words.len()).filter(|(here, _)| here.eq_ignore_ascii_case(words));
+        match behind {
+            Some((_, after)) if !words.is_empty() && allows(before, after) => {
+                template.push(placeholder);
+                at += words.len();
+            }
+            _ => {
+                template.push(*first);
+                at += 1;
+            }
+        }
+    }
     template
 }
 
-fn with_address(template: &[u8], address: &[u8]) -> Vec<u8> {
-    template.split(|b| *b == PLACEHOLDER).collect::<Vec<_>>().join(address)
+/// Whether what remains still has an address, or the local part within another word.
+fn names_somebody(template: &[u8], local: &[u8]) -> bool {
+    let address = template.windows(3).any(|octets| {
+        matches!(octets, [before, b'@', after] if !before.is_ascii_whitespace() && !after.is_ascii_whitespace())
+    });
+    let local = local.len() >= TELLING
+        && template.windows(local.len()).any(|octets| octets.eq_ignore_ascii_case(local));
+    address || local
+}
+
+fn with_address(template: &[u8], address: &str) -> Vec<u8> {
+    let mut text = Vec::with_capacity(template.len() + address.len());
+    for octet in template {
+        match *octet {
+            PLACEHOLDER => text.extend_from_slice(address.as_bytes()),
+            LOCAL_PLACEHOLDER => text.extend_from_slice(local_part(address)),
+            octet => text.push(octet),
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -181,6 +252,29 @@ mod tests {
         let (second, news) = texts.keep(&refusal("bob@a.b"), "bob@a.b");
         assert!(second == first && news.is_none());
         assert_eq!(texts.reply(first, "cid@a.b"), refusal("cid@a.b"));
+    }
+
+    #[test]
+    fn what_is_stored_and_shared_names_nobody_however_the_store_spells_it() {
+        let (texts, plain) = (Texts::default(), replies::UNKNOWN_RECIPIENT);
+        for (said, shared) in [
+            ("5.1.1 <Anna.Berg@Example.ORG>: unknown", "5.1.1 <\0>: unknown"),
+            ("5.1.1 ANNA.BERG: no such user.", "5.1.1 \x01: no such user."),
+            ("5.1.1 no mailbox for anna.berg.", "5.1.1 no mailbox for \x01."),
+            ("5.1.1 CN=anna.berg/OU=x unknown", "5.1.1 CN=\x01/OU=x unknown"),
+            ("5.1.1 unknown @ 12:00", "5.1.1 unknown @ 12:00"),
+            ("5.1.1 <real.name@internal.example>: unknown", "PLAIN"),
+            ("5.1.1 <anna.berg@internal.example>: unknown", "PLAIN"),
+            ("5.1.1 xanna.berg: unknown", "PLAIN"),
+        ] {
+            let reply = Reply::new(550, said.to_owned());
+            let (text, news) = texts.keep(&reply, "anna.berg@example.org");
+            let shared: &[u8] = if shared == "PLAIN" { plain.text() } else { shared.as_bytes() };
+            assert_eq!(&*texts.template(text).text, shared, "{said}");
+            assert_eq!(&*news.unwrap().template.text, shared, "{said}");
+            let again = texts.reply(text, "anna.berg@example.org");
+            assert!(again.text().eq_ignore_ascii_case(reply.text()), "{again:?}");
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::config::{Shared, SharedAddress};
 use crate::net::client_key::ClientKey;
 use crate::observe::metrics::{Metrics, SharedOperation};
 use link::{Fault, Link, Request};
-use outbox::{Delta, Learnt, Order, Outbox, Write};
+use outbox::{Delta, Deltas, Learnt, Order, Outbox, Write};
 use script::Script;
 
 pub use told::{Marks, News, Seen, Sight, Told};
@@ -330,7 +330,7 @@ impl Tier {
             *leave = leave.saturating_sub(returned);
         }
         self.0.leave.remove_if(&client, |_, leave| *leave == 0);
-        self.0.outbox.told(client, Delta { unknown, known });
+        self.0.outbox.told(client, Deltas::now(Delta { unknown, known }));
     }
 
     /// Leave for a client to ask for some of `wanted` recipients, where `most` unknown ones are allowed.
@@ -341,7 +341,7 @@ impl Tier {
         if !self.is_up() {
             return Err(Alone);
         }
-        self.0.count(client, Delta::default(), (wanted, most), PATIENCE).await
+        self.0.count(client, Deltas::default(), (wanted, most), PATIENCE).await
     }
 
     /// A client was banned for so long, for so many unknown and known recipients.
@@ -384,22 +384,23 @@ impl Inner {
     async fn count(
         &self,
         client: u128,
-        delta: Delta,
+        told: Deltas,
         (wanted, most): (u32, u32),
         patience: Duration,
     ) -> Result<Counted, Alone> {
         let [place, ..] = client.to_le_bytes();
         let turn = self.turns.get(usize::from(place) % TURNS).ok_or(Alone)?;
         let Ok(_turn) = timeout(patience, turn.lock()).await else {
-            self.outbox.told(client, delta);
+            self.outbox.told(client, told);
             return Err(Alone);
         };
-        let delta = delta.plus(self.outbox.take_delta(client));
+        let told = told.and(self.outbox.take_delta(client));
         let leave = self.leave.get(&client).map_or(0, |leave| *leave);
         let keys = [self.key("c", client)];
-        let numbers = [delta.unknown, delta.known, leave, wanted, most].map(|number| number.to_string());
-        let [unknown, known, leave, wanted, most] = numbers.each_ref().map(String::as_bytes);
-        let arguments = [self.token.as_bytes(), unknown, known, leave, wanted, most];
+        let counts = told.argument();
+        let numbers = [leave, wanted, most].map(|number| number.to_string());
+        let [leave, wanted, most] = numbers.each_ref().map(String::as_bytes);
+        let arguments = [self.token.as_bytes(), counts.as_bytes(), leave, wanted, most];
         let operation = SharedOperation::Count;
         let request =
             Request { operation, script: Script::Count, keys: &keys, arguments: &arguments, patience };
@@ -413,11 +414,11 @@ impl Inner {
             }
             Err(Fault::Slow(_)) => {
                 // It may have been counted: better once too few than twice. What leave there is is told again.
-                self.outbox.told(client, Delta::default());
+                self.outbox.told(client, Deltas::default());
                 Err(Alone)
             }
             Err(_) => {
-                self.outbox.told(client, delta);
+                self.outbox.told(client, told);
                 Err(Alone)
             }
         }

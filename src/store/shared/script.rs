@@ -150,18 +150,21 @@ if news then redis.call('PUBLISH', KEYS[2], ARGV[2]) end
 return 1
 ";
 
-/// Key: the client. Arguments: token, unknown and known recipients it was told of, recipients it has leave for here and no answer
+/// Key: the client. Arguments: token, of each span in which it was told of any: how many spans ago, unknown and known recipients,
+/// then recipients it has leave for here and no answer
 /// to yet, recipients it wants to ask for besides, how many unknown ones are allowed. What waits for an answer is told as a whole
 /// each time, so that a request that got lost corrects itself; what an instance that died had left is void after a minute. Spans are three minutes, as in the ledger of each instance.
 const COUNT: &str = r"
 local now = tonumber(redis.call('TIME')[1])
 local span = math.floor(now / 180)
-local function add(kind, number)
-  if tonumber(number) > 0 then redis.call('HINCRBY', KEYS[1], kind .. span, number) end
+local function add(kind, ago, number)
+  if tonumber(number) > 0 then redis.call('HINCRBY', KEYS[1], string.format('%s%d', kind, span - tonumber(ago)), number) end
 end
-add('u', ARGV[2])
-add('k', ARGV[3])
-local unknown, known, others, mine = 0, 0, 0, tonumber(ARGV[4])
+for ago, u, k in string.gmatch(ARGV[2], '(%d+) (%d+) (%d+)') do
+  add('u', ago, u)
+  add('k', ago, k)
+end
+local unknown, known, others, mine = 0, 0, 0, tonumber(ARGV[3])
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   local kind, rest = string.sub(all[i], 1, 1), string.sub(all[i], 2)
@@ -178,8 +181,8 @@ for i = 1, #all, 2 do
     if kind == 'u' then unknown = unknown + number else known = known + number end
   end
 end
-local wanted = tonumber(ARGV[5])
-local room = math.max(tonumber(ARGV[6]), 4 * known) + 1 - unknown - others - mine
+local wanted = tonumber(ARGV[4])
+local room = math.max(tonumber(ARGV[5]), 4 * known) + 1 - unknown - others - mine
 local granted = math.max(0, math.min(wanted, room))
 if others + mine == 0 then granted = math.max(granted, math.min(wanted, 1)) end
 mine = mine + granted

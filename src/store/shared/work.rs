@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::link::{self, Fault, Joined, Request};
-use super::outbox::{Delta, Learnt, Order, Write};
+use super::outbox::{Deltas, Learnt, Order, Write};
 use super::script::{MOST_LOGGED, Script};
 use super::told::{Heard, News};
 use super::{Inner, State, Tier, integer, octets, score};
@@ -318,7 +318,7 @@ impl Inner {
                 continue;
             }
             let told =
-                |(client, delta): (u128, Delta)| self.count(client, delta, (0, 0), super::PATIENCE_ASIDE);
+                |(client, told): (u128, Deltas)| self.count(client, told, (0, 0), super::PATIENCE_ASIDE);
             if join_all(deltas.into_iter().map(told)).await.iter().any(Result::is_err) {
                 sleep(AGAIN).await;
             }

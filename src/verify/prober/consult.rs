@@ -10,16 +10,40 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::queue::Full;
-use super::{Answer, Asker, Prober, Subject, Why};
+use super::{Answer, Asker, Prober, Subject, Urgency, Why};
 use crate::observe::metrics::RecipientSource;
 use crate::proto::verdict::{Cause, Verdict};
-use crate::store::{Consulted, RENEW_AFTER, Tier, Told, Turn};
+use crate::store::{Ages, Consulted, RENEW_AFTER, Tier, Told, Turn};
 use crate::verify::conversation::Conversation;
 use crate::verify::key::Key;
 
 /// The first wait for an answer another instance gets; each is twice as long as the one before, for messages may be lost.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_millis(640);
+
+/// What an answer of another instance must be to serve all who wait for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Somebody wants what is known confirmed since then.
+    since: Option<Instant>,
+    /// How old a refusal may be.
+    recheck: Duration,
+}
+
+impl Wanted {
+    pub(super) fn of(subject: &Subject, asker: Asker, why: Why) -> Self {
+        let since = (why == Why::Confirm).then(Instant::now);
+        // A new mailbox works within a minute, whichever instance was asked about it too early.
+        let recheck = if asker.urgency == Urgency::Clean { subject.recheck } else { Duration::MAX };
+        Self { since, recheck }
+    }
+
+    /// It is to serve another one, too.
+    pub(super) fn and(&mut self, other: Self) {
+        self.since = self.since.max(other.since);
+        self.recheck = self.recheck.min(other.recheck);
+    }
+}
 
 /// What was found out without asking the store.
 enum Found {
@@ -66,35 +90,39 @@ impl Prober {
         let patience = Instant::now() + self.store.patience / 2;
         let mut wait = FIRST_WAIT;
         loop {
-            if self.is_deserted(subject.key) {
-                return None;
-            }
+            let pending =
+                self.pending.get(&subject.key).filter(|pending| !pending.is_deserted()).map(|p| p.wanted);
+            let wanted = pending?;
             let Some(scope) = subject.scope.hash() else { return Some(Found::Alone) };
             let entry = subject.entry();
             let guard = subject.scope.guard();
-            let cache = &self.shared.cache;
-            let ages = match why {
-                Why::Unknown => cache.ages_to_serve(guard),
-                Why::Confirm => cache.ages_to_confirm(guard),
-            };
+            let ages = self.ages(subject, why, wanted);
             let Ok(Consulted { turn, told, marks }) = tier.consult(entry.to_bits(), scope, ages).await else {
+                // It may have come too late and given us the lease all the same: others must not wait for us.
+                tier.release(entry.to_bits());
                 return Some(Found::Alone);
             };
             subject.scope.recall(&marks);
-            if subject.entry() != entry || subject.scope.guard() != guard {
-                // The store, or the delivery port, is not what we took it for: what was found is not what we look for.
+            let joined = turn == Turn::Nobodys
+                && self.pending.get(&subject.key).is_none_or(|pending| pending.wanted != wanted);
+            if subject.entry() != entry || subject.scope.guard() != guard || joined {
+                // The store, or the delivery port, is not what we took it for, or somebody came whom what was found does not
+                // serve: it is not what we look for.
                 if turn == Turn::Ours {
                     tier.release(entry.to_bits());
                 }
                 continue;
             }
+            let refused = matches!(told, Some((Told::Bad { .. }, _)));
             if let Some((told, age)) = told {
                 self.take_over(subject, told, age, turn);
             }
             match turn {
                 Turn::Nobodys => {
                     // What serves there may not serve here: then we ask.
-                    return Some(self.meanwhile(subject).map_or(Found::Alone, Found::Known));
+                    let known = self.meanwhile(subject);
+                    let known = known.filter(|known| !refused || *known != Verdict::Deliverable);
+                    return Some(known.map_or(Found::Alone, Found::Known));
                 }
                 Turn::Ours => return Some(Found::Leased),
                 Turn::Anothers if Instant::now() >= patience => return Some(Found::Alone),
@@ -104,13 +132,31 @@ impl Prober {
         }
     }
 
+    /// How old what other instances know may be.
+    fn ages(&self, subject: &Subject, why: Why, wanted: Wanted) -> Ages {
+        let (cache, guard) = (&self.shared.cache, subject.scope.guard());
+        let known = match why {
+            Why::Unknown => cache.ages_to_serve(guard),
+            Why::Refresh | Why::Confirm => cache.ages_to_confirm(guard),
+        };
+        let Ages { good, bad } = known;
+        let bad = bad.min(wanted.recheck);
+        match wanted.since {
+            // The good entry there may be the very one that is in doubt.
+            Some(since) => {
+                Ages { good: good.min(since.elapsed()), bad: bad.min(cache.ages_to_confirm(guard).bad) }
+            }
+            None => Ages { good, bad },
+        }
+    }
+
     /// Puts into the cache what another instance knows.
     fn take_over(&self, subject: &Subject, told: Told, age: Duration, turn: Turn) {
         let entry = subject.entry();
         let (cache, guard) = (&self.shared.cache, subject.scope.guard());
         let forget = self.pending.get(&subject.key).is_some_and(|pending| pending.forget);
-        // What is too old to spare us the question may serve if the store cannot be asked; a refusal never does.
-        let serves = turn == Turn::Nobodys || (told == Told::Good && !cache.held_good(entry, guard));
+        // What is too old to spare us the question may serve if the store cannot be asked, and nothing better is known.
+        let serves = turn == Turn::Nobodys || !cache.held_good(entry, guard);
         if forget || !serves {
             return;
         }
@@ -126,14 +172,15 @@ impl Prober {
     /// Puts the question in the queue; where that is full everybody hears so.
     fn ask_store(self: &Arc<Self>, subject: Subject, lease: Option<Tier>) {
         let key = subject.key;
-        let asker = match self.pending.get_mut(&key) {
-            Some(mut pending) => {
-                pending.leased = lease.is_some();
-                pending.asker
-            }
-            None => return,
-        };
         let entry = subject.entry();
+        let asker = self.pending.get_mut(&key).map(|mut pending| {
+            pending.leased = lease.is_some();
+            pending.asker
+        });
+        let Some(asker) = asker else {
+            lease.into_iter().for_each(|tier| tier.release(entry.to_bits()));
+            return;
+        };
         if let Err(Full) = self.wait(subject, asker) {
             if let Some(tier) = lease {
                 tier.release(entry.to_bits());
@@ -161,10 +208,6 @@ impl Prober {
         if leased && let Some(tier) = self.shared.cache.tier() {
             tier.release(entry.to_bits());
         }
-    }
-
-    fn is_deserted(&self, key: Key) -> bool {
-        self.pending.get(&key).is_none_or(|pending| pending.is_deserted())
     }
 
     /// Tells all who wait for `key`.

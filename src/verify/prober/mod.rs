@@ -23,6 +23,7 @@ use dashmap::mapref::entry::Entry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
+use self::consult::Wanted;
 use self::queue::{Full, Queue};
 use super::cache::{Cache, Known};
 use super::conversation::{Conversation, Conversations};
@@ -55,7 +56,9 @@ pub struct Answer {
 pub enum Why {
     /// Nothing is known, or only something stale: an answer that meanwhile came serves as well.
     Unknown,
-    /// What is known shall be confirmed, whatever it is.
+    /// What is known to be good grows old: an answer another instance got lately serves as well.
+    Refresh,
+    /// What is known shall be confirmed, whatever it is: what was learnt before somebody asked does not count.
     Confirm,
 }
 
@@ -107,6 +110,8 @@ pub(super) struct Subject {
     pub(super) key: Key,
     pub(super) mailbox: Mailbox,
     pub(super) scope: Arc<Scope>,
+    /// A refusal older than this is not given to clients with a clean record unasked.
+    pub(super) recheck: Duration,
 }
 
 impl Subject {
@@ -121,6 +126,7 @@ struct Pending {
     subscribers: Vec<oneshot::Sender<Answer>>,
     /// The most urgent of those who asked.
     asker: Asker,
+    wanted: Wanted,
     /// We hold the lease, so that no other instance asks.
     leased: bool,
     /// Asked for its own sake: it stays when nobody waits.
@@ -239,6 +245,7 @@ impl Prober {
             Entry::Occupied(mut pending) => {
                 let waiting = pending.get_mut();
                 waiting.subscribers.push(subscriber);
+                waiting.wanted.and(Wanted::of(&subject, asker, why));
                 if asker.urgency < waiting.asker.urgency {
                     waiting.asker = asker;
                 }
@@ -248,7 +255,7 @@ impl Prober {
             Entry::Vacant(place) => {
                 let meanwhile = match why {
                     Why::Unknown => self.meanwhile(&subject),
-                    Why::Confirm => None,
+                    Why::Refresh | Why::Confirm => None,
                 };
                 let tier = self.tier(&subject, asker, why).filter(|_| meanwhile.is_none());
                 let at_once = match (meanwhile, &tier) {
@@ -267,8 +274,9 @@ impl Prober {
                 place.insert(Pending {
                     subscribers: vec![subscriber],
                     asker,
+                    wanted: Wanted::of(&subject, asker, why),
                     leased: false,
-                    confirm: why == Why::Confirm,
+                    confirm: why != Why::Unknown,
                     forget: false,
                 });
                 if let Some(tier) = tier {
@@ -282,7 +290,7 @@ impl Prober {
     /// Asks about a recipient so that the cache may know; nobody waits.
     pub(super) fn refresh(self: &Arc<Self>, subject: Subject) {
         if !self.pending.contains_key(&subject.key) {
-            drop(self.ask(subject, Asker::BACKGROUND, Why::Confirm));
+            drop(self.ask(subject, Asker::BACKGROUND, Why::Refresh));
         }
     }
 
@@ -332,7 +340,7 @@ impl Prober {
 
     /// Puts a question in the queue and sees that a session takes it.
     fn wait(self: &Arc<Self>, subject: Subject, asker: Asker) -> Result<(), Full> {
-        let Subject { key, mailbox, scope } = subject;
+        let Subject { key, mailbox, scope, .. } = subject;
         let question = Question {
             key,
             mailbox,
