@@ -97,6 +97,60 @@ async fn a_backend_that_refuses_the_canary_gets_no_mail_until_it_takes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_canary_that_every_backend_refuses_stops_no_mail() {
+    for number in [1, 2] {
+        let (first, one) = Backend::start(Script::knowing([KNOWN])).await;
+        let (second, other) = Backend::start(Script::knowing([KNOWN])).await;
+        let keys = format!("balance = \"failover\"\neject = \"1s\"\ncheck = \"1s\"\ncanary = \"{CANARY}\"\n");
+        let (backstop, address) = before(&[one, other][..number], &keys).await;
+        backstop.logged("the canary is refused, and no other backend takes it").await;
+        mail(address).await.is("250");
+        for (at, backend) in [&first, &second].into_iter().enumerate().take(number) {
+            backend.until("checks", |record| record.rcpts_for(CANARY) >= 2).await;
+            until(&backstop, at, "its return", is_well).await;
+        }
+        mail(address).await.is("250");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_that_is_greylisted_is_held_against_nobody() {
+    let greylisted =
+        Script::knowing([KNOWN]).on(at(Phase::Rcpt).to(CANARY), Action::reply("451 4.7.1 Later"));
+    let (first, one) = Backend::start(greylisted).await;
+    let (_second, other) = Backend::start(Script::knowing([KNOWN, CANARY])).await;
+    let keys = format!("balance = \"failover\"\neject = \"60s\"\ncheck = \"1s\"\ncanary = \"{CANARY}\"\n");
+    let (backstop, address) = before(&[one, other], &keys).await;
+    first.until("checks", |record| record.rcpts_for(CANARY) >= 2).await;
+    until(&backstop, 0, "its health", is_well).await;
+    mail(address).await.is("250");
+    assert_eq!(first.record().messages.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_is_asked_about_as_the_fallback_sender_where_the_null_sender_is_refused() {
+    let refusing = Script::knowing([KNOWN, CANARY]).on(at(Phase::Mail).to(""), Action::reply("550 5.7.1 No"));
+    let (first, one) = Backend::start(refusing).await;
+    let (_second, other) = Backend::start(Script::knowing([KNOWN, CANARY])).await;
+    let keys = format!("eject = \"60s\"\ncheck = \"1s\"\ncanary = \"{CANARY}\"\n");
+    let (backstop, _) = before(&[one, other], &keys).await;
+    first.until("checks", |record| record.rcpts_for(CANARY) >= 2).await;
+    until(&backstop, 0, "its health", is_well).await;
+    assert!(first.record().count("MAIL FROM:<postmaster@mx.example.org>") >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_first_greeting_is_not_held_against_a_backend_for_ever() {
+    let slow = Action::ordinary().after(Duration::from_millis(600));
+    let (backend, one) = Backend::start(Script::knowing([KNOWN]).on(at(Phase::Greeting), slow)).await;
+    let (backstop, _) = before(&[one], "check = \"1s\"\n").await;
+    let latency = |member: &Value| member["latency_seconds"].as_f64().expect("a number");
+    until(&backstop, 0, "its slowness", |member| latency(member) >= 0.6).await;
+    backend.rescript(|_| Script::knowing([KNOWN]));
+    until(&backstop, 0, "its speed", |member| latency(member) < 0.6).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_check_is_no_session_of_a_client_behind_proxy_headers() {
     let (backend, one) = Backend::start(Script::knowing([KNOWN])).await;
     let (backstop, _) = before(&[one], "check = \"1s\"\nclient_address = \"proxy-v1\"\n").await;

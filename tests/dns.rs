@@ -128,7 +128,10 @@ async fn a_name_with_several_addresses_is_followed_as_it_scales() {
     assert_eq!(pods.messages(0), 1);
 
     dns.leads("mail.test", 1, &pods.addresses(&[0, 1, 2]));
+    let changed = Instant::now();
     leads_to(&backstop, &pods.addresses(&[0, 1, 2])).await;
+    // Within the TTL and a second, and what a busy machine takes.
+    assert!(changed.elapsed() < Duration::from_secs(1 + 1 + 6), "{:?}", changed.elapsed());
     for pod in [1, 2] {
         // What it offers counts from the beginning.
         pods.0[pod].0.until("its greeting", |record| record.count("EHLO") > 0).await;
@@ -264,6 +267,66 @@ async fn a_name_server_that_fails_takes_no_backend_away() {
     assert_eq!(backstop.admin().await.metric(&series).await, Some(1.0));
 }
 
+/// Waits until the addresses of `mail.test` were asked for so often again.
+async fn asked_again(dns: &NameServer, times: usize) {
+    let (asked, deadline) = (dns.asked("mail.test", A), Instant::now() + 3 * PATIENCE);
+    while dns.asked("mail.test", A) < asked + times {
+        assert!(Instant::now() < deadline, "it is no longer followed");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_taken_over_while_dns_fails_takes_no_backend_away() {
+    let pods = Pods::start(1).await;
+    let (dns, server) = NameServer::start().await;
+    dns.leads("mail.test", 1, &pods.addresses(&[0]));
+    let name = format!("\"mail.test:{}\"", pods.port());
+    let configuration = configuration(&name, server, "");
+    let (backstop, address) = Backstop::ready(&configuration).await;
+    let admin = backstop.admin().await;
+    for said in [Said::ServFail, Said::Silence] {
+        dns.says_of_all(&said);
+        backstop.logged("DNS does not say where it is now").await;
+        // One that leaves the route as it is, one that does not, and one that asks the same server as if it were another.
+        let other = configuration.replace("servers = [", &format!("servers = [\"{server}\", "));
+        for text in [
+            configuration.clone() + "[limits]\nmax_recipients = 9\n",
+            configuration.clone() + "eject = \"7s\"\n",
+            other,
+        ] {
+            backstop.rewrite(&text);
+            assert_eq!(admin.post("/api/v1/reload").await.status, 200);
+            mail(address).await.is("250");
+            asked_again(&dns, 3).await;
+            mail(address).await.is("250");
+        }
+    }
+    dns.leads("mail.test", 1, &pods.addresses(&[0]));
+    backstop.logged("DNS says again where it is").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_of_an_older_configuration_is_led_where_the_name_leads_too() {
+    let pods = Pods::start(2).await;
+    let (dns, server) = NameServer::start().await;
+    dns.leads("mail.test", 1, &pods.addresses(&[0]));
+    let name = format!("\"mail.test:{}\"", pods.port());
+    let configuration = configuration(&name, server, "");
+    let (backstop, address) = Backstop::ready(&configuration).await;
+    let mut old = Client::greeted(address).await;
+    backstop.rewrite(&(configuration + "eject = \"7s\"\n"));
+    assert_eq!(backstop.admin().await.post("/api/v1/reload").await.status, 200);
+    dns.leads("mail.test", 1, &pods.addresses(&[1]));
+    leads_to(&backstop, &pods.addresses(&[1])).await;
+    asked_again(&dns, 6).await;
+    let before = pods.connections(0);
+    old.envelope(SENDER, KNOWN).await.is("250");
+    old.data(MESSAGE).await.is("250");
+    old.quit().await;
+    assert_eq!((pods.messages(1), pods.connections(0)), (1, before));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_is_gone_for_good_gets_no_mail_until_it_is_back() {
     let pods = Pods::start(1).await;
@@ -377,8 +440,31 @@ async fn that_a_name_is_gone_is_believed_when_it_is_said_twice() {
         assert_eq!(ask(&mut name).await.1.again, Duration::from_secs(60), "{gone:?}: it was one");
         dns.says_of_all(&gone);
         ask(&mut name).await;
+        // Who goes on for another has heard it once.
+        let memory = name.memory().clone();
+        name = Follower::going_on(&Resolver::new(&[server]), &host("mail.test"), memory);
         assert!(ask(&mut name).await.0.is_empty(), "{gone:?}: it is gone");
     }
+}
+
+#[tokio::test]
+async fn targets_that_nobody_can_be_asked_about_yet_take_nothing_from_those_known() {
+    let (dns, server) = NameServer::start().await;
+    let mut srv = follower(server, &Destination::Srv("_smtp._tcp.test".into()));
+    let to = |target| Said::Records(60, vec![Data::Srv { priority: 1, weight: 1, port: 25, target }]);
+    dns.leads("old.test", 60, &["192.0.2.1:25".parse().unwrap()]);
+    dns.says("_smtp._tcp.test", SRV, to("old.test"));
+    assert_eq!(ask(&mut srv).await.0, ["1 old.test 192.0.2.1:25"]);
+    dns.says("_smtp._tcp.test", SRV, to("new.test"));
+    dns.says("new.test", A, Said::ServFail);
+    dns.says("new.test", AAAA, Said::ServFail);
+    for _ in 0..2 {
+        let (found, answer) = ask(&mut srv).await;
+        assert_eq!(found, ["1 old.test 192.0.2.1:25"]);
+        assert!(answer.fault.is_some_and(|fault| fault.starts_with("new.test: ")));
+    }
+    dns.leads("new.test", 60, &["192.0.2.2:25".parse().unwrap()]);
+    assert_eq!(ask(&mut srv).await.0, ["1 new.test 192.0.2.2:25"]);
 }
 
 #[tokio::test]

@@ -143,3 +143,26 @@ async fn the_api_tells_it_as_bounded_json() {
     let refused = admin.get("/api/v1/recipients/%1b%5d0;x%07%3Cscript%3E@example.org").await.is(400);
     assert!(!refused.json()["error"].as_str().expect("text").contains(is_harmful), "{refused:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_stay_out_of_the_log_where_that_is_wanted() {
+    for (redact, shown) in [("local-part", "<*@example.org>"), ("hash", "<#")] {
+        let (_backend, store) = Backend::start(Script::knowing(["anna@example.org"])).await;
+        let log = format!("[log]\nlevel = \"debug\"\nredact = \"{redact}\"\n");
+        let (backstop, address) = Backstop::before_with(store, &log).await;
+        let mut client = Client::greeted(address).await;
+        client
+            .envelope("private.sender@client.test", "private.person@example.org")
+            .await
+            .is("550 5.1.1 <private.person");
+        client.command("RCPT TO:<anna@example.org>").await.is("250");
+        client.data(b"text\r\n").await.is("250");
+        client.quit().await;
+        let log = backstop.logged("end=\"quit\"").await;
+        assert!(log.contains("recipient refused") && log.contains(shown), "{log}");
+        let events = backstop.admin().await.get("/api/v1/refusals").await.body;
+        for text in [&log, &events] {
+            assert!(!text.contains("private.") && !text.contains("anna"), "{redact}: {text}");
+        }
+    }
+}

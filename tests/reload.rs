@@ -141,7 +141,7 @@ async fn listeners_come_and_go_and_those_that_stay_never_close() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_remembered_and_who_is_banned_outlives_a_new_configuration() {
+async fn what_is_remembered_outlives_a_new_configuration() {
     let (backend, store) = Backend::start(Script::knowing([KNOWN])).await;
     let configuration = Backstop::configuration(store);
     let (backstop, address) = Backstop::ready(&configuration).await;
@@ -163,6 +163,23 @@ async fn what_is_remembered_and_who_is_banned_outlives_a_new_configuration() {
     let answer = admin.post("/api/v1/reload").await;
     assert_eq!(answer.json()["restart_needed"][0], "cache.max_entries");
     client.quit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_found_out_of_a_store_outlives_a_changed_route() {
+    let (_backend, store) = Backend::start(Script::blind()).await;
+    let configuration = Backstop::configuration(store);
+    let (backstop, address) = Backstop::ready(&configuration).await;
+    let admin = backstop.admin().await;
+    let mut client = Client::greeted(address).await;
+    client.envelope("sender@client.test", KNOWN).await.is("250");
+    client.quit().await;
+    let truth =
+        async || admin.get("/api/v1/status").await.json()["routes"][0]["domains_known"][0]["rcpt"].clone();
+    assert_eq!(truth().await, "blind");
+    backstop.rewrite(&(configuration + "eject = \"7s\"\n"));
+    assert_eq!(admin.post("/api/v1/reload").await.status, 200);
+    assert_eq!(truth().await, "blind");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -80,8 +80,10 @@ async fn postfix_hears_the_true_client_with_xclient() {
     let messages = postfix.wait_for_messages(KNOWN, 4).await;
     are_from_the_two(&messages, |address, helo| format!("from {helo} (unknown [{address}])"));
     let log = postfix.log();
-    for client in ["client=unknown[198.51.100.7]", "client=unknown[198.51.100.8]"] {
-        assert!(log.contains(client), "{client} in {log}");
+    for (client, helo) in [("198.51.100.7", "seven.example.net"), ("198.51.100.8", "eight.example.net")] {
+        for line in [format!("client=unknown[{client}]"), format!("< unknown[{client}]: EHLO {helo}")] {
+            assert!(log.contains(&line), "{line} in {log}");
+        }
     }
 }
 
@@ -216,6 +218,16 @@ async fn a_header_inside_tls_ends_the_session() {
     client.is_closed().await;
     let log = backstop.logged("end=\"proxy_header\"").await;
     assert!(log.contains("client=198.51.100.7:40000") && !log.contains("192.0.2.99"), "{log}");
+
+    // Nor one of version 2, whose first octets are two line ends.
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    stream.write_all(HEADER.as_bytes()).await.expect("an open connection");
+    let mut client = Client::over(Hands::new().shake(stream, "mx.example.org").await.expect("TLS"));
+    client.reply().await.is("220");
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
+    client.send([local.as_slice(), b"NOOP\r\n"].concat()).await;
+    let said = client.rest().await;
+    assert!(!String::from_utf8_lossy(&said).contains("250 "), "nothing behind it is obeyed: {said:?}");
 
     // Nor does it count when none stood before.
     let stream = TcpStream::connect(address).await.expect("it listens");

@@ -28,15 +28,16 @@ pub struct Backends {
 }
 
 impl Backends {
-    /// One destination for each that is named, the same as before where one is `kept`; `servers` are asked where they are,
-    /// or those of the system.
+    /// One destination for each that is named; `servers` are asked where they are, or those of the system. Of those there
+    /// were `before` the ones that are to be kept are the same, and the others hand on where they lead.
     pub fn new(
         named: impl IntoIterator<Item = (config::Destination, Quota, BackendMetrics)>,
         dialer: &Dialer,
         identity: &Identity,
         patience: Patience,
         servers: &[SocketAddr],
-        kept: impl Fn(&config::Destination) -> Option<Arc<Destination>>,
+        before: Option<&Self>,
+        is_kept: impl Fn(&config::Destination) -> bool,
     ) -> Self {
         let mut quotas: BTreeMap<config::Destination, (Quota, Vec<BackendMetrics>)> = BTreeMap::new();
         for (destination, quota, series) in named {
@@ -48,15 +49,23 @@ impl Backends {
             }
         }
         let destination = |named: config::Destination, quota: Quota, metrics| {
-            if let Some(kept) = kept(&named) {
-                return (named, kept);
+            let old = before.and_then(|before| before.find(&named));
+            if let Some(kept) = old.filter(|_| is_kept(&named)) {
+                return (named, Arc::clone(kept));
             }
             let identity = Identity { header: quota.header, ..identity.clone() };
             let blueprint = Blueprint { quota, dialer: dialer.clone(), identity, patience, metrics };
-            (named.clone(), Destination::new(named, blueprint))
+            let new = match old {
+                Some(old) => Destination::after(old, blueprint),
+                None => Destination::new(named.clone(), blueprint),
+            };
+            (named, new)
         };
         let by_name = quotas.into_iter().map(|(named, (quota, metrics))| destination(named, quota, metrics));
-        Self { by_name: by_name.collect(), resolver: Resolver::new(servers) }
+        // Whoever follows a destination is to notice only when others are to be asked.
+        let same = before.map(|before| &before.resolver).filter(|resolver| resolver.asks(servers));
+        let resolver = same.cloned().unwrap_or_else(|| Resolver::new(servers));
+        Self { by_name: by_name.collect(), resolver }
     }
 
     /// The destination of this name.
@@ -105,24 +114,21 @@ impl Backends {
         join_all(self.destinations().map(|destination| destination.look_up(&self.resolver, patience))).await;
     }
 
-    /// Follows what DNS says until `ended`. Comes back when every name was looked up once, or after `patience`.
+    /// Follows what DNS says until `ended`, each destination as long as somebody has it. Comes back when every name was
+    /// looked up once, or after `patience`.
     pub async fn follow(&self, ended: &CancellationToken, patience: Duration) {
-        for destination in self.destinations() {
-            let (destination, resolver) = (Arc::clone(destination), Arc::clone(&self.resolver));
-            let ended = ended.clone();
-            tokio::spawn(async move {
-                ended.run_until_cancelled(destination.follow(&resolver, patience)).await;
-            });
-        }
+        self.destinations().for_each(|destination| destination.follow(&self.resolver, ended, patience));
         let _ = timeout(patience, join_all(self.destinations().map(|d| d.is_looked_up()))).await;
     }
 
     /// Checks backends that nobody needs, or that rest, until `ended`.
     pub fn check(&self, ended: &CancellationToken) {
         for destination in self.destinations() {
+            let fellows = self.destinations().filter(|other| other.shares_canary_of(destination));
+            let fellows: Arc<[_]> = fellows.cloned().collect();
             let (destination, ended) = (Arc::clone(destination), ended.clone());
             tokio::spawn(async move {
-                ended.run_until_cancelled(super::check::watch(&destination)).await;
+                ended.run_until_cancelled(super::check::watch(&destination, &fellows)).await;
             });
         }
     }

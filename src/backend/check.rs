@@ -1,9 +1,12 @@
 //! Active checks: is a backend well that nobody has needed for a while, or that rests?
 //!
 //! A check is a session of our own: connect, EHLO, and QUIT. With a canary, a recipient that must exist, MAIL with the
-//! null sender and RCPT come between; only 2yz to both is well. A check that fails counts as any fault does, but one
-//! refused over the canary makes the backend rest at once: sessions with users, which go well until RCPT, would clear
-//! its name. While a backend rests the check is its trial, so that no mail is.
+//! null sender and RCPT come between, and the fallback sender asks where that one is refused; only 2yz is well. A check
+//! that fails counts as any fault does, but one refused over the canary makes the backend rest at once: sessions with
+//! users, which go well until RCPT, would clear its name. While a backend rests the check is its trial, so that no mail is.
+//!
+//! What every backend refuses is no fault of any: the canary was deleted, or they take nothing from us. So a refusal
+//! counts only while another backend that must take the same canary is well. 4yz says nothing: it may be greylisting.
 //!
 //! Checks take a connection of the budget, and are left out while few are free: who is busy is seen to work.
 
@@ -19,7 +22,7 @@ use super::fault::{Fault, Phase};
 use super::health::{Standing, Trier};
 use super::introduction::Introduction;
 use super::pool::Backend;
-use crate::proto::address::Mailbox;
+use super::quota::Canary;
 use crate::proto::reply::{Class, Reply};
 
 /// How often it is looked whether a check is due.
@@ -32,10 +35,12 @@ enum Found {
     Well,
     /// The canary, or its sender, was refused.
     Refused(Reply),
+    /// Not now, it says.
+    Deferred,
 }
 
-/// Checks the backends of `destination` as they become due, for ever.
-pub(super) async fn watch(destination: &Destination) {
+/// Checks the backends of `destination` as they become due, for ever. It is one of the `fellows`, which have its canary.
+pub(super) async fn watch(destination: &Destination, fellows: &Arc<[Arc<Destination>]>) {
     let quota = &destination.blueprint().quota;
     let Some(interval) = quota.check else { return std::future::pending().await };
     loop {
@@ -44,7 +49,8 @@ pub(super) async fn watch(destination: &Destination) {
             member.backend.health().leave_trials_to_checks();
             if member.backend.is_due(jittered(interval)) {
                 let (backend, canary) = (Arc::clone(&member.backend), quota.canary.clone());
-                tokio::spawn(async move { backend.check(canary.as_ref()).await });
+                let fellows = Arc::clone(fellows);
+                tokio::spawn(async move { backend.check(canary.as_ref(), &fellows).await });
             }
         }
     }
@@ -65,7 +71,7 @@ impl Backend {
     }
 
     /// Finds out whether it is well.
-    async fn check(self: &Arc<Self>, canary: Option<&Mailbox>) {
+    async fn check(self: &Arc<Self>, canary: Option<&Canary>, fellows: &[Arc<Destination>]) {
         let patience = self.patience();
         let deadline = Instant::now() + patience.connect + patience.command;
         let permit = timeout_at(Instant::now() + PATIENCE, self.budget().permit(Use::Greeting)).await;
@@ -75,7 +81,10 @@ impl Backend {
         {
             let checked = async {
                 self.make_room().await;
+                let began = Instant::now();
                 let mut connection = self.connect(&opening, &Introduction::Ourselves, deadline).await?;
+                // One whose first greeting was slow is not to go without mail for that.
+                self.took(began.elapsed());
                 let found = match canary {
                     Some(canary) => ask(&mut connection, canary).await?,
                     None => Found::Well,
@@ -84,12 +93,30 @@ impl Backend {
             };
             match timeout_at(deadline, checked).await.unwrap_or(Err(Fault::Timeout(Phase::Command))) {
                 Ok((connection, Found::Well)) => {
+                    self.found_to_refuse_canary(false);
                     self.serves_us(&connection, attempt, opening);
                     connection.quit().await;
                 }
                 Ok((connection, Found::Refused(reply))) => {
-                    attempt.condemned();
-                    self.is_not_well(format!("does not take the canary: {reply}"));
+                    let before = self.found_to_refuse_canary(true);
+                    if self.others_are_well(fellows) {
+                        attempt.condemned();
+                        self.is_not_well(format!("does not take the canary: {reply}"));
+                    } else {
+                        if !before {
+                            tracing::warn!(
+                                backend = %self.site(), %reply,
+                                "the canary is refused, and no other backend takes it: not held against this one"
+                            );
+                        }
+                        self.serves_us(&connection, attempt, opening);
+                    }
+                    connection.quit().await;
+                }
+                Ok((connection, Found::Deferred)) => {
+                    if let Some(attempt) = attempt.unless_condemned() {
+                        self.serves_us(&connection, attempt, opening);
+                    }
                     connection.quit().await;
                 }
                 Err(fault) => self.does_not(&fault, attempt),
@@ -99,15 +126,45 @@ impl Backend {
     }
 }
 
-/// Asks about the canary as a probe does.
-async fn ask(connection: &mut Connection, canary: &Mailbox) -> Result<Found, Fault> {
-    for command in ["MAIL FROM:<>\r\n".to_owned(), format!("RCPT TO:<{}>\r\n", canary.written())] {
-        let reply = connection.exchange(command.as_bytes()).await?;
-        if reply.class() != Class::Positive {
-            return Ok(Found::Refused(reply));
+impl Backend {
+    /// Whether another of the backends that must take the same canary is well, as far as is known.
+    fn others_are_well(self: &Arc<Self>, fellows: &[Arc<Destination>]) -> bool {
+        let is_well = |other: &Arc<Self>| {
+            !Arc::ptr_eq(self, other) && other.standing() != Standing::Resting && !other.refuses_canary()
+        };
+        fellows.iter().any(|fellow| fellow.members().iter().any(|member| is_well(&member.backend)))
+    }
+}
+
+/// Asks about the canary as a probe does: as the null sender, then as another.
+async fn ask(connection: &mut Connection, canary: &Canary) -> Result<Found, Fault> {
+    let senders =
+        [Some(String::new()), canary.fallback_sender.as_ref().map(|sender| sender.written().to_string())];
+    let mut found = Found::Well;
+    for (turn, sender) in senders.into_iter().flatten().enumerate() {
+        if turn > 0 && connection.exchange(b"RSET\r\n").await?.class() != Class::Positive {
+            break;
+        }
+        match ask_as(connection, &sender, canary).await? {
+            None => return Ok(Found::Well),
+            Some(reply) if reply.class() == Class::Transient => return Ok(Found::Deferred),
+            Some(reply) => found = Found::Refused(reply),
         }
     }
-    Ok(Found::Well)
+    Ok(found)
+}
+
+/// The refusal, if any.
+async fn ask_as(connection: &mut Connection, sender: &str, canary: &Canary) -> Result<Option<Reply>, Fault> {
+    for command in
+        [format!("MAIL FROM:<{sender}>\r\n"), format!("RCPT TO:<{}>\r\n", canary.recipient.written())]
+    {
+        let reply = connection.exchange(command.as_bytes()).await?;
+        if reply.class() != Class::Positive {
+            return Ok(Some(reply));
+        }
+    }
+    Ok(None)
 }
 
 /// From nine tenths to the whole of `interval`: instances, and backends, are not to check in step.

@@ -3,6 +3,9 @@
 //! Each address is a backend of its own: its connections, its health, what it was seen to do. What DNS says replaces
 //! the set as a whole. An address that stays keeps its backend with all that was learnt; one that is gone gets no new
 //! session and no new transaction, its idle sessions take leave, and what is under way with it ends in peace.
+//!
+//! A destination is followed once, for as long as anybody has it: sessions of an older configuration may, when the one
+//! in force has another of the same name. That one begins with what this one knows.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,13 +14,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::budget::Budget;
 use super::pool::{Backend, Blueprint, lock};
 use crate::config::{self, Endpoint, EndpointTls};
 use crate::net::dial::Site;
-use crate::net::resolve::{Answer, Follower, Found, Resolver};
+use crate::net::resolve::{Answer, Follower, Found, Memory, Resolver};
 use crate::observe::metrics::BackendState;
 use crate::proto::ehlo::Extensions;
 
@@ -29,6 +33,10 @@ pub struct Destination {
     /// The lowest tier first.
     members: ArcSwap<Vec<Member>>,
     looked_up: watch::Sender<LookedUp>,
+    /// Who is asked about it; none while nobody follows it.
+    resolver: watch::Sender<Option<Arc<Resolver>>>,
+    /// What was said of it so far.
+    memory: Mutex<Memory>,
     /// Addresses there were beyond those that are used.
     excess: AtomicUsize,
     /// What was withdrawn and is in use yet counts when the address comes back.
@@ -76,9 +84,23 @@ impl Destination {
             blueprint,
             members: ArcSwap::from_pointee(first),
             looked_up: watch::Sender::new(looked_up),
+            resolver: watch::Sender::new(None),
+            memory: Mutex::default(),
             excess: AtomicUsize::new(0),
             budgets: Mutex::default(),
         })
+    }
+
+    /// One that is treated as `blueprint` says from now on, and leads where `old`, of the same name, does.
+    pub(super) fn after(old: &Self, blueprint: Blueprint) -> Arc<Self> {
+        let new = Self::new(old.named.clone(), blueprint);
+        if new.looked_up() != LookedUp::Never {
+            let memory = lock(&old.memory).clone();
+            new.lead_to(memory.found().to_vec());
+            *lock(&new.memory) = memory;
+            new.is(old.looked_up());
+        }
+        new
     }
 
     /// As the configuration names it.
@@ -104,6 +126,12 @@ impl Destination {
         &self.blueprint
     }
 
+    /// Whether its backends must take the same recipient as those of `other`.
+    pub(super) fn shares_canary_of(&self, other: &Self) -> bool {
+        let recipient = |of: &Self| of.blueprint.quota.canary.as_ref().map(|canary| canary.recipient.clone());
+        recipient(self).is_some() && recipient(self) == recipient(other)
+    }
+
     /// Waits until it was looked up once.
     pub(super) async fn is_looked_up(&self) {
         let mut looked_up = self.looked_up.subscribe();
@@ -115,38 +143,85 @@ impl Destination {
         if self.looked_up() != LookedUp::Never {
             let mut follower = Follower::new(resolver, &self.named);
             match timeout(patience, follower.ask()).await {
-                Ok(answer) => drop(self.heard(answer)),
+                Ok(answer) => drop(self.heard(answer, follower.memory())),
                 Err(_) => self.is(LookedUp::Fault("no name server answers in time".to_owned())),
             }
         }
     }
 
-    /// Looks it up again as its answers end. Backends that come later than the first, or than `late`, are greeted.
-    pub(super) async fn follow(&self, resolver: &Arc<Resolver>, late: Duration) {
+    /// Asks `resolver` from now on. Follows it until `ended`, or until nobody has it any more; who follows already, goes on.
+    /// Backends that come later than the first, or than `late`, are greeted.
+    pub(super) fn follow(
+        self: &Arc<Self>,
+        resolver: &Arc<Resolver>,
+        ended: &CancellationToken,
+        late: Duration,
+    ) {
         if self.looked_up() == LookedUp::Never {
-            return std::future::pending().await;
+            return;
         }
+        let mut is_followed = false;
+        self.resolver.send_if_modified(|asked| {
+            is_followed = asked.is_some();
+            let is_another = asked.as_ref().is_none_or(|asked| !Arc::ptr_eq(asked, resolver));
+            if is_another {
+                *asked = Some(Arc::clone(resolver));
+            }
+            is_another
+        });
+        if !is_followed {
+            let following = Self::keep_up(Arc::downgrade(self), self.resolver.subscribe(), late);
+            let ended = ended.clone();
+            tokio::spawn(async move { ended.run_until_cancelled(following).await });
+        }
+    }
+
+    /// Looks it up again as its answers end, and at once where somebody else is to be asked.
+    async fn keep_up(
+        destination: Weak<Self>,
+        mut resolver: watch::Receiver<Option<Arc<Resolver>>>,
+        late: Duration,
+    ) {
         let began = Instant::now();
-        let mut follower = Follower::new(resolver, &self.named);
-        let mut first = true;
+        let mut follower: Option<Follower> = None;
         loop {
+            let Some(asked) = resolver.borrow_and_update().clone() else { return };
+            if let Some(follower) = &mut follower {
+                follower.turn_to(asked);
+            } else {
+                let Some(destination) = destination.upgrade() else { return };
+                let memory = lock(&destination.memory).clone();
+                follower = Some(Follower::going_on(&asked, &destination.named, memory));
+            }
+            let Some(follower) = &mut follower else { return };
             let answer = follower.ask().await;
             let again = answer.again;
-            let new = self.heard(answer);
+            let Some(destination) = destination.upgrade() else { return };
+            let is_first = destination.looked_up() == LookedUp::NotYet;
+            let new = destination.heard(answer, follower.memory());
             // Those of the beginning are greeted together, before anybody is served.
-            if !std::mem::take(&mut first) || began.elapsed() > late {
-                let patience = self.blueprint.patience;
-                let deadline = Instant::now() + patience.connect + patience.command;
-                for backend in new {
-                    tokio::spawn(async move { backend.greet(deadline).await });
-                }
+            if !is_first || began.elapsed() > late {
+                destination.greet(new);
             }
-            sleep(again).await;
+            drop(destination);
+            if let Ok(Err(_)) = timeout(again, resolver.changed()).await {
+                return;
+            }
+        }
+    }
+
+    /// Greets backends, so that it is known what they offer.
+    fn greet(&self, backends: Vec<Arc<Backend>>) {
+        let patience = self.blueprint.patience;
+        let deadline = Instant::now() + patience.connect + patience.command;
+        for backend in backends {
+            tokio::spawn(async move { backend.greet(deadline).await });
         }
     }
 
     /// What DNS says now. Gives the backends that are new.
-    fn heard(&self, answer: Answer) -> Vec<Arc<Backend>> {
+    fn heard(&self, answer: Answer, memory: &Memory) -> Vec<Arc<Backend>> {
+        lock(&self.memory).clone_from(memory);
         let Answer { found, excess, fault, .. } = answer;
         let news = self.looked_up();
         if self.excess.swap(excess, Ordering::Relaxed) != excess && excess > 0 {
@@ -274,6 +349,24 @@ mod tests {
         let again = destination.lead_to(Vec::new());
         assert!(again.is_empty() && destination.members().is_empty());
         assert!(members.iter().all(|member| member.backend.is_withdrawn()));
+    }
+
+    #[tokio::test]
+    async fn one_is_followed_once_and_not_when_nobody_has_it_any_more() {
+        let destination = destination();
+        let resolver = Resolver::new(&["127.0.0.1:1".parse().unwrap()]);
+        let ended = CancellationToken::new();
+        for _ in 0..3 {
+            destination.follow(&resolver, &ended, Duration::ZERO);
+        }
+        let tasks = tokio::runtime::Handle::current().metrics();
+        assert_eq!((tasks.num_alive_tasks(), destination.resolver.receiver_count()), (1, 1));
+        let ours = Arc::downgrade(&destination);
+        drop(destination);
+        assert!(ours.upgrade().is_none());
+        while tasks.num_alive_tasks() > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]

@@ -101,7 +101,11 @@ impl Fault {
             Self::NoProxyHeader(reply) if headers_taken && matches!(reply.code(), 504 | 554) => {
                 Self::Refused(Phase::Hello, reply)
             }
-            Self::Refused(Phase::Greeting, reply) if headed && !headers_taken => Self::NoProxyHeader(reply),
+            Self::Refused(Phase::Greeting, reply)
+                if headed && !headers_taken && reply.class() == Class::Permanent =>
+            {
+                Self::NoProxyHeader(reply)
+            }
             fault => fault,
         }
     }

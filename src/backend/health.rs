@@ -48,7 +48,7 @@ enum State {
     /// Tried by nobody before this time.
     Resting { until: Instant, rest: Duration, why: Why },
     /// Tried by one, who has not come back yet.
-    OnTrial { rest: Duration },
+    OnTrial { rest: Duration, why: Why },
 }
 
 /// Why a backend rests.
@@ -93,8 +93,8 @@ impl Health {
         let late = if waits { CHECK_COMES } else { Duration::ZERO };
         match *state {
             State::Well { .. } => {}
-            State::Resting { until, rest, .. } if until + late <= Instant::now() => {
-                *state = State::OnTrial { rest };
+            State::Resting { until, rest, why } if until + late <= Instant::now() => {
+                *state = State::OnTrial { rest, why };
             }
             State::Resting { .. } | State::OnTrial { .. } => return None,
         }
@@ -131,7 +131,7 @@ impl Health {
                 return;
             }
             State::Well { .. } => self.eject,
-            State::OnTrial { rest } => rest.saturating_mul(2),
+            State::OnTrial { rest, .. } => rest.saturating_mul(2),
             // A caller from before the rest began: it is counted already.
             State::Resting { .. } => return,
         };
@@ -161,7 +161,7 @@ impl Attempt<'_> {
                 *state = State::Well { faults: 0, last: Some(Instant::now()) };
             }
             State::Well { .. } => *state = State::rest_for(health.eject, Why::Condemned),
-            State::OnTrial { rest } => *state = State::rest_for(rest.saturating_mul(2), Why::Condemned),
+            State::OnTrial { rest, .. } => *state = State::rest_for(rest.saturating_mul(2), Why::Condemned),
             State::Resting { .. } => {}
         }
     }
@@ -174,6 +174,18 @@ impl Attempt<'_> {
         {
             self.health = None;
         }
+    }
+
+    /// The backend took us, and does not say now whether it is well: one that was condemned rests on.
+    pub(super) fn unless_condemned(mut self) -> Option<Self> {
+        if let Some(health) = self.health {
+            let mut state = health.state();
+            if let State::OnTrial { rest, why: Why::Condemned } = *state {
+                *state = State::rest_for(rest, Why::Condemned);
+                self.health = None;
+            }
+        }
+        self.health.is_some().then_some(self)
     }
 
     /// The backend took us.
@@ -265,6 +277,21 @@ mod tests {
         tokio::time::advance(10 * SECOND).await;
         health.attempt(Trier::Check).unwrap().succeeded();
         assert_eq!(health.standing(), Standing::Well);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn doubt_ends_the_rest_of_one_that_took_no_session_but_not_of_one_condemned() {
+        let health = Health::new(5 * SECOND);
+        for _ in 0..FAULTS_ENDURED {
+            drop(health.attempt(Trier::User).unwrap());
+        }
+        tokio::time::advance(5 * SECOND).await;
+        health.attempt(Trier::Check).unwrap().unless_condemned().unwrap().succeeded();
+        assert_eq!(health.standing(), Standing::Well);
+        health.attempt(Trier::Check).unwrap().condemned();
+        tokio::time::advance(5 * SECOND).await;
+        assert!(health.attempt(Trier::Check).unwrap().unless_condemned().is_none());
+        assert_eq!(health.rests_for(), Some(5 * SECOND));
     }
 
     #[tokio::test(start_paused = true)]

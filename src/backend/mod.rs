@@ -31,6 +31,6 @@ pub use health::Standing;
 pub use introduction::{Introduction, Means};
 pub use lease::{Lease, Origin};
 pub use pool::{Backend, LeaseFault};
-pub use quota::Quota;
+pub use quota::{Canary, Quota};
 pub use secure::{Handshaking, Protection};
 pub use turns::{Place, Turns};

@@ -58,6 +58,8 @@ pub struct Backend {
     used: Mutex<Instant>,
     /// A check is under way.
     checking: AtomicBool,
+    /// It refused the canary when it was checked last.
+    refuses_canary: AtomicBool,
     /// No destination leads here any more.
     withdrawn: CancellationToken,
     /// One for each route that names it.
@@ -128,6 +130,7 @@ impl Backend {
             latency: AtomicU64::new(0),
             used: Mutex::new(Instant::now()),
             checking: AtomicBool::new(false),
+            refuses_canary: AtomicBool::new(false),
             withdrawn: CancellationToken::new(),
             metrics,
         })
@@ -169,6 +172,17 @@ impl Backend {
     pub(super) fn end_check(&self) {
         *lock(&self.used) = Instant::now();
         self.checking.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it refused the canary when it was checked last.
+    pub(super) fn refuses_canary(&self) -> bool {
+        self.refuses_canary.load(Ordering::SeqCst)
+    }
+
+    /// Whether it refuses the canary was found out. Gives what was so before.
+    pub(super) fn found_to_refuse_canary(&self, refuses: bool) -> bool {
+        // Of two found out at once one at least sees the other.
+        self.refuses_canary.swap(refuses, Ordering::SeqCst)
     }
 
     /// Its breaker.

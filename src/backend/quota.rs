@@ -23,8 +23,17 @@ pub struct Quota {
     pub tls_handshake: Duration,
     /// How long it may go without a session before it is checked; none: for ever.
     pub check: Option<Duration>,
-    /// A recipient it must accept then.
-    pub canary: Option<Mailbox>,
+    /// Whom it must accept then.
+    pub canary: Option<Canary>,
+}
+
+/// A recipient that exists for certain, so that who refuses it is not well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Canary {
+    /// Its address.
+    pub recipient: Mailbox,
+    /// Who asks where the null sender is refused.
+    pub fallback_sender: Option<Mailbox>,
 }
 
 impl Quota {

@@ -1,7 +1,5 @@
 //! `backstop run`: the proxy, until it is told to end.
 
-use std::path::PathBuf;
-
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -10,11 +8,13 @@ use super::terminal::say;
 use super::watch::Watched;
 use super::{ConfigFile, ConfigFlags, Exit, load};
 use crate::admin::{Order, Orders, Reloaded};
-use crate::config::{LogFormat, Source};
+use crate::config::{Config, LogFormat, Redact, Source};
 use crate::net::inherited::Inherited;
 use crate::observe::log::{self, Format};
 use crate::observe::metrics::ReloadResult;
+use crate::observe::redact::{self, Redaction};
 use crate::server::{Drained, Server, StartFault};
+use crate::store::HashKey;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -45,13 +45,17 @@ pub(super) async fn run(arguments: &Arguments) -> Exit {
             return Exit::Config;
         }
     };
+    redact::begin(redaction(&loaded.config));
     // Before anything listens: a signal from then on must not kill us.
     let Ok(mut signals) = Signals::catch() else {
         say("cannot listen for signals");
         return Exit::Failed;
     };
     let (orders, arriving) = Orders::new();
-    let watched = loaded.file.clone().filter(|_| arguments.watch);
+    let watched = match loaded.file.clone().filter(|_| arguments.watch) {
+        Some(file) => Some(Watched::from_now(file).await),
+        None => None,
+    };
     let mut server = match Server::bind_over(loaded.config, Inherited::of_process(), orders) {
         Ok(server) => server,
         Err(fault @ StartFault::Bind(..)) => {
@@ -82,6 +86,20 @@ pub(super) async fn run(arguments: &Arguments) -> Exit {
             Exit::Done
         }
         () = signals.end() => Exit::Failed,
+    }
+}
+
+/// How much of addresses is told. Instances of one secret tell the same hashes.
+fn redaction(config: &Config) -> Redaction {
+    match config.log.redact {
+        Redact::None => Redaction::None,
+        Redact::LocalPart => Redaction::LocalPart,
+        Redact::Hash => {
+            let secret = config.store.secret.as_ref();
+            let key = secret.map_or_else(HashKey::random, |secret| HashKey::of(secret.reveal()));
+            // Not that of the cache: who reads the log is not to find anything there.
+            Redaction::Hash(key.hash(&[b"log"]).to_le_bytes())
+        }
     }
 }
 
@@ -116,9 +134,8 @@ async fn serve(
     source: &Source,
     signals: &mut Signals,
     mut orders: mpsc::Receiver<Order>,
-    watched: Option<PathBuf>,
+    mut watched: Option<Watched>,
 ) {
-    let mut watched = watched.map(Watched::new);
     loop {
         let (why, answer) = tokio::select! {
             _ = signals.terminate.recv() => return,

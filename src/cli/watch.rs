@@ -16,22 +16,20 @@ pub(super) struct Watched {
     told: Option<Vec<u8>>,
     /// What was in it at the last look.
     seen: Option<Vec<u8>>,
-    begun: bool,
 }
 
 impl Watched {
-    pub(super) const fn new(path: PathBuf) -> Self {
-        Self { path, told: None, seen: None, begun: false }
+    /// What is in it now is known.
+    pub(super) async fn from_now(path: PathBuf) -> Self {
+        let mut watched = Self { path, told: None, seen: None };
+        watched.told = watched.read().await;
+        watched.seen.clone_from(&watched.told);
+        watched
     }
 
     /// Comes back once it has changed, and has stood still since: it may be half written. One that is not there has not
     /// changed.
     pub(super) async fn changed(&mut self) {
-        if !self.begun {
-            self.begun = true;
-            self.told = self.read().await;
-            self.seen.clone_from(&self.told);
-        }
         loop {
             sleep(EVERY).await;
             let now = self.read().await;
@@ -59,7 +57,7 @@ mod tests {
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("backstop.toml");
         std::fs::write(&path, "one").unwrap();
-        let mut watched = Watched::new(path.clone());
+        let mut watched = Watched::from_now(path.clone()).await;
         let patience = EVERY * 5 / 2;
         assert!(tokio::time::timeout(patience, watched.changed()).await.is_err(), "nothing changed");
         let new = directory.join("new");

@@ -34,12 +34,13 @@ impl Changes {
         changed.sort_unstable();
         let concern = |prefixes: &[&str]| changed.iter().any(|key| begins(key, prefixes));
         let same_routes = if concern(&OF_ALL_BACKENDS) { HashSet::new() } else { same_routes(old, new) };
-        let changes = Self {
-            same_routes,
-            late: changed.iter().filter(|key| begins(key, &LASTING)).map(|key| (*key).to_owned()).collect(),
-            count: changed.len(),
-            certificates: concern(&["tls."]),
-        };
+        let mut late: Vec<_> =
+            changed.iter().filter(|key| begins(key, &LASTING)).map(|key| (*key).to_owned()).collect();
+        // Secrets are shown alike whatever they are.
+        if old.store != new.store && !concern(&["cache."]) {
+            late.push("cache.shared or cache.secret".to_owned());
+        }
+        let changes = Self { same_routes, late, count: changed.len(), certificates: concern(&["tls."]) };
         new.shown = new.shown.iter().map(|shown| in_force(shown, old)).collect();
         new.keep_lasting(old);
         changes
@@ -178,5 +179,8 @@ mod tests {
         assert!(new_admin.token.is_some() && old_admin.token.is_none());
         let shown = |key: &str| new.shown.iter().find(|shown| shown.key == key).unwrap().value.clone();
         assert_eq!((shown("harvest.ban"), shown("cache.positive_ttl")), ("\"1m\"".into(), "\"1d\"".into()));
+        let old = config(&format!("{OLD}[cache]\nsecret = 'one'\n"));
+        let mut new = config(&format!("{OLD}[cache]\nsecret = 'two'\n"));
+        assert_eq!(Changes::take_over(&old, &mut new).late(), ["cache.shared or cache.secret"]);
     }
 }

@@ -184,6 +184,18 @@ choice! {
 }
 
 choice! {
+    /// What of addresses is kept out of the log.
+    Redact {
+        /// Nothing.
+        None = "none",
+        /// What stands before the `@`.
+        LocalPart = "local-part",
+        /// All of it: a keyed hash stands in its place, the same for the same address.
+        Hash = "hash",
+    }
+}
+
+choice! {
     /// TLS with clients.
     ListenerTls {
         /// None.

@@ -43,7 +43,7 @@ pub use certificate::{Certificate, CertificateFault, CertificateFiles, Contents,
 pub use changes::Changes;
 pub use choice::{
     Balance, BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile,
-    ProxyProtocol, Received, RouteTls, RoutedRecipients, SourceKind, StageKind,
+    ProxyProtocol, Received, Redact, RouteTls, RoutedRecipients, SourceKind, StageKind,
 };
 pub use destination::{Destination, NameServer};
 pub use endpoint::{Endpoint, EndpointTls};

@@ -11,7 +11,7 @@ use figment::value::Value;
 
 use super::choice::{
     Balance, BareNewline, ClientAddress, ListenerTls, LogFormat, MinVersion, Mode, OnUnknown, Profile,
-    ProxyProtocol, Received, RouteTls, RoutedRecipients, SourceKind, StageKind,
+    ProxyProtocol, Received, Redact, RouteTls, RoutedRecipients, SourceKind, StageKind,
 };
 use super::describe::{Description, Holds};
 use super::destination::{Destination, NameServer};
@@ -366,5 +366,7 @@ section! {
         format: LogFormat = LogFormat::Text;
         /// A level, or a tracing filter.
         level: Filter = Filter::level("info");
+        /// What of addresses is kept out of log lines, and of what the live page tells of sessions and refusals.
+        redact: Redact = Redact::None;
     }
 }

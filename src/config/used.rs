@@ -13,7 +13,7 @@ use rustls::RootCertStore;
 use super::certificate::Certificate;
 use super::choice::{
     Balance, BareNewline, ClientAddress, ListenerTls, LogFormat, Mode, OnUnknown, Profile, ProxyProtocol,
-    RoutedRecipients, StageKind,
+    Redact, RoutedRecipients, StageKind,
 };
 use super::destination::Destination;
 use super::networks::Networks;
@@ -326,4 +326,6 @@ pub struct Log {
     pub format: LogFormat,
     /// A directive that `tracing_subscriber::EnvFilter` takes.
     pub level: String,
+    /// What of addresses is kept out.
+    pub redact: Redact,
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
-use super::Escaped;
+use super::redact;
 
 /// Alarms of a kind that a route has at once; more of them say nothing new.
 const MOST_OF_A_KIND: usize = 100;
@@ -108,7 +108,7 @@ impl Alarms {
     pub fn raise(&self, route: &Arc<str>, kind: AlarmKind, about: &str, detail: &str) {
         let mut alarms = self.lock();
         let place = (Arc::clone(route), kind, about.to_owned());
-        let detail = Escaped(detail).to_string();
+        let detail = redact::words(detail, "");
         if let Some(alarm) = alarms.get_mut(&place) {
             alarm.detail = detail;
         } else if alarms.keys().filter(|(of, what, _)| of == route && *what == kind).count() < MOST_OF_A_KIND

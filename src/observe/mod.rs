@@ -13,6 +13,7 @@ mod live;
 pub mod log;
 pub mod metrics;
 pub mod record;
+pub mod redact;
 mod session_id;
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use tracing::info;
 use super::event::{RecipientCounts, RecipientRefused, SessionEnded};
 use super::live::Place;
 use super::metrics::{Children, RecipientResult, RecipientSource, RefusalCause, SessionState};
-use super::{Escaped, Events, Live, SessionId};
+use super::{Escaped, Events, Live, SessionId, redact};
 use crate::proto::reply::Reply;
 use crate::proto::tls::TlsFacts;
 
@@ -223,7 +223,7 @@ fn note(noted: &mut Option<String>, said: &str) -> Noted {
 
 /// An address as it is shown.
 fn bracketed(address: &str) -> String {
-    format!("<{}>", Escaped(address))
+    format!("<{}>", redact::address(address))
 }
 
 /// Why a session ended. All of these are expected: none is an error of ours.
@@ -329,7 +329,7 @@ impl Refusal<'_> {
             client: client.ip().to_string(),
             route: self.route.to_owned(),
             recipient: bracketed(self.recipient),
-            reply: Escaped(self.reply.to_string()).to_string(),
+            reply: redact::words(&self.reply.to_string(), self.recipient),
             result: self.grounds.result.as_str(),
             source: self.grounds.source.as_str(),
             cause: self.grounds.cause.as_str(),
@@ -340,7 +340,7 @@ impl Refusal<'_> {
     /// Writes the recipient's line.
     pub fn log(&self) {
         let recipient = bracketed(self.recipient);
-        let reply = Escaped(self.reply.to_string()).to_string();
+        let reply = redact::words(&self.reply.to_string(), self.recipient);
         info!(
             target: TARGET,
             session = %self.session,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::backend::{Backends, Destination, Identity, Patience, Quota};
+use crate::backend::{Backends, Canary, Identity, Patience, Quota};
 use crate::config::{self, Changes, ClientAddress, Config, RecipientSource, Route, Secret};
 use crate::net::dial::Dialer;
 use crate::observe::Alarms;
@@ -62,7 +62,7 @@ fn assemble_with(
     metrics: Metrics,
     remembering: fn(Verifier, &Config) -> Verifier,
 ) -> Result<Context, ListFault> {
-    let backends = Arc::new(backends(&config, dialer, &metrics, |_| None));
+    let backends = Arc::new(backends(&config, dialer, &metrics, None, |_| false));
     let alarms = Alarms::default();
     let verifier = remembering(Verifier::new(&config, &backends, &metrics, &alarms)?, &config);
     let tier = tier(&config, &metrics);
@@ -87,15 +87,15 @@ pub(super) fn reassemble(
     let spared_by = |config: &Config, named: &config::Destination| {
         config.routes.iter().filter(|route| names(route, named)).all(|route| changes.spare(&route.name))
     };
-    let kept = |named: &config::Destination| {
-        let kept = spared_by(&config, named) && spared_by(&old.config, named);
-        kept.then(|| old.backends.find(named).cloned()).flatten()
+    let is_kept = |named: &config::Destination| {
+        let is_spared = spared_by(&config, named) && spared_by(&old.config, named);
+        is_spared && old.backends.find(named).is_some()
     };
     let spared = |name: &str| {
         let route = config.routes.iter().find(|route| &*route.name == name);
-        route.is_some_and(|route| changes.spare(name) && named_by(route).all(|named| kept(named).is_some()))
+        route.is_some_and(|route| changes.spare(name) && named_by(route).all(is_kept))
     };
-    let backends = Arc::new(backends(&config, dialer, &old.metrics, kept));
+    let backends = Arc::new(backends(&config, dialer, &old.metrics, Some(&old.backends), is_kept));
     let verifier = Arc::new(old.verifier.renewed(&config, &backends, spared)?);
     let acceptor = if changes.certificates() {
         Context::acceptor_for(&config, &old.metrics)
@@ -125,12 +125,20 @@ fn tier(config: &Config, metrics: &Metrics) -> Option<Tier> {
     Some(Tier::new(shared, HashKey::of(secret.reveal()), good.keeps.max(bad.keeps), metrics.clone()))
 }
 
+/// Whom checks ask about. Asked is as probes do.
+fn canary(route: &Route) -> Option<Canary> {
+    let recipient = route.canary.clone()?;
+    let fallback_sender = route.verify.fallback_sender.as_ref().or(route.verify.sender.as_ref()).cloned();
+    Some(Canary { recipient, fallback_sender })
+}
+
 /// One destination for each that any route names, for delivery or for asking.
 fn backends(
     config: &Config,
     dialer: &Dialer,
     metrics: &Metrics,
-    kept: impl Fn(&config::Destination) -> Option<Arc<Destination>>,
+    before: Option<&Backends>,
+    is_kept: impl Fn(&config::Destination) -> bool,
 ) -> Backends {
     let named = config.routes.iter().flat_map(|route| {
         named_by(route).map(|named| {
@@ -148,7 +156,7 @@ fn backends(
                 tls: route.tls.clone(),
                 tls_handshake: config.timeouts.tls_handshake,
                 check: route.check,
-                canary: route.canary.clone(),
+                canary: canary(route),
             };
             (named.clone(), quota, series)
         })
@@ -159,5 +167,5 @@ fn backends(
         command: config.timeouts.backend_command,
         end_of_data: config.timeouts.backend_end_of_data,
     };
-    Backends::new(named, dialer, &identity, patience, &config.dns, kept)
+    Backends::new(named, dialer, &identity, patience, &config.dns, before, is_kept)
 }

@@ -130,7 +130,7 @@ impl Server {
             tokio::spawn(admin::serve(socket, Arc::clone(&self.panel)));
         }
         let context = self.context();
-        context.backends.follow(&self.replaced, LOOKED_UP).await;
+        context.backends.follow(&self.parted, LOOKED_UP).await;
         tokio::spawn(housekeeping::share(Arc::clone(&self.current), self.ended.clone()));
         tokio::join!(greet_backends(&context), context.verifier.test_relays());
         self.doors.iter_mut().for_each(|door| door.open(&self.sessions));

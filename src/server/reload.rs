@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::{named_by, reassemble};
@@ -16,6 +16,7 @@ use super::housekeeping;
 use super::listen::{Door, Place};
 use super::{Bound, FAREWELL, LOOKED_UP, Server, StartFault};
 use crate::admin::Panel;
+use crate::backend::Backends;
 use crate::config::{Changes, Config};
 use crate::net::inherited::Inherited;
 use crate::observe::metrics::Metrics;
@@ -47,26 +48,31 @@ impl Server {
     pub async fn reload(&mut self, mut config: Config) -> Result<Reloaded, StartFault> {
         let old = self.context();
         let changes = Changes::take_over(&old.config, &mut config);
+        let opened = self.bind_new(&config, &old)?;
         let new = Arc::new(reassemble(&old, config, &changes, &self.dialer)?);
-        let opened = self.bind_new(&new)?;
         let replaced = self.parted.child_token();
-        new.backends.follow(&replaced, LOOKED_UP).await;
-        tokio::join!(housekeeping::greet_new_backends(&new), new.verifier.test_relays());
+        new.backends.follow(&self.parted, LOOKED_UP).await;
+        let greeted = Arc::clone(&new);
+        let greeting = tokio::spawn(async move {
+            tokio::join!(housekeeping::greet_new_backends(&greeted), greeted.verifier.test_relays());
+        });
+        // One that does not answer is greeted on the side.
+        let _ = timeout(LOOKED_UP, greeting).await;
         let late = self.late(&changes, &new);
         let reloaded = self.put_in_force(&new, opened, late, changes.count(), replaced);
         if let Some(acceptor) = &new.acceptor {
             acceptor.keyring().reread();
         }
-        tokio::spawn(retire(old, new));
+        old.verifier.leave_but_for(&new.verifier);
+        tokio::spawn(retire(old, Arc::clone(&new.backends)));
         Ok(reloaded)
     }
 
-    /// The doors that `new` has and we have not.
-    fn bind_new(&self, new: &Arc<Context>) -> Result<Vec<Door>, StartFault> {
-        let places = Place::all(&new.config);
-        let missing =
-            places.filter(|(place, _)| !self.doors.iter().any(|door| place.is_that_of(door.place())));
-        missing.map(|place| Door::bind(place, &mut Inherited::default(), new)).collect()
+    /// The doors that `config` wants and we have not.
+    fn bind_new(&self, config: &Config, old: &Arc<Context>) -> Result<Vec<Door>, StartFault> {
+        let missing = Place::all(config)
+            .filter(|(place, _)| !self.doors.iter().any(|door| place.is_that_of(door.place())));
+        missing.map(|place| Door::bind(place, &mut Inherited::default(), old)).collect()
     }
 
     /// What changes and takes effect with a restart alone.
@@ -105,6 +111,9 @@ impl Server {
             self.dialer.is_not_ours(door.bound.address);
         }
         for door in &mut added {
+            if let Some((_, listener)) = find(door) {
+                door.serves(listener, new);
+            }
             self.dialer.is_ours(door.bound.address);
             door.open(&self.sessions);
         }
@@ -155,11 +164,10 @@ impl Panel {
 }
 
 /// Once the last session with the `old` configuration is over, takes leave of the backends that the `new` one does not use.
-async fn retire(old: Arc<Context>, new: Arc<Context>) {
-    old.verifier.leave_but_for(&new.verifier);
+async fn retire(old: Arc<Context>, new: Arc<Backends>) {
     while Arc::strong_count(&old) > 1 {
         sleep(LOOKED_AFTER).await;
         old.backends.iter().for_each(|backend| backend.sweep());
     }
-    old.backends.leave_but_for(&new.backends, FAREWELL).await;
+    old.backends.leave_but_for(&new, FAREWELL).await;
 }

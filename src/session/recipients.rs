@@ -14,9 +14,9 @@ use crate::backend::{Backend, Blame, Introduction, Origin, Use};
 use crate::config::{ClientAddress, Mode, Route, RoutedRecipients};
 use crate::guard::{Event, Standing, Tally};
 use crate::net::dial::turn;
-use crate::observe::Escaped;
 use crate::observe::metrics::{RecipientResult, RecipientSource, RefusalCause};
 use crate::observe::record::{Grounds, Refusal, Said};
+use crate::observe::redact;
 use crate::proto::dialogue::{Health, Input, Outcome, Recipient, Sender, Step, Transaction};
 use crate::proto::ehlo::Keyword;
 use crate::proto::replies;
@@ -154,8 +154,8 @@ impl Session {
                 tracing::info!(
                     session = %self.record.session,
                     route = %route.name,
-                    recipient = %Escaped(recipient.mailbox.written()),
-                    reply = %Escaped(&reply.to_string()),
+                    recipient = format!("<{}>", redact::address(recipient.mailbox.written())),
+                    reply = redact::words(&reply.to_string(), recipient.mailbox.written()),
                     "shadow: this recipient would be refused"
                 );
                 self.context.route(&route).shadow_refusal(cause);
@@ -269,7 +269,7 @@ impl Session {
                 tracing::info!(
                     session = %self.record.session,
                     route = %route.name,
-                    reply = %Escaped(&reply.to_string()),
+                    reply = redact::words(&reply.to_string(), ""),
                     "a message to several was refused for one of them: they are to come alone"
                 );
                 replies::REFUSED_FOR_ONE

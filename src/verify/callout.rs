@@ -42,6 +42,7 @@ impl Callout {
         backends: &Backends,
         (shared, series): (&Shared, &RouteMetrics),
         probers: &mut Probers,
+        old: Option<&Self>,
     ) -> Self {
         let names: Vec<String> = asked.iter().map(identified).collect();
         let identity =
@@ -71,7 +72,7 @@ impl Callout {
             identity: identity.into_bytes(),
             asker,
             prober: Arc::clone(prober),
-            scopes: Scopes::new(common, route, &shared.cache),
+            scopes: Scopes::new(common, route, &shared.cache, old.map(|old| &old.scopes)),
             delivery: elsewhere.map(|named| backends.balancer(std::slice::from_ref(named), route.balance)),
         }
     }

@@ -28,24 +28,25 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// These, and those of the other routes of `config`; of no route that it has not.
-    pub(super) fn and(
-        mut self,
+    /// Those of `config`. The `old` ones of routes that are `spared` stay; of the others stays what was found out by asking the
+    /// same servers in the same way.
+    pub(super) fn of(
         config: &Config,
         backends: &Backends,
         shared: &Shared,
+        (old, spared): (&Self, &dyn Fn(&str) -> bool),
     ) -> Result<Self, ListFault> {
-        let callouts = self.by_route.values().filter_map(|(group, _)| match group {
-            Group::Callout(callout) => Some(callout),
-            Group::List(_) => None,
-        });
+        let kept = old.by_route.iter().filter(|(name, _)| spared(name));
+        let callouts = kept.filter_map(|(_, (group, _))| group.callout());
         let mut probers = callouts.map(|c| (c.asker.clone(), Arc::clone(&c.prober))).collect();
         let mut groups = Self::default();
         for route in config.routes.iter() {
             let name = || Arc::clone(&route.name);
-            if let Some(kept) = self.by_route.remove(&route.name) {
-                groups.by_route.insert(name(), kept);
-                groups.relay_tests.extend(self.relay_tests.remove(&route.name).map(|test| (name(), test)));
+            let known = old.by_route.get(&route.name);
+            if let Some(known) = known.filter(|_| spared(&route.name)) {
+                groups.by_route.insert(name(), known.clone());
+                let test = old.relay_tests.get(&route.name).cloned();
+                groups.relay_tests.extend(test.map(|test| (name(), test)));
                 continue;
             }
             let series = shared.metrics.route(&route.name);
@@ -54,9 +55,17 @@ impl Groups {
                     Group::List(Arc::new(ListFile::open(path, route.verify.local_case)?))
                 }
                 config::RecipientSource::Callout { backends: asked } => {
-                    let callout =
-                        Callout::new(config, route, asked, backends, (shared, &series), &mut probers);
-                    Group::Callout(Arc::new(callout))
+                    let known = known.and_then(|(group, _)| group.callout()).map(|callout| &**callout);
+                    let sources = (shared, &series);
+                    Group::Callout(Arc::new(Callout::new(
+                        config,
+                        route,
+                        asked,
+                        backends,
+                        sources,
+                        &mut probers,
+                        known,
+                    )))
                 }
             };
             groups.by_route.insert(name(), (group, series));
@@ -64,5 +73,15 @@ impl Groups {
             groups.relay_tests.extend(test.map(|test| (name(), test)));
         }
         Ok(groups)
+    }
+}
+
+impl Group {
+    /// The mail store, if it is one.
+    pub(super) const fn callout(&self) -> Option<&Arc<Callout>> {
+        match self {
+            Self::Callout(callout) => Some(callout),
+            Self::List(_) => None,
+        }
     }
 }

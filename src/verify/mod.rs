@@ -136,7 +136,8 @@ impl Verifier {
             alarms: alarms.clone(),
             sights: Arc::default(),
         };
-        let Groups { by_route, relay_tests } = Groups::default().and(config, backends, &shared)?;
+        let Groups { by_route, relay_tests } =
+            Groups::of(config, backends, &shared, (&Groups::default(), &|_| false))?;
         Ok(Self {
             keyring: Keyring::random(),
             routes: config.routes.clone(),
@@ -162,13 +163,8 @@ impl Verifier {
         backends: &Backends,
         spared: impl Fn(&str) -> bool,
     ) -> Result<Self, ListFault> {
-        let by_route = self.groups.iter().filter(|(name, _)| spared(name));
-        let relay_tests = self.relay_tests.iter().filter(|(name, _)| spared(name));
-        let groups = Groups {
-            by_route: by_route.map(|(name, group)| (Arc::clone(name), group.clone())).collect(),
-            relay_tests: relay_tests.map(|(name, test)| (Arc::clone(name), Arc::clone(test))).collect(),
-        };
-        let Groups { by_route, relay_tests } = groups.and(config, backends, &self.shared)?;
+        let old = Groups { by_route: self.groups.clone(), relay_tests: self.relay_tests.clone() };
+        let Groups { by_route, relay_tests } = Groups::of(config, backends, &self.shared, (&old, &spared))?;
         Ok(Self {
             keyring: self.keyring.clone(),
             routes: config.routes.clone(),

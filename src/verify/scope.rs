@@ -151,6 +151,13 @@ pub(super) struct Common {
     pub(super) sights: Arc<Sights>,
 }
 
+impl Common {
+    /// Whether what was found out with this holds with `other`, too.
+    pub(super) fn asks_as(&self, other: &Self) -> bool {
+        self.route == other.route && self.stage == other.stage && self.identity == other.identity
+    }
+}
+
 impl State {
     fn new() -> Self {
         Self {

@@ -28,18 +28,33 @@ pub(super) struct Scopes {
 }
 
 impl Scopes {
-    pub(super) fn new(common: Common, route: &Route, cache: &Cache) -> Self {
+    /// Those of `route`. What `old` ones found out by asking the same servers in the same way holds on: whether they tell, and
+    /// whether they are believed.
+    pub(super) fn new(common: Common, route: &Route, cache: &Cache, old: Option<&Self>) -> Self {
+        let old = old.filter(|old| old.common.asks_as(&common));
         let new = |name: &str| Scope::new(&common, name, cache.tally_of(&common.route, name));
         let by_domain = DashMap::new();
         let mut shared = HashMap::new();
         for pattern in &route.domains {
-            let scope = new(&pattern.to_string());
+            let new = || new(&pattern.to_string());
             match pattern {
-                DomainPattern::Exact(domain) => drop(by_domain.insert(domain.clone(), scope)),
-                pattern => drop(shared.insert(pattern.clone(), scope)),
+                DomainPattern::Exact(domain) => {
+                    let known = old.and_then(|old| old.by_domain.get(domain).map(|scope| Arc::clone(&scope)));
+                    by_domain.insert(domain.clone(), known.unwrap_or_else(new));
+                }
+                pattern => {
+                    let known = old.and_then(|old| old.shared.get(pattern).cloned());
+                    shared.insert(pattern.clone(), known.unwrap_or_else(new));
+                }
             }
         }
-        let bare = new("");
+        // Those that were met behind `*` are met again.
+        if let Some(old) = old.filter(|_| route.domains.contains(&DomainPattern::Any)) {
+            for met in old.by_domain.iter().filter(|met| met.is_unnamed()) {
+                by_domain.entry(met.key().clone()).or_insert_with(|| Arc::clone(&met));
+            }
+        }
+        let bare = old.map_or_else(|| new(""), |old| Arc::clone(&old.bare));
         Self { by_domain, shared, bare, common }
     }
 

@@ -41,6 +41,7 @@ transcripts! {
     a_backend_that_refuses_starttls_is_served_without
     a_backend_that_refuses_the_client_is_heard_and_not_left_alone
     a_backend_that_refuses_xclient_is_a_fault_of_the_route
+    a_backend_that_relays_carries_no_unnamed_domain_and_the_others_do
     a_backend_that_takes_no_second_client_in_a_session_gets_new_ones
     a_backend_with_our_own_name_is_refused
     a_backend_without_pipelining_is_asked_one_by_one
@@ -56,6 +57,7 @@ transcripts! {
     a_chunk_whose_line_is_too_long_ends_the_session
     a_chunk_with_a_nul_ends_the_session
     a_clean_client_has_an_old_refusal_asked_again
+    a_client_kept_out_without_a_word_is_no_sign_of_illness
     a_client_refused_anew_costs_one_kept_session
     a_client_silent_in_a_message_is_left
     a_client_that_drips_a_command_is_left
@@ -81,6 +83,7 @@ transcripts! {
     a_good_recipient_outlives_its_store
     a_greeting_a_backend_refuses_is_the_clients_affair
     a_greeting_in_the_place_of_an_answer_condemns_the_backend_session
+    a_greeting_that_refuses_a_header_never_taken_is_a_fault_of_the_route
     a_greylisted_probe_lets_the_client_try
     a_handshake_that_fails_ends_the_session
     a_handshake_that_hangs_leaves_time_to_go_on_without
@@ -95,6 +98,7 @@ transcripts! {
     a_hidden_keyword_is_not_offered
     a_kept_session_found_dead_is_replaced_silently
     a_kept_session_gives_way_where_there_are_too_many
+    a_kept_session_that_ends_over_a_second_client_is_replaced
     a_kept_session_that_said_something_unasked_is_not_used
     a_known_recipient_gets_the_message
     a_late_header_comes_behind_the_greeting
@@ -134,7 +138,6 @@ transcripts! {
     a_refused_go_ahead_is_passed_on
     a_refused_message_is_refused_in_the_backends_words
     a_refused_null_sender_is_replaced
-    a_backend_that_relays_carries_no_unnamed_domain_and_the_others_do
     a_relay_for_the_world_serves_no_bypassed_network
     a_relay_for_the_world_serves_no_unnamed_domain
     a_relay_for_the_world_serves_nobody_in_a_shadow

@@ -41,7 +41,11 @@ pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Fin
         timeouts: timeouts(&settings.timeouts, findings),
         dns: settings.dns.servers.iter().map(|server| server.0).collect(),
         admin: admin(&settings.admin, findings),
-        log: Log { format: settings.log.format, level: settings.log.level.as_str().to_owned() },
+        log: Log {
+            format: settings.log.format,
+            level: settings.log.level.as_str().to_owned(),
+            redact: settings.log.redact,
+        },
         hostname: hostname?,
         listeners,
         routes: routes?,

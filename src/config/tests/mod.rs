@@ -141,7 +141,7 @@ fn every_key_reaches_the_configuration_in_use() {
         tarpit = '3s'\ntarpit_max = '2s'\ngreet_delay = '1s'\nmax_clients = 1000
         [limits]\nmax_message_size = '25MiB'\nmax_errors = 0\nbypass = ['10.0.0.0/8']
         [timeouts]\ntls_handshake = '7s'\nsession = '1h'\ndata_min_rate = '0'\ndrain_delay = '500ms'\nproxy_header = '1s'
-        [admin]\ntoken_file = '{}'\n[log]\nformat = 'json'\nlevel = 'backstop=debug,info'",
+        [admin]\ntoken_file = '{}'\n[log]\nformat = 'json'\nlevel = 'backstop=debug,info'\nredact = 'hash'",
         token.display()
     );
     let config = load_text("every-key-used-file", &text, &[]).unwrap().config;

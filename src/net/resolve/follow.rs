@@ -4,6 +4,10 @@
 //! answer, SERVFAIL) takes nothing away: what was said last stands, and it is asked again, soon at first. That a name
 //! or a record set does not exist is an answer, but one that name servers also give by mistake, while they load a
 //! zone, or start; it would stop all mail. So it is believed only when it is said twice, [`DOUBT`] apart.
+//!
+//! What a fault leaves no address of at all (new targets that nobody can be asked about yet) leads where it led before.
+//! Whoever follows the same destination after another goes on from its [`Memory`]: to begin anew in the middle of a
+//! fault would be to forget where the backends are.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -12,7 +16,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 
-use super::{Data, Kind, Lack, NameScope, Question, Records, Resolver};
+use super::{Data, Kind, Lack, NameScope, Question, Records, Resolver, Source};
 use crate::config::Destination;
 
 /// Answers hold at least so long: nobody is asked without pause.
@@ -61,17 +65,25 @@ pub struct Answer {
 pub struct Follower {
     resolver: Arc<Resolver>,
     destination: Destination,
+    memory: Memory,
+}
+
+/// What was said of a destination so far.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
     known: HashMap<Question, Known>,
+    /// Where it led last.
+    found: Vec<Found>,
     /// Rounds in a row with a fault, or without any address.
     faults: u32,
 }
 
 /// What was said last.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Known {
     data: Vec<Data>,
-    /// It was said to be gone, once.
-    doubted: bool,
+    /// Whose it is; none where there is nothing.
+    source: Option<Source>,
 }
 
 /// One round of questions.
@@ -86,8 +98,24 @@ impl Follower {
     /// One that knows nothing yet.
     #[must_use]
     pub fn new(resolver: &Arc<Resolver>, destination: &Destination) -> Self {
-        let (resolver, destination) = (Arc::clone(resolver), destination.clone());
-        Self { resolver, destination, known: HashMap::new(), faults: 0 }
+        Self::going_on(resolver, destination, Memory::default())
+    }
+
+    /// One that knows what another did of the same destination.
+    #[must_use]
+    pub fn going_on(resolver: &Arc<Resolver>, destination: &Destination, memory: Memory) -> Self {
+        Self { resolver: Arc::clone(resolver), destination: destination.clone(), memory }
+    }
+
+    /// What was said so far.
+    #[must_use]
+    pub const fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// From now on asks `resolver`.
+    pub fn turn_to(&mut self, resolver: Arc<Resolver>) {
+        self.resolver = resolver;
     }
 
     /// Asks for everything once.
@@ -101,18 +129,23 @@ impl Follower {
             Destination::Srv(name) => self.servers(name, &mut round).await,
             Destination::Mx(domain) => self.exchangers(domain, &mut round).await,
         };
-        self.known.retain(|question, _| round.asked.contains(question));
+        self.memory.known.retain(|question, _| round.asked.contains(question));
         found.sort_unstable();
         let mut seen = HashSet::new();
         found.retain(|found| seen.insert(found.address));
         let excess = found.len().saturating_sub(MOST_FOUND);
         found.truncate(MOST_FOUND);
+        if found.is_empty() && round.fault.is_some() {
+            found.clone_from(&self.memory.found);
+        }
+        self.memory.found.clone_from(&found);
         if found.is_empty() && round.fault.is_none() {
             round.fault = Some(format!("DNS has no address for {}", self.destination));
         }
-        self.faults = if round.fault.is_some() { self.faults.saturating_add(1) } else { 0 };
+        let faults = if round.fault.is_some() { self.memory.faults.saturating_add(1) } else { 0 };
+        self.memory.faults = faults;
         let hold = round.hold.unwrap_or(LONGEST).clamp(SHORTEST, LONGEST);
-        let again = if round.fault.is_some() { hold.min(pause(self.faults)) } else { hold };
+        let again = if round.fault.is_some() { hold.min(pause(faults)) } else { hold };
         Answer { found, excess, fault: round.fault, again }
     }
 
@@ -184,8 +217,9 @@ impl Follower {
         let resolver = Arc::clone(&self.resolver);
         let asking = questions.into_iter().map(|question| {
             let resolver = &resolver;
+            let source = self.memory.known.get(&question).and_then(|known| known.source.clone());
             async move {
-                let said = resolver.records(&question).await;
+                let said = resolver.records(&question, source.as_ref()).await;
                 (question, said)
             }
         });
@@ -200,24 +234,33 @@ impl Follower {
         round: &mut Round,
     ) -> Option<Vec<Data>> {
         round.asked.insert(question.clone());
-        let heard = match (said, self.known.get_mut(&question)) {
-            (Ok(Records { data, hold }), _) => {
+        let heard = match (said, self.memory.known.get_mut(&question)) {
+            (Ok(Records { data, hold, name }), _) => {
                 round.holds(hold);
-                data
+                Known { data, source: Some(Source { name, doubted: false }) }
             }
             (Err(Lack::Fault(fault)), known) => {
                 round.fault.get_or_insert_with(|| format!("{}: {fault}", question.name));
                 return known.map(|known| known.data.clone());
             }
-            (Err(Lack::Absent), Some(known)) if !known.data.is_empty() && !known.doubted => {
-                known.doubted = true;
+            (Err(Lack::Absent), Some(Known { data, source: Some(source) })) if !source.doubted => {
+                source.doubted = true;
                 round.holds(DOUBT);
-                return Some(known.data.clone());
+                return Some(data.clone());
             }
-            (Err(Lack::Absent), _) => Vec::new(),
+            (Err(Lack::Absent), _) => Known { data: Vec::new(), source: None },
         };
-        self.known.insert(question, Known { data: heard.clone(), doubted: false });
-        Some(heard)
+        let data = heard.data.clone();
+        self.memory.known.insert(question, heard);
+        Some(data)
+    }
+}
+
+impl Memory {
+    /// Where the destination led last.
+    #[must_use]
+    pub fn found(&self) -> &[Found] {
+        &self.found
     }
 }
 

@@ -11,6 +11,7 @@ mod follow;
 mod system;
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use crate::observe::Escaped;
 use crate::proto::address::Domain;
 
-pub use follow::{Answer, Follower, Found};
+pub use follow::{Answer, Follower, Found, Memory};
 use system::System;
 
 /// Answers of the hosts file are looked up again so soon: it may be edited at any time.
@@ -74,6 +75,16 @@ enum Data {
 struct Records {
     data: Vec<Data>,
     hold: Duration,
+    /// Which of the names that were asked for has them.
+    name: Name,
+}
+
+/// Whose records are known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Source {
+    name: Name,
+    /// It was said to be gone, once.
+    doubted: bool,
 }
 
 /// Why there are none.
@@ -92,24 +103,28 @@ impl Resolver {
         Arc::new(Self { servers: servers.to_vec(), system: Mutex::default() })
     }
 
-    /// Asks for `question`; of names that are none there are no records.
-    async fn records(&self, question: &Question) -> Result<Records, Lack> {
+    /// Whether `servers` are whom it asks.
+    #[must_use]
+    pub fn asks(&self, servers: &[SocketAddr]) -> bool {
+        self.servers == servers
+    }
+
+    /// Asks for `question`, of which something may be known; of names that are none there are no records.
+    async fn records(&self, question: &Question, known: Option<&Source>) -> Result<Records, Lack> {
         let system = self.system()?;
+        let candidates = system.candidates(&question.name, question.scope)?;
         let mut lack = Lack::Absent;
-        for name in system.candidates(&question.name, question.scope)? {
-            if let Some(data) = system.in_hosts(&name, question.kind) {
-                return if data.is_empty() {
-                    Err(Lack::Absent)
-                } else {
-                    Ok(Records { data, hold: HOSTS_HOLD })
-                };
-            }
-            match look_up(&system.client, name, question.kind).await {
-                Ok(records) => return Ok(records),
-                Err(Lack::Absent) => {}
-                // Another name may do, but that this one is not there nobody has said.
-                Err(fault @ Lack::Fault(_)) => lack = fault,
-            }
+        for name in candidates {
+            let source = known.filter(|known| known.name == name);
+            let said = match system.in_hosts(&name, question.kind) {
+                Some(data) if data.is_empty() => return Err(Lack::Absent),
+                Some(data) => Ok(Records { data, hold: HOSTS_HOLD, name }),
+                None => look_up(&system.client, name, question.kind).await,
+            };
+            lack = match weigh(said, source, lack) {
+                ControlFlow::Break(settled) => return settled,
+                ControlFlow::Continue(lack) => lack,
+            };
         }
         Err(lack)
     }
@@ -125,6 +140,26 @@ impl Resolver {
                 Ok(system)
             }
         }
+    }
+}
+
+/// Whether what was `said` of one of the names that a name may stand for settles the matter, or another is to be asked;
+/// `source` where this one is known to answer, `lack` what the names before it lack.
+///
+/// Of those that are searched a later one often answers to everything (a wildcard). It must not replace what is known
+/// because the name that answered so far fails, or is said once to be gone.
+fn weigh(
+    said: Result<Records, Lack>,
+    source: Option<&Source>,
+    lack: Lack,
+) -> ControlFlow<Result<Records, Lack>, Lack> {
+    match (said, source) {
+        (Ok(records), _) => ControlFlow::Break(Ok(records)),
+        (Err(Lack::Absent), Some(source)) if !source.doubted => ControlFlow::Break(Err(lack)),
+        (Err(Lack::Absent), _) => ControlFlow::Continue(lack),
+        (Err(fault), Some(_)) => ControlFlow::Break(Err(fault)),
+        // Another name may do, but that this one is not there nobody has said.
+        (Err(fault), None) => ControlFlow::Continue(fault),
     }
 }
 
@@ -151,14 +186,14 @@ impl Kind {
 }
 
 async fn look_up(client: &TokioResolver, name: Name, kind: Kind) -> Result<Records, Lack> {
-    let lookup = client.lookup(name, kind.record_type()).await.map_err(|fault| Lack::of(&fault))?;
+    let lookup = client.lookup(name.clone(), kind.record_type()).await.map_err(|fault| Lack::of(&fault))?;
     // What leads there (CNAME) ends, too.
     let hold = lookup.answers().iter().map(|record| record.ttl).min().unwrap_or_default();
     let data: Vec<Data> = lookup.answers().iter().filter_map(|record| Data::of(&record.data, kind)).collect();
     if data.is_empty() {
         return Err(Lack::Absent);
     }
-    Ok(Records { data, hold: Duration::from_secs(hold.into()) })
+    Ok(Records { data, hold: Duration::from_secs(hold.into()), name })
 }
 
 impl Data {
@@ -187,4 +222,60 @@ fn plain(name: &Name) -> Option<String> {
         return Some(String::new());
     }
     Domain::parse(&name.to_ascii()).ok().map(|domain| domain.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
+    }
+
+    /// What is found where `a`, `b` and `c` answer so: + has records, - has none, ! fails.
+    fn found(answers: &str, known: Option<(&str, bool)>) -> String {
+        let known = known.map(|(source, doubted)| Source { name: name(source), doubted });
+        let mut asked = ["a.", "b.", "c."].into_iter().zip(answers.chars());
+        let settled = asked.try_fold(Lack::Absent, |lack, (asked, answer)| {
+            let said = match answer {
+                '+' => Ok(Records { data: Vec::new(), hold: HOSTS_HOLD, name: name(asked) }),
+                '-' => Err(Lack::Absent),
+                _ => Err(Lack::Fault(asked.to_owned())),
+            };
+            weigh(said, known.as_ref().filter(|known| known.name == name(asked)), lack)
+        });
+        match settled {
+            ControlFlow::Break(Ok(records)) => records.name.to_string(),
+            ControlFlow::Break(Err(Lack::Absent)) | ControlFlow::Continue(Lack::Absent) => {
+                "absent".to_owned()
+            }
+            ControlFlow::Break(Err(Lack::Fault(fault))) | ControlFlow::Continue(Lack::Fault(fault)) => {
+                format!("fault of {fault}")
+            }
+        }
+    }
+
+    #[test]
+    fn no_other_name_of_the_search_list_replaces_one_that_is_known_before_it_is_gone() {
+        let (sure, doubted) = (Some(("b.", false)), Some(("b.", true)));
+        let cases = [
+            ("-++", None, "b."),
+            ("!-+", None, "c."),
+            ("!--", None, "fault of a."),
+            ("---", None, "absent"),
+            // The one that answered fails: what others would say is not to the point.
+            ("-!+", sure, "fault of b."),
+            ("-!+", doubted, "fault of b."),
+            // It is said to be gone: once, and twice.
+            ("--+", sure, "absent"),
+            ("--+", doubted, "c."),
+            ("!-+", sure, "fault of a."),
+            // One before it: its faults change nothing, its records come first.
+            ("!++", sure, "b."),
+            ("+++", sure, "a."),
+        ];
+        for (answers, known, wanted) in cases {
+            assert_eq!(found(answers, known), wanted, "{answers} {known:?}");
+        }
+    }
 }
