@@ -205,8 +205,8 @@ mod tests {
         hour.agree(100, tally(60, 5));
         hour.agree(2000, tally(100, 5));
         assert_eq!(hour.tally(2000), tally(100, 5));
-        hour.agree(3650, tally(90, 7));
-        assert_eq!(hour.tally(3650), tally(90, 7));
+        hour.agree(3650, tally(70, 5));
+        assert_eq!(hour.tally(3650), tally(70, 5));
         // The forty that came later are still there when the others are an hour old.
         hour.agree(4000, tally(40, 2));
         assert_eq!(hour.tally(5500), tally(40, 2));
