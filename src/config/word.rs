@@ -102,7 +102,11 @@ impl Leaf for Filter {
             part.contains(['=', '['])
                 || part.trim().parse::<tracing_subscriber::filter::LevelFilter>().is_ok()
         };
-        if text.split(',').all(known) && tracing_subscriber::EnvFilter::try_new(text).is_ok() {
+        // Its parser cuts between octets: other letters can make it panic.
+        if text.is_ascii()
+            && text.split(',').all(known)
+            && tracing_subscriber::EnvFilter::try_new(text).is_ok()
+        {
             return Ok(Self(text.to_owned()));
         }
         let remedy = "write \"error\", \"warn\", \"info\", \"debug\" or \"trace\", or a filter such as \"backstop=debug,info\"";
