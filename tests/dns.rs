@@ -264,7 +264,7 @@ async fn a_name_server_that_fails_takes_no_backend_away() {
     assert_eq!(backstop.admin().await.metric(&series).await, Some(0.0));
     dns.leads("mail.test", 1, &pods.addresses(&[0]));
     backstop.logged("DNS says again where it is").await;
-    assert_eq!(backstop.admin().await.metric(&series).await, Some(1.0));
+    backstop.admin().await.until_metric(&series, 1.0).await;
 }
 
 /// Waits until the addresses of `mail.test` were asked for so often again.
