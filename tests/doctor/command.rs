@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::resolver::name_server;
 use crate::support::backend::{Backend, Exchange, Limits, Script};
 use crate::support::certificate::Pair;
+use crate::support::dns::NameServer;
 use crate::support::exim::Exim;
 use crate::support::machine::{Directory, free_address};
 use crate::support::postfix::Postfix;
@@ -257,15 +257,18 @@ async fn a_configuration_that_is_wrong_is_said_so() {
 async fn blocklists_are_asked_through_the_systems_resolver() {
     let script = Script::knowing(["postmaster@example.org"]).serving_only_their_domains();
     let (_store, address) = Backend::start(script).await;
-    let server = name_server(&[
+    let (dns, server) = NameServer::start_for_the_system().await;
+    for (name, address) in [
         ("2.0.0.127.bl.test", [127, 0, 0, 2]),
         ("99.2.0.192.bl.test", [127, 0, 0, 4]),
         ("2.0.0.127.shy.test", [127, 0, 0, 2]),
         ("99.2.0.192.shy.test", [127, 255, 255, 254]),
         ("mx.example.org.shy.test", [127, 255, 255, 254]),
-    ]);
+    ] {
+        dns.leads(name, 60, &[(address, 0).into()]);
+    }
     let directory = Directory::new("doctor-lists");
-    let resolver = directory.write("resolv.conf", format!("nameserver {server}\noptions timeout:5\n"));
+    let resolver = directory.write("resolv.conf", format!("nameserver {}\noptions timeout:5\n", server.ip()));
     // In a mount namespace of its own the system's resolver is ours.
     let script = format!("mount --bind {} /etc/resolv.conf && exec \"$@\"", resolver.display());
     let mut command = Command::new("unshare");

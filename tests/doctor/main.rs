@@ -8,4 +8,3 @@ mod support;
 
 mod command;
 mod examination;
-mod resolver;

@@ -1,7 +1,7 @@
 //! A scripted name server on UDP (RFC 1035): it says what the test told it last, or nothing.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use tokio::net::UdpSocket;
@@ -46,7 +46,21 @@ pub const SRV: u16 = 33;
 impl NameServer {
     /// Starts on a free port; what it was told nothing about does not exist.
     pub async fn start() -> (Self, SocketAddr) {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("loopback has a port");
+        Self::on(UdpSocket::bind("127.0.0.1:0").await.expect("loopback has a port"))
+    }
+
+    /// Starts where the system's resolver asks, which knows no other port than 53: on an address of loopback that is nobody's.
+    pub async fn start_for_the_system() -> (Self, SocketAddr) {
+        let [a, b, ..] = std::process::id().to_ne_bytes();
+        for last in 1..=254 {
+            if let Ok(socket) = UdpSocket::bind((Ipv4Addr::new(127, a | 1, b, last), 53)).await {
+                return Self::on(socket);
+            }
+        }
+        panic!("root, and a free address on loopback");
+    }
+
+    fn on(socket: UdpSocket) -> (Self, SocketAddr) {
         let address = socket.local_addr().expect("it is bound");
         let shared: Arc<Mutex<Shared>> = Arc::default();
         let serving = tokio::spawn(serve(socket, Arc::clone(&shared)));
