@@ -7,24 +7,26 @@ use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
+use crate::backend::Backend;
 use crate::session::Context;
 use crate::verify::TIDY_EVERY;
 
 /// Greets every backend once, so that the first client is offered what they all can do. Bounded by
 /// `backend_connect` and `backend_command`; serving does not depend on its success.
 pub async fn greet_backends(context: &Context) {
-    let timeouts = &context.config.timeouts;
-    let deadline = tokio::time::Instant::now() + timeouts.backend_connect + timeouts.backend_command;
-    let greetings = context.backends.iter().map(|backend| async move { backend.greet(deadline).await });
-    join_all(greetings).await;
+    greet(context, |_| true).await;
 }
 
 /// Greets the backends nobody has greeted yet, as [`greet_backends`] does.
 pub(super) async fn greet_new_backends(context: &Context) {
+    greet(context, |backend| backend.announced().is_none()).await;
+}
+
+async fn greet(context: &Context, whom: impl Fn(&Backend) -> bool) {
     let timeouts = &context.config.timeouts;
     let deadline = tokio::time::Instant::now() + timeouts.backend_connect + timeouts.backend_command;
-    let new = context.backends.iter().filter(|backend| backend.announced().is_none());
-    join_all(new.map(|backend| async move { backend.greet(deadline).await })).await;
+    let backends = context.backends.iter().filter(|backend| whom(backend));
+    join_all(backends.map(|backend| async move { backend.greet(deadline).await })).await;
 }
 
 /// Shares with other instances, where there are some: what they did is known here.

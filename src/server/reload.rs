@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::{named_by, reassemble};
-use super::housekeeping;
+use super::housekeeping::greet_new_backends;
 use super::listen::{Door, Place};
 use super::{Bound, FAREWELL, LOOKED_UP, Server, StartFault};
 use crate::admin::Panel;
@@ -54,7 +54,7 @@ impl Server {
         new.backends.follow(&self.parted, LOOKED_UP).await;
         let greeted = Arc::clone(&new);
         let greeting = tokio::spawn(async move {
-            tokio::join!(housekeeping::greet_new_backends(&greeted), greeted.verifier.test_relays());
+            tokio::join!(greet_new_backends(&greeted), greeted.verifier.test_relays());
         });
         // One that does not answer is greeted on the side.
         let _ = timeout(LOOKED_UP, greeting).await;
