@@ -111,6 +111,9 @@ impl Prober {
                 if turn == Turn::Ours {
                     tier.release(entry.to_bits());
                 }
+                if Instant::now() >= patience {
+                    return Some(Found::Alone);
+                }
                 continue;
             }
             let refused = matches!(told, Some((Told::Bad { .. }, _)));
