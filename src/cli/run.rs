@@ -150,12 +150,7 @@ async fn serve(
         // Whoever wants us to end does not wait until backends were greeted.
         let reloaded = tokio::select! {
             reloaded = reload(server, source, why) => reloaded,
-            () = async {
-                tokio::select! {
-                    _ = signals.terminate.recv() => {}
-                    _ = signals.interrupt.recv() => {}
-                }
-            } => return,
+            () = signals.end() => return,
         };
         answered(answer, reloaded);
     }

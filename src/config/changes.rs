@@ -113,9 +113,8 @@ fn same_routes(old: &Config, new: &Config) -> HashSet<Arc<str>> {
 /// The keys of the route at this place, without where it stands.
 fn of_route(config: &Config, at: usize) -> BTreeMap<&str, &str> {
     let place = format!("route[{at}].");
-    let own = |shown: &&Shown| shown.key.starts_with(&place);
-    let key = |shown: &'_ Shown| -> usize { shown.key.len().min(place.len()) };
-    config.shown.iter().filter(own).map(|s| (s.key.get(key(s)..).unwrap_or(""), s.value.as_str())).collect()
+    let shown = config.shown.iter();
+    shown.filter_map(|shown| Some((shown.key.strip_prefix(&place)?, shown.value.as_str()))).collect()
 }
 
 #[cfg(test)]
