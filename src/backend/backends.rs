@@ -68,6 +68,12 @@ impl Backends {
         Self { by_name: by_name.collect(), resolver }
     }
 
+    /// Who says where they are.
+    #[must_use]
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
     /// The destination of this name.
     #[must_use]
     pub fn find(&self, named: &config::Destination) -> Option<&Arc<Destination>> {
