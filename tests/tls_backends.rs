@@ -229,6 +229,22 @@ async fn opportunistic_goes_on_without_what_fails_behind_the_handshake() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_counts_whatever_the_backend_says_inside() {
+    let script = Script::knowing([KNOWN])
+        .with_starttls(Pair::alone(&["store.example"]).server())
+        .on(at(Phase::Ehlo).turn(2), Action::reply("421 4.3.2 Not now").then(Action::close()));
+    let (backend, store) = Backend::start(script).await;
+    let (backstop, front) = Backstop::before_with(store, "tls = \"required\"\neject = \"0s\"\n").await;
+    mail_waits(front).await;
+    let admin = backstop.admin().await;
+    // The backend notes a handshake before we can hear of what it says behind it.
+    let secured = backend.record().secured as f64;
+    let done = counted(&admin, "full").await + counted(&admin, "resumed").await;
+    assert!(done >= 1.0 && done <= secured, "{done} of {secured}");
+    assert_eq!(counted(&admin, "failed").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn required_says_so_where_starttls_is_not_offered() {
     let postfix = Postfix::start(&[KNOWN]).await;
     let (backstop, front) =

@@ -445,17 +445,15 @@ impl Backend {
         introduction: &Introduction,
         protection: Protection<'_>,
     ) -> Result<Connection, Fault> {
-        let opened = Connection::open(&self.approach, opening, introduction, protection).await;
-        match &opened {
-            Ok(connection) => {
-                let handshake = connection.handshake();
-                handshake.into_iter().for_each(|handshake| self.count_tls(counted(Ok(handshake))));
-            }
+        let mut connection = Connection::dial(&self.approach, opening, introduction).await?;
+        let set_up = connection.set_up(&self.approach.identity, introduction, protection).await;
+        match &set_up {
             Err(Fault::Tls(fault)) => self.count_tls(counted(Err(fault))),
             Err(Fault::TlsForNothing(_)) => self.count_tls(TlsResult::Failed),
-            Err(_) => {}
+            // What came behind it is no matter of TLS.
+            Ok(()) | Err(_) => connection.handshake().into_iter().for_each(|h| self.count_tls(counted(Ok(h)))),
         }
-        opened
+        set_up.map(|()| connection)
     }
 
     /// Counts once, whichever routes name the backend.
