@@ -147,6 +147,22 @@ async fn a_postfix_that_cannot_be_verified_gets_nothing_and_the_log_says_what_to
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reload_reads_the_roots_again() {
+    let (authority, another) = (Authority::new(), Authority::new());
+    let directory = Directory::new("tls-roots");
+    let ca = directory.write("ca.pem", &another.root).display().to_string();
+    let script = Script::knowing([KNOWN]).with_starttls(authority.issue(&["store.example"]).server());
+    let (backend, store) = Backend::start(script).await;
+    let keys = format!("tls = \"verify\"\neject = \"0s\"\ntls_ca = \"{ca}\"\ntls_name = \"store.example\"\n");
+    let (backstop, front) = Backstop::before_with(store, &keys).await;
+    mail_waits(front).await;
+    directory.write("ca.pem", &authority.root);
+    assert_eq!(backstop.admin().await.post("/api/v1/reload").await.status, 200);
+    mail_flows(front).await;
+    assert_eq!(backend.record().messages.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pin_is_of_the_key_and_of_nothing_else() {
     let pair = Pair::own_authority(&["whatever.example"]);
     let (postfix, directory) = postfix_with(&pair).await;
