@@ -240,4 +240,49 @@ mod tests {
             Arguments::try_parse_from(line).unwrap_or_else(|fault| panic!("{file}: {fault}"));
         }
     }
+
+    /// What the documents tell an operator to type must be a command line of this binary.
+    #[test]
+    fn what_the_documents_say_to_type_is_a_command() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut pages = vec![root.join("README.md"), root.join("deploy/helm/backstop/README.md")];
+        pages.extend(std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+        let mut seen = 0;
+        for page in pages.iter().filter(|page| page.extension().is_some_and(|end| end == "md")) {
+            let text = std::fs::read_to_string(page).unwrap();
+            for line in typed(&text).into_iter().chain(quoted(&text)) {
+                let words = line.split_whitespace().map(|word| word.trim_matches(['"', '\'']));
+                if let Err(fault) = Arguments::try_parse_from(words) {
+                    // Within the text a command may be meant, not typed.
+                    let named = fault.kind() == clap::error::ErrorKind::MissingRequiredArgument
+                        && quoted(&text).contains(&line);
+                    assert!(named, "{}: {line}\n{fault}", page.display());
+                }
+                seen += 1;
+            }
+        }
+        assert!(seen > 60, "only {seen} were found");
+    }
+
+    /// Our commands in the blocks of shell, each without what follows it in its line.
+    fn typed(page: &str) -> Vec<String> {
+        let blocks = page.split("\n```sh\n").skip(1).filter_map(|rest| rest.split("\n```").next());
+        let commands = blocks.flat_map(|block| block.split(['\n', ';', '|', '&', '<', '>', '#']));
+        commands.filter_map(ours).collect()
+    }
+
+    /// Our commands within the text, but for those that leave something out.
+    fn quoted(page: &str) -> Vec<String> {
+        let pieces = page.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+        pieces
+            .filter(|piece| !piece.contains('…'))
+            .flat_map(|piece| piece.split(['|', '&', '>']))
+            .filter_map(ours)
+            .collect()
+    }
+
+    fn ours(command: &str) -> Option<String> {
+        let command = command.trim();
+        command.starts_with("backstop ").then(|| command.to_owned())
+    }
 }
