@@ -186,7 +186,7 @@ function drawSessions(list) {
     { className: "text", text: (s) => s.helo || "–" },
     { text: (s) => s.state },
     { className: "n", text: (s) => lasting(s.seconds) },
-    { className: "text", text: (s) => s.from || "–" },
+    { className: "text", text: (s) => (s.from ? bare(s.from) : "–") },
     { className: "n", text: (s) => count(s.recipients.accepted) },
     { className: "n", text: (s) => count(refused(s.recipients)) },
     { className: "n", text: (s) => count(s.messages) },
@@ -208,7 +208,16 @@ function drawRefusals() {
   fill("refusals", refusals, (r) => r.session + "\0" + r.time + "\0" + r.recipient, [
     { text: (r) => clock(r.time) },
     { className: "code", text: (r) => r.client },
-    { className: "text", text: (r) => r.recipient },
+    {
+      className: "text",
+      shows: (r) => r.recipient,
+      node: (r) => {
+        const button = make("button", "link", bare(r.recipient));
+        button.type = "button";
+        button.title = "Why this address?";
+        return button;
+      },
+    },
     { shows: (r) => [r.cause, r.shadow], node: (r) => (r.shadow ? [pill("quiet", "shadow"), " " + plain(r.cause)] : plain(r.cause)) },
     { text: (r) => r.source },
     { className: "wide", text: (r) => r.reply },
