@@ -196,6 +196,11 @@ def check_kustomizations(kubectl, schema):
     for path in sorted((DEPLOY / "kustomize/examples").glob("*.yaml")):
         for item in documents(path.read_text()):
             check_object(path.name, item, schema)
+    for path in sorted(DOCS.glob("*.md")):
+        for piece in re.findall(r"```yaml\n(.*?)```", path.read_text(), re.S):
+            for item in documents(piece):
+                if "kind" in item:
+                    check_object(path.name, item, schema)
 
 
 def main():
