@@ -268,7 +268,9 @@ async fn the_empty_page_and_the_one_where_all_is_broken_say_so() {
     let more = format!(
         "[[route]]\nname = \"shop\"\ndomains = [\"shop.example\"]\nbackends = [\"{shop}\"]\n\
          [[route]]\nname = \"exchange\"\ndomains = [\"corp.example\"]\nbackends = [\"{}\"]\n\
-         [[route]]\nname = \"anything\"\ndomains = [\"*\"]\nbackends = [\"{relay}\"]\n[tls]\ncertificates = [{expired}]\n",
+         [[route]]\nname = \"anything\"\ndomains = [\"*\"]\nbackends = [\"{relay}\"]\n[tls]\ncertificates = [{expired}]\n\
+         [cache]\nshared = \"redis://{}\"\nsecret = \"a-long-random-text\"\n",
+        free_address(),
         free_address()
     );
     let (broken, front) = Backstop::ready(&configuration(free_address(), "", &more)).await;
@@ -279,7 +281,16 @@ async fn the_empty_page_and_the_one_where_all_is_broken_say_so() {
     }
     banned(front, "shop.example").await;
     browser.open(broken.address("admin").await).await;
+    // One that is tried again and again in vain rests.
+    for _ in 0..5 {
+        client.envelope("a@client.example", KNOWN).await.is("451");
+        client.command("RSET").await.is("250");
+    }
+    browser
+        .until("[...document.querySelectorAll('#backends .pill.warn')].some((p) => p.textContent.startsWith('rests'))")
+        .await;
     browser.until("document.querySelectorAll('#problems .pill.bad').length >= 3").await;
+    browser.until("document.getElementById('problems').innerText.includes('shares nothing now')").await;
     browser
         .until("document.querySelectorAll('#backends .pill.bad, #backends .pill.warn').length === 2")
         .await;
