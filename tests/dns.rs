@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use backstop::config::{Destination, Endpoint, EndpointTls};
 use backstop::net::resolve::{Answer, Follower, Resolver};
+use backstop::proto::client::ClientName;
 use serde_json::Value;
 use support::backend::{Backend, Script};
 use support::backstop::Backstop;
 use support::certificate::Authority;
 use support::client::{Client, Reply};
-use support::dns::{A, AAAA, Data, MX, NameServer, SRV, Said};
+use support::dns::{A, AAAA, Data, MX, NameServer, PTR, SRV, Said};
 use support::machine::Directory;
 use support::{PATIENCE, settled};
 use tokio::time::{Instant, sleep};
@@ -498,4 +499,97 @@ async fn a_destination_has_a_bounded_number_of_backends() {
     let (found, answer) = ask(&mut follower(server, &host("mail.test"))).await;
     assert_eq!((found.len(), answer.excess), (64, 6));
     assert_eq!(found[0], "0 mail.test 192.0.2.0:25", "the same ones each time");
+}
+
+/// What a client at 192.0.2.7, or at 2001:db8::7, is called by a name server that says so.
+async fn client_name(family: IpAddr, says: impl FnOnce(&NameServer)) -> ClientName {
+    let (server, address) = NameServer::start().await;
+    says(&server);
+    Resolver::new(&[address]).client_name(family).await
+}
+
+const FOUR: &str = "7.2.0.192.in-addr.arpa";
+const SIX: &str = "7.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa";
+
+fn pointers(names: &[&'static str]) -> Said {
+    Said::Records(60, names.iter().map(|name| Data::Ptr(name)).collect())
+}
+
+fn addresses(addresses: &[&str]) -> Said {
+    Said::Records(60, addresses.iter().map(|a| Data::Address(a.parse().expect("an address"))).collect())
+}
+
+#[tokio::test]
+async fn a_client_is_called_what_leads_back_to_it() {
+    let (four, six) = (IpAddr::from([192, 0, 2, 7]), "2001:db8::7".parse().expect("an address"));
+    let known = |name: &str| ClientName::Known(name.into());
+    let called = client_name(four, |server| {
+        server.says(FOUR, PTR, pointers(&["Client.Example.NET"]));
+        server.says("client.example.net", A, addresses(&["192.0.2.6", "192.0.2.7"]));
+    });
+    assert_eq!(called.await, known("client.example.net"));
+    let called = client_name(six, |server| {
+        server.says(SIX, PTR, pointers(&["client.example.net"]));
+        server.says("client.example.net", AAAA, addresses(&["2001:db8::7"]));
+    });
+    assert_eq!(called.await, known("client.example.net"));
+    // Of several the first in the alphabet that does; as an IPv4 address in IPv6, too.
+    let called = client_name("::ffff:192.0.2.7".parse().expect("an address"), |server| {
+        server.says(FOUR, PTR, pointers(&["c.example.net", "b.example.net", "a.example.net"]));
+        for name in ["b.example.net", "c.example.net"] {
+            server.says(name, A, addresses(&["192.0.2.7"]));
+        }
+    });
+    assert_eq!(called.await, known("b.example.net"));
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_lead_back_is_not_the_clients() {
+    let client = IpAddr::from([192, 0, 2, 7]);
+    assert_eq!(client_name(client, |_| {}).await, ClientName::Unavailable);
+    let elsewhere = client_name(client, |server| {
+        server.says(FOUR, PTR, pointers(&["bank.example.com"]));
+        server.says("bank.example.com", A, addresses(&["198.51.100.1"]));
+    });
+    assert_eq!(elsewhere.await, ClientName::Unavailable);
+    let nowhere = client_name(client, |server| server.says(FOUR, PTR, pointers(&["nowhere.example.com"])));
+    assert_eq!(nowhere.await, ClientName::Unavailable);
+    let no_host = client_name(client, |server| {
+        server.says(FOUR, PTR, pointers(&["a client.example.net", "", "under_score\"<b>.example.net"]));
+    });
+    assert_eq!(no_host.await, ClientName::Unavailable);
+    // A thousand names cost no more than a few questions.
+    let (server, address) = NameServer::start().await;
+    server.says(FOUR, PTR, pointers(&["a.test", "b.test", "c.test", "d.test", "e.test", "f.test"]));
+    assert_eq!(Resolver::new(&[address]).client_name(client).await, ClientName::Unavailable);
+    assert_eq!((server.asked("d.test", A), server.asked("e.test", A)), (1, 0));
+}
+
+#[tokio::test]
+async fn a_name_server_that_fails_leaves_the_name_open() {
+    let client = IpAddr::from([192, 0, 2, 7]);
+    let at_once = client_name(client, |server| server.says(FOUR, PTR, Said::ServFail));
+    assert_eq!(at_once.await, ClientName::TemporarilyUnavailable);
+    let then = client_name(client, |server| {
+        server.says(FOUR, PTR, pointers(&["client.example.net"]));
+        server.says("client.example.net", A, Said::ServFail);
+    });
+    assert_eq!(then.await, ClientName::TemporarilyUnavailable);
+    let began = Instant::now();
+    let silent = client_name(client, |server| {
+        server.says(FOUR, PTR, pointers(&["a.test", "b.test", "c.test"]));
+        for name in ["a.test", "b.test", "c.test"] {
+            server.says(name, A, Said::Silence);
+        }
+    });
+    assert_eq!(silent.await, ClientName::TemporarilyUnavailable);
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_knows_the_names_of_its_own_hosts() {
+    // Whatever else stands in the hosts file, an address of loopback leads to no name server.
+    let resolver = Resolver::new(&["127.0.0.1:1".parse().expect("an address")]);
+    let name = resolver.client_name([127, 0, 0, 1].into()).await;
+    assert!(matches!(name, ClientName::Known(_)), "localhost is in /etc/hosts");
 }

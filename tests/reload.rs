@@ -5,6 +5,7 @@ mod support;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use support::PATIENCE;
 use support::backend::{Backend, Script};
 use support::backstop::Backstop;
 use support::client::Client;
@@ -180,6 +181,50 @@ async fn what_was_found_out_of_a_store_outlives_a_changed_route() {
     backstop.rewrite(&(configuration + "eject = \"7s\"\n"));
     assert_eq!(admin.post("/api/v1/reload").await.status, 200);
     assert_eq!(truth().await, "blind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_route_never_has_more_connections_than_it_may() {
+    let (backend, store) = Backend::start(Script::knowing([KNOWN])).await;
+    let limited = |most: u8| Backstop::configuration(store) + &format!("max_connections = {most}\n");
+    let (backstop, address) = Backstop::ready(&limited(4)).await;
+    let admin = backstop.admin().await;
+    // Three of four, for one is for probes.
+    let mut old = Vec::new();
+    for _ in 0..3 {
+        let mut client = Client::greeted(address).await;
+        client.envelope("sender@client.test", KNOWN).await.is("250");
+        old.push(client);
+    }
+    backstop.rewrite(&limited(3));
+    assert_eq!(admin.post("/api/v1/reload").await.status, 200);
+    let mut new = JoinSet::new();
+    for _ in 0..3 {
+        new.spawn(async move {
+            let mut client = Client::greeted(address).await;
+            client.envelope("sender@client.test", KNOWN).await.is("250");
+            client.data(MESSAGE).await.is("250");
+            client.quit().await;
+        });
+    }
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let status = admin.get("/api/v1/status").await.json();
+        let connections = &status["routes"][0]["backends"][0]["connections"];
+        let (in_use, waiting) = (&connections["in_use"]["delivery"], &connections["waiting"]["delivery"]);
+        if (in_use, waiting) == (&3.into(), &3.into()) {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "who comes now waits: {status:#}");
+    }
+    for mut client in old {
+        client.data(MESSAGE).await.is("250");
+        client.quit().await;
+    }
+    new.join_all().await;
+    let record = backend.record();
+    assert_eq!(record.messages.len(), 6);
+    assert!(record.most_open <= 4, "{} at once", record.most_open);
 }
 
 #[tokio::test(flavor = "multi_thread")]

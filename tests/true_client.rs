@@ -9,6 +9,7 @@ use support::backend::{Backend, Script};
 use support::backstop::Backstop;
 use support::certificate::Pair;
 use support::client::Client;
+use support::dns::{Data, NameServer, PTR, Said};
 use support::eventually;
 use support::exim::Exim;
 use support::haproxy::HaProxy;
@@ -74,16 +75,49 @@ fn are_from_the_two(messages: &[Vec<u8>], form: impl Fn(&str, &str) -> String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn postfix_hears_the_true_client_with_xclient() {
     let postfix = Postfix::start_with(&[KNOWN], &[("smtpd_authorized_xclient_hosts", "127.0.0.0/8")]).await;
-    let configuration = configuration(postfix.address(), BELIEVES, "client_address = \"xclient\"");
-    let (_backstop, address) = Backstop::ready(&configuration).await;
+    let (dns, server) = NameServer::start().await;
+    dns.says("7.100.51.198.in-addr.arpa", PTR, Said::Records(60, vec![Data::Ptr("client.example.net")]));
+    dns.leads("client.example.net", 60, &["198.51.100.7:0".parse().expect("an address")]);
+    let route = format!("client_address = \"xclient\"\n[dns]\nservers = [\"{server}\"]");
+    let (_backstop, address) = Backstop::ready(&configuration(postfix.address(), BELIEVES, &route)).await;
     deliver_for_two(address).await;
     let messages = postfix.wait_for_messages(KNOWN, 4).await;
-    are_from_the_two(&messages, |address, helo| format!("from {helo} (unknown [{address}])"));
+    let name = |address: &str| if address == "198.51.100.7" { "client.example.net" } else { "unknown" };
+    are_from_the_two(&messages, |address, helo| format!("from {helo} ({} [{address}])", name(address)));
     let log = postfix.log();
     for (client, helo) in [("198.51.100.7", "seven.example.net"), ("198.51.100.8", "eight.example.net")] {
-        for line in [format!("client=unknown[{client}]"), format!("< unknown[{client}]: EHLO {helo}")] {
+        let client = format!("{}[{client}]", name(client));
+        for line in [format!("client={client}"), format!("< {client}: EHLO {helo}")] {
             assert!(log.contains(&line), "{line} in {log}");
         }
+    }
+    // Once for each session, and only for what is delivered.
+    assert_eq!(dns.asked("7.100.51.198.in-addr.arpa", PTR), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postfix_that_insists_on_names_takes_who_has_one() {
+    let restrictions = [
+        ("smtpd_authorized_xclient_hosts", "127.0.0.0/8"),
+        ("smtpd_recipient_restrictions", "reject_unknown_client_hostname, reject_unauth_destination"),
+    ];
+    let postfix = Postfix::start_with(&[KNOWN], &restrictions).await;
+    let (dns, server) = NameServer::start().await;
+    let client_at = async |last: u8, address| client_at(&format!("198.51.100.{last}"), address).await;
+    for last in [7, 9] {
+        let pointer = format!("{last}.100.51.198.in-addr.arpa");
+        dns.says(&pointer, PTR, Said::Records(60, vec![Data::Ptr("client.example.net")]));
+    }
+    dns.leads("client.example.net", 60, &["198.51.100.7:0".parse().expect("an address")]);
+    dns.says("10.100.51.198.in-addr.arpa", PTR, Said::ServFail);
+    let route = format!("client_address = \"xclient\"\n[dns]\nservers = [\"{server}\"]");
+    let (_backstop, address) = Backstop::ready(&configuration(postfix.address(), BELIEVES, &route)).await;
+    // One with a name, one without, one that borrows a name, one whose name server fails.
+    for (last, reply) in [(7, "250"), (8, "450 4.7.25"), (9, "450 4.7.25"), (10, "450 4.7.25")] {
+        let mut client = client_at(last, address).await;
+        client.command("EHLO client.test").await.is("250");
+        client.envelope("sender@client.test", KNOWN).await.is(reply);
+        client.quit().await;
     }
 }
 

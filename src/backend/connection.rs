@@ -89,16 +89,15 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Dials, waits for the greeting, says EHLO (HELO where EHLO is refused), again inside TLS where there is to be
-    /// any, and whom it is for.
+    /// Dials, and says in the first octets for whom where they are to say it. Nothing else may be asked of it before it is
+    /// [set up](Self::set_up).
     ///
     /// # Errors
     /// The [`Fault`] with the phase it happened in.
-    pub async fn open(
+    pub(super) async fn dial(
         approach: &Approach,
         opening: &Opening,
         introduction: &Introduction,
-        protection: Protection<'_>,
     ) -> Result<Self, Fault> {
         let Approach { site, dialer, identity, patience } = approach;
         let stream = dialer.dial(site, introduction.origin(), patience.connect).await?;
@@ -129,23 +128,36 @@ impl Connection {
             connection.write(&header, Phase::Greeting).await?;
             connection.headed = true;
         }
-        if site.endpoint.tls == EndpointTls::Implicit
+        Ok(connection)
+    }
+
+    /// Waits for the greeting, says EHLO (HELO where EHLO is refused), again inside TLS where there is to be any, and whom
+    /// it is for.
+    ///
+    /// # Errors
+    /// The [`Fault`] with the phase it happened in.
+    pub(super) async fn set_up(
+        &mut self,
+        identity: &Identity,
+        introduction: &Introduction,
+        protection: Protection<'_>,
+    ) -> Result<(), Fault> {
+        if self.site.endpoint.tls == EndpointTls::Implicit
             && let Protection::Demanded(handshaking, _) = protection
         {
-            connection.shake_hands(handshaking).await?;
+            self.shake_hands(handshaking).await?;
         }
-        let greeting = connection.expect(Phase::Greeting, 220).await;
-        let greeting = connection.leaving_if_refused(greeting).await?;
+        let greeting = self.expect(Phase::Greeting, 220).await;
+        let greeting = self.leaving_if_refused(greeting).await?;
         if names(&greeting, &identity.hostname) {
             return Err(Fault::Ourselves);
         }
         let name = introduction.greets_as(&identity.hostname);
-        connection.greet_other(name, identity).await?;
-        if site.endpoint.tls == EndpointTls::Negotiated {
-            connection.protect(protection, name, identity).await?;
+        self.greet_other(name, identity).await?;
+        if self.site.endpoint.tls == EndpointTls::Negotiated {
+            self.protect(protection, name, identity).await?;
         }
-        connection.introduce(introduction).await?;
-        Ok(connection)
+        self.introduce(introduction).await
     }
 
     /// Greets one that must not have our own name.

@@ -62,6 +62,8 @@ pub struct Backend {
     refuses_canary: AtomicBool,
     /// No destination leads here any more.
     withdrawn: CancellationToken,
+    /// Another is in its place.
+    stands_down: AtomicBool,
     /// One for each route that names it.
     metrics: Vec<BackendMetrics>,
 }
@@ -112,9 +114,10 @@ enum Reuse {
 }
 
 impl Backend {
-    /// A backend at `site` that nothing is known of yet; `budget` is what another took up there before it was withdrawn.
+    /// A backend at `site` that nothing is known of yet; `budget` is what one before it takes up there.
     pub(super) fn new(site: Site, blueprint: &Blueprint, budget: Option<Arc<Budget>>) -> Arc<Self> {
         let Blueprint { quota, dialer, identity, patience, metrics } = blueprint.clone();
+        budget.iter().for_each(|budget| budget.allow(quota.connections));
         Arc::new(Self {
             security: Security::new(quota.tls, &site.endpoint, quota.tls_handshake),
             approach: Approach { site, dialer, identity, patience },
@@ -132,6 +135,7 @@ impl Backend {
             checking: AtomicBool::new(false),
             refuses_canary: AtomicBool::new(false),
             withdrawn: CancellationToken::new(),
+            stands_down: AtomicBool::new(false),
             metrics,
         })
     }
@@ -216,9 +220,13 @@ impl Backend {
     /// No destination leads here any more.
     pub(super) fn withdraw(&self) {
         self.withdrawn.cancel();
-        for kept in std::mem::take(&mut *lock(&self.kept)) {
-            tokio::spawn(kept.leave());
-        }
+        self.keep_none();
+    }
+
+    /// Another is in its place for all clients to come: it serves those it has, and keeps nothing for later.
+    pub(super) fn stand_down(&self) {
+        self.stands_down.store(true, Ordering::Relaxed);
+        self.keep_none();
     }
 
     /// Greets it, so that it is known what it offers.
@@ -445,17 +453,17 @@ impl Backend {
         introduction: &Introduction,
         protection: Protection<'_>,
     ) -> Result<Connection, Fault> {
-        let opened = Connection::open(&self.approach, opening, introduction, protection).await;
-        match &opened {
-            Ok(connection) => {
-                let handshake = connection.handshake();
-                handshake.into_iter().for_each(|handshake| self.count_tls(counted(Ok(handshake))));
-            }
+        let mut connection = Connection::dial(&self.approach, opening, introduction).await?;
+        let set_up = connection.set_up(&self.approach.identity, introduction, protection).await;
+        match &set_up {
             Err(Fault::Tls(fault)) => self.count_tls(counted(Err(fault))),
             Err(Fault::TlsForNothing(_)) => self.count_tls(TlsResult::Failed),
-            Err(_) => {}
+            // What came behind it is no matter of TLS.
+            Ok(()) | Err(_) => {
+                connection.handshake().into_iter().for_each(|h| self.count_tls(counted(Ok(h))))
+            }
         }
-        opened
+        set_up.map(|()| connection)
     }
 
     /// Counts once, whichever routes name the backend.
@@ -504,9 +512,7 @@ impl Backend {
     /// It takes sessions, and is not well: nobody is to be given one that is kept.
     pub(super) fn is_not_well(&self, fault: String) {
         self.is_faulty(fault);
-        for kept in std::mem::take(&mut *lock(&self.kept)) {
-            tokio::spawn(kept.leave());
-        }
+        self.keep_none();
     }
 
     fn is_faulty(&self, fault: String) {

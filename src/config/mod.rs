@@ -56,8 +56,8 @@ pub use secret::Secret;
 pub use shared::{SharedAddress, SharedPrefix, SharedTls};
 pub use source::{Environment, Flags, Source};
 pub use used::{
-    Admin, BackendTls, Cache, Config, Harvest, Limits, Listener, Log, RecipientSource, Route, Shared, Store,
-    Timeouts, Tls, TlsPolicy, Trace, Verify,
+    Admin, BackendTls, Cache, Config, Dns, Harvest, Limits, Listener, Log, RecipientSource, Route, Shared,
+    Store, Timeouts, Tls, TlsPolicy, Trace, Verify,
 };
 pub use validity::Validity;
 pub use value::{Period, Rate, Size};

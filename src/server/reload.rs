@@ -2,28 +2,23 @@
 //!
 //! What it needs is made first: its shared parts, the sockets it adds, a first look at its backends. Only then it is put in
 //! force, with no step left that can fail. Sessions keep what they began with; whoever comes later gets the new. A listener that
-//! stays keeps its socket, so there is no moment without one. What only the old configuration used is left once its last session is over.
+//! stays keeps its socket, so there is no moment without one. What only the old one used keeps serving its sessions, within the same budget, and nothing else.
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::{named_by, reassemble};
 use super::housekeeping::greet_new_backends;
 use super::listen::{Door, Place};
-use super::{Bound, FAREWELL, LOOKED_UP, Server, StartFault};
+use super::{Bound, LOOKED_UP, Server, StartFault};
 use crate::admin::Panel;
-use crate::backend::Backends;
 use crate::config::{Changes, Config};
 use crate::net::inherited::Inherited;
 use crate::observe::metrics::Metrics;
 use crate::session::Context;
-
-/// How often it is looked whether the last session of an old configuration is over.
-const LOOKED_AFTER: Duration = Duration::from_secs(1);
 
 /// What was taken over.
 #[derive(Debug, Clone)]
@@ -64,7 +59,7 @@ impl Server {
             acceptor.keyring().reread();
         }
         old.verifier.leave_but_for(&new.verifier);
-        tokio::spawn(retire(old, Arc::clone(&new.backends)));
+        old.backends.stand_down_but_for(&new.backends);
         Ok(reloaded)
     }
 
@@ -161,13 +156,4 @@ impl Panel {
             ..self.clone()
         }
     }
-}
-
-/// Once the last session with the `old` configuration is over, takes leave of the backends that the `new` one does not use.
-async fn retire(old: Arc<Context>, new: Arc<Backends>) {
-    while Arc::strong_count(&old) > 1 {
-        sleep(LOOKED_AFTER).await;
-        old.backends.iter().for_each(|backend| backend.sweep());
-    }
-    old.backends.leave_but_for(&new, FAREWELL).await;
 }

@@ -44,7 +44,8 @@ pub(super) struct Arrival {
 struct Described {
     address: SocketAddr,
     destination: Option<SocketAddr>,
-    name: ClientName,
+    /// None until somebody says it, or it was looked up.
+    name: Option<ClientName>,
     /// What a front says the client called itself.
     helo: Option<Box<str>>,
     protocol: Option<ClientProtocol>,
@@ -73,7 +74,7 @@ impl Arrival {
             client: Described {
                 address: peer,
                 destination: destination.map(canonical),
-                name: ClientName::Unavailable,
+                name: None,
                 helo: None,
                 protocol: None,
                 spoken_for: false,
@@ -155,7 +156,7 @@ impl Arrival {
         ClientFacts {
             address: *address,
             destination: *destination,
-            name: name.clone(),
+            name: name.clone().unwrap_or_default(),
             // A front greets for itself, perhaps in its own name.
             helo: helo.clone().or_else(|| Some(hello?.name.clone())).unwrap_or_else(|| "unknown".into()),
             protocol: protocol.unwrap_or(said),
@@ -174,16 +175,16 @@ impl Described {
             let known = |ip| SocketAddr::new(ip, 0);
             self.address = if let Known(ip) = address { known(ip) } else { front };
             // A name and a greeting belong to the client they were told of.
-            (self.name, self.helo, self.protocol) = (ClientName::Unavailable, None, None);
+            (self.name, self.helo, self.protocol) = (None, None, None);
         }
         if let Some(Known(port)) = port {
             self.address.set_port(port);
         }
         match name {
             None => {}
-            Some(Known(name)) => self.name = ClientName::Known(name),
-            Some(Unavailable) => self.name = ClientName::Unavailable,
-            Some(TemporarilyUnavailable) => self.name = ClientName::TemporarilyUnavailable,
+            Some(Known(name)) => self.name = Some(ClientName::Known(name)),
+            Some(Unavailable) => self.name = Some(ClientName::Unavailable),
+            Some(TemporarilyUnavailable) => self.name = Some(ClientName::TemporarilyUnavailable),
         }
         if let Some(helo) = helo {
             self.helo = if let Known(helo) = helo { Some(helo) } else { None };
@@ -318,6 +319,14 @@ impl Session {
                 "every client so far has one of a few private addresses: something in front hides who they are (source NAT), so \
                  limits hold for all of them together; see docs/client-address.md"
             );
+        }
+    }
+
+    /// Looks the client's name up, unless it is known already, what a front said of it included.
+    pub(super) async fn name_client(&mut self) {
+        if self.context.config.dns.client_names && self.arrival.client.name.is_none() {
+            let name = self.context.backends.resolver().client_name(self.arrival.address().ip()).await;
+            self.arrival.client.name = Some(name);
         }
     }
 

@@ -2,11 +2,13 @@
 //!
 //! [`Resolver`] asks: the hosts file first, as the system does, then name servers. [`Follower`] remembers what was
 //! said of one destination, so that a name server's fault takes nothing away. Nothing is cached between the two: who
-//! follows asks when an answer ends, and not before.
+//! follows asks when an answer ends, and not before. Nor are the names of clients ([`Resolver::client_name`]): caching
+//! them is what name servers are for.
 //!
 //! The files of the system are read again when they change. Known limit: of the system's own sources of names
 //! (nsswitch.conf) only `files` and `dns` are known.
 
+mod client_name;
 mod follow;
 mod system;
 
@@ -51,6 +53,7 @@ enum Kind {
     Aaaa,
     Srv,
     Mx,
+    Ptr,
 }
 
 /// Whether the domains the system searches may be put behind a name.
@@ -68,6 +71,7 @@ enum Data {
     Address(IpAddr),
     Srv { priority: u16, weight: u16, port: u16, target: String },
     Mx { preference: u16, exchange: String },
+    Ptr(String),
 }
 
 /// Records, and for how long they hold.
@@ -181,6 +185,7 @@ impl Kind {
             Self::Aaaa => RecordType::AAAA,
             Self::Srv => RecordType::SRV,
             Self::Mx => RecordType::MX,
+            Self::Ptr => RecordType::PTR,
         }
     }
 }
@@ -210,6 +215,7 @@ impl Data {
             (RData::MX(mx), Kind::Mx) => {
                 Some(Self::Mx { preference: mx.preference, exchange: plain(&mx.exchange)? })
             }
+            (RData::PTR(ptr), Kind::Ptr) => Some(Self::Ptr(plain(ptr)?)),
             _ => None,
         }
     }
