@@ -460,7 +460,7 @@ impl Backend {
             Err(Fault::TlsForNothing(_)) => self.count_tls(TlsResult::Failed),
             // What came behind it is no matter of TLS.
             Ok(()) | Err(_) => {
-                connection.handshake().into_iter().for_each(|h| self.count_tls(counted(Ok(h))))
+                connection.handshake().into_iter().for_each(|h| self.count_tls(counted(Ok(h))));
             }
         }
         set_up.map(|()| connection)
