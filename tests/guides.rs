@@ -97,8 +97,9 @@ impl Guide {
         let (command, told) = line.split_once(" #").unwrap_or((line, ""));
         let Output { status, stdout, stderr } = self.shell(command);
         let said = String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned();
-        let name =
-            command.trim_end().match_indices(' ').nth(1).map_or(command.trim_end(), |(at, _)| &command[..at]);
+        let command = command.trim_end();
+        let words = command.match_indices(' ').nth(1);
+        let name = words.map_or(command, |(at, _)| &command[..at]);
         let name = if name.starts_with("swaks") { "swaks" } else { name };
         let expected: &[i32] = match name {
             // 24: the recipient was refused.
