@@ -95,15 +95,10 @@ async fn postfix_hears_the_true_client_with_xclient() {
     assert_eq!(dns.asked("7.100.51.198.in-addr.arpa", PTR), 1);
 }
 
+/// Where Backstop itself, which is localhost, has names of both kinds.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postfix_that_insists_on_names_takes_who_has_one() {
-    let restrictions = [
-        ("smtpd_authorized_xclient_hosts", "127.0.0.0/8"),
-        ("smtpd_recipient_restrictions", "reject_unknown_client_hostname, reject_unauth_destination"),
-    ];
-    let postfix = Postfix::start_with(&[KNOWN], &restrictions).await;
     let (dns, server) = NameServer::start().await;
-    let client_at = async |last: u8, address| client_at(&format!("198.51.100.{last}"), address).await;
     for last in [7, 9] {
         let pointer = format!("{last}.100.51.198.in-addr.arpa");
         dns.says(&pointer, PTR, Said::Records(60, vec![Data::Ptr("client.example.net")]));
@@ -111,14 +106,75 @@ async fn a_postfix_that_insists_on_names_takes_who_has_one() {
     dns.leads("client.example.net", 60, &["198.51.100.7:0".parse().expect("an address")]);
     dns.says("10.100.51.198.in-addr.arpa", PTR, Said::ServFail);
     let route = format!("client_address = \"xclient\"\n[dns]\nservers = [\"{server}\"]");
-    let (_backstop, address) = Backstop::ready(&configuration(postfix.address(), BELIEVES, &route)).await;
     // One with a name, one without, one that borrows a name, one whose name server fails.
-    for (last, reply) in [(7, "250"), (8, "450 4.7.25"), (9, "450 4.7.25"), (10, "450 4.7.25")] {
-        let mut client = client_at(last, address).await;
-        client.command("EHLO client.test").await.is("250");
-        client.envelope("sender@client.test", KNOWN).await.is(reply);
-        client.quit().await;
+    for (insists, replies) in [
+        ("reject_unknown_client_hostname", ["250", "450 4.7.25", "450 4.7.25", "450 4.7.25"]),
+        ("reject_unknown_reverse_client_hostname", ["250", "450 4.7.1", "250", "450 4.7.1"]),
+    ] {
+        let restrictions = format!("{insists}, reject_unauth_destination");
+        let postfix = Postfix::start_with(
+            &[KNOWN],
+            &[
+                ("smtpd_authorized_xclient_hosts", "127.0.0.0/8"),
+                ("smtpd_recipient_restrictions", &restrictions),
+            ],
+        )
+        .await;
+        let (_backstop, address) = Backstop::ready(&configuration(postfix.address(), BELIEVES, &route)).await;
+        for (last, reply) in [7, 8, 9, 10].into_iter().zip(replies) {
+            let mut client = client_at(&format!("198.51.100.{last}"), address).await;
+            client.command("EHLO client.test").await.is("250");
+            client.envelope("sender@client.test", KNOWN).await.is(reply);
+            client.quit().await;
+        }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_are_not_to_be_looked_up_are_not() {
+    let postfix = Postfix::start_with(&[KNOWN], &[("smtpd_authorized_xclient_hosts", "127.0.0.0/8")]).await;
+    let (dns, server) = NameServer::start().await;
+    let pointer = |last: u8| format!("{last}.100.51.198.in-addr.arpa");
+    let route = |more: &str| format!("client_address = \"xclient\"\n[dns]\nservers = [\"{server}\"]\n{more}");
+    let one = async |address, words: &[&str]| {
+        let mut client = Client::greeted(address).await;
+        for word in words {
+            client.command(word).await.is("2");
+        }
+        client.envelope("sender@client.test", KNOWN).await.is("250");
+        client.quit().await;
+    };
+    let believes = "xclient = true\ntrusted = [\"127.0.0.0/8\"]";
+    // A front has said that it has none.
+    let (_backstop, address) = Backstop::ready(&configuration(postfix.address(), believes, &route(""))).await;
+    one(address, &["XCLIENT NAME=[UNAVAILABLE] ADDR=198.51.100.1", "EHLO client.test"]).await;
+    assert_eq!(dns.asked(&pointer(1), PTR), 0);
+    // A front has not said it, and its own name is nobody's.
+    one(address, &["EHLO front.test", "XCLIENT ADDR=198.51.100.2", "EHLO client.test"]).await;
+    assert_eq!(dns.asked(&pointer(2), PTR), 1);
+    let off = route("client_names = false");
+    let (_backstop, address) = Backstop::ready(&configuration(postfix.address(), believes, &off)).await;
+    one(address, &["XCLIENT ADDR=198.51.100.3", "EHLO client.test"]).await;
+    assert_eq!(dns.asked(&pointer(3), PTR), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_server_that_is_silent_is_not_held_against_the_backend() {
+    let postfix = Postfix::start_with(&[KNOWN], &[("smtpd_authorized_xclient_hosts", "127.0.0.0/8")]).await;
+    let (dns, server) = NameServer::start().await;
+    dns.says("7.100.51.198.in-addr.arpa", PTR, Said::Silence);
+    let route = format!(
+        "client_address = \"xclient\"\nverify.timeout = \"3s\"\neject = \"60s\"\n[dns]\nservers = [\"{server}\"]"
+    );
+    let (backstop, address) = Backstop::ready(&configuration(postfix.address(), BELIEVES, &route)).await;
+    let deliveries = (0..4).map(|_| async {
+        let mut client = client_at("198.51.100.7", address).await;
+        client.command("EHLO client.test").await.is("250");
+        client.envelope("sender@client.test", KNOWN).await.is("250");
+        client.quit().await;
+    });
+    futures_util::future::join_all(deliveries).await;
+    assert!(backstop.log().contains("name cannot be found out"), "{}", backstop.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

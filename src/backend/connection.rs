@@ -85,6 +85,8 @@ pub struct Connection {
     over: bool,
     /// It was sent a PROXY header.
     headed: bool,
+    /// What was said last is about this.
+    phase: Phase,
     secured: Option<(TlsFacts, Handshake)>,
 }
 
@@ -121,6 +123,7 @@ impl Connection {
             refusals: 0,
             over: false,
             headed: false,
+            phase: Phase::Greeting,
             secured: None,
         };
         let ends = connection.stream.local_address().zip(connection.stream.peer_address());
@@ -234,6 +237,11 @@ impl Connection {
         self.secured.as_ref().map(|(facts, _)| facts)
     }
 
+    /// Where it is.
+    pub(super) const fn phase(&self) -> Phase {
+        self.phase
+    }
+
     /// How TLS came about; none without.
     #[must_use]
     pub fn handshake(&self) -> Option<Handshake> {
@@ -284,7 +292,7 @@ impl Connection {
             self.write(announced.command(client).as_bytes(), Phase::Introduction).await?;
             let answer = self.expect(Phase::Introduction, 220).await;
             self.leaving_if_refused(answer).await?;
-            self.greet(&client.helo, Phase::Introduction).await?;
+            self.greet(&client.helo, Phase::HelloOfClient).await?;
         }
         Ok(())
     }
@@ -437,7 +445,7 @@ impl Connection {
     }
 
     async fn write(&mut self, octets: &[u8], phase: Phase) -> Result<(), Fault> {
-        self.round = self.budget.round();
+        (self.round, self.phase) = (self.budget.round(), phase);
         let written = timeout(self.patience.command, write_through(&mut self.stream, octets)).await;
         written.map_err(|_| Fault::Timeout(phase))?.map_err(|fault| Fault::Io(phase, fault))
     }
@@ -446,9 +454,12 @@ impl Connection {
     async fn reply(&mut self, phase: Phase) -> Result<Reply, Fault> {
         let wait = match phase {
             Phase::EndOfData => self.patience.end_of_data,
-            Phase::Greeting | Phase::Hello | Phase::StartTls | Phase::Introduction | Phase::Command => {
-                self.patience.command
-            }
+            Phase::Greeting
+            | Phase::Hello
+            | Phase::StartTls
+            | Phase::Introduction
+            | Phase::HelloOfClient
+            | Phase::Command => self.patience.command,
         };
         let deadline = Instant::now() + wait;
         loop {

@@ -383,13 +383,10 @@ impl Backend {
         let Some(attempt) = self.health.attempt(Trier::User) else {
             return Err(LeaseFault::Resting(self.rests_for().unwrap_or_default()));
         };
-        let opened = async {
-            self.make_room().await;
-            let began = Instant::now();
-            let opened = self.connect(&opening, introduction, deadline).await;
-            opened.inspect(|_| self.took(began.elapsed()))
-        };
-        match timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(Phase::Greeting))) {
+        timeout_at(deadline, self.make_room()).await.map_err(|_| LeaseFault::Busy)?;
+        let began = Instant::now();
+        let opened = self.connect(&opening, introduction, deadline).await;
+        match opened.inspect(|_| self.took(began.elapsed())) {
             Ok(connection) if self.is_withdrawn() => {
                 attempt.succeeded();
                 connection.quit().await;
@@ -433,14 +430,15 @@ impl Backend {
         deadline: Instant,
     ) -> Result<Connection, Fault> {
         let protection = self.security.protection(deadline);
-        let fault = match self.connect_with(opening, introduction, protection).await {
+        let fault = match self.connect_with(opening, introduction, protection, deadline).await {
             Err(fault) if protection.yields_to(&fault) => fault,
             opened => return opened,
         };
-        let opened = self.connect_with(opening, introduction, Protection::Absent).await?;
+        let opened = self.connect_with(opening, introduction, Protection::Absent, deadline).await?;
         self.count_tls(TlsResult::Fallback);
-        // Who was in a hurry has seen nothing that others are to heed.
-        if !fault.is_of_time() || self.security.was_patient(protection) {
+        // Who was in a hurry has seen nothing that others are to heed, nor has whoever the backend may have meant.
+        let is_told_the_client = introduction.bound_to().is_some();
+        if !is_told_the_client && (!fault.is_of_time() || self.security.was_patient(protection)) {
             tracing::warn!(backend = %self.site(), %fault, "no TLS with the backend: going on without for a while");
             self.security.avoid();
         }
@@ -452,9 +450,15 @@ impl Backend {
         opening: &Opening,
         introduction: &Introduction,
         protection: Protection<'_>,
+        deadline: Instant,
     ) -> Result<Connection, Fault> {
-        let mut connection = Connection::dial(&self.approach, opening, introduction).await?;
-        let set_up = connection.set_up(&self.approach.identity, introduction, protection).await;
+        let dialling = timeout_at(deadline, Connection::dial(&self.approach, opening, introduction));
+        let mut connection = dialling.await.unwrap_or(Err(Fault::Timeout(Phase::Greeting)))?;
+        let setting_up = connection.set_up(&self.approach.identity, introduction, protection);
+        let set_up = match timeout_at(deadline, setting_up).await {
+            Ok(set_up) => set_up,
+            Err(_) => Err(Fault::Timeout(connection.phase())),
+        };
         match &set_up {
             Err(Fault::Tls(fault)) => self.count_tls(counted(Err(fault))),
             Err(Fault::TlsForNothing(_)) => self.count_tls(TlsResult::Failed),

@@ -118,7 +118,7 @@ const fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::client::ClientName;
+    use crate::proto::client::ClientNames;
     use crate::proto::tls::{TlsFacts, TlsVersion};
 
     const TLS: TlsFacts =
@@ -128,7 +128,7 @@ mod tests {
         ClientFacts {
             address: "192.0.2.1:40000".parse().unwrap(),
             destination: None,
-            name: ClientName::Unavailable,
+            names: ClientNames::default(),
             helo: "client.example.net".into(),
             protocol: ClientProtocol::Esmtp,
             tls: None,

@@ -466,12 +466,13 @@ impl Session {
         lost: Option<Arc<Backend>>,
         recipients: impl Iterator<Item = &Recipient> + Clone,
     ) -> Result<Attachment, Reply> {
-        let deadline = Instant::now() + route.verify.timeout;
         if route.client_address == ClientAddress::Xclient {
             self.name_client().await;
         }
         let introduction = self.introduction(route);
         let mut reply = replies::BACKEND_UNREACHABLE;
+        // What looking up took is not the backend's.
+        let deadline = Instant::now() + route.verify.timeout;
         let client = (route.client_address == ClientAddress::Transparent).then(|| self.arrival.address());
         let Some(mut order) =
             self.context.delivery(route).map(|delivery| delivery.order(client).avoiding(lost))

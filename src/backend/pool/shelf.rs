@@ -73,6 +73,8 @@ impl Backend {
             match fault.blame(introduction) {
                 // With 421 the session ends (RFC 5321 §3.8): a new one may not.
                 Blame::Unclear(Some(reply)) if reply.code() == 421 => {}
+                // Nor does one that was over when it was taken up.
+                Blame::Unclear(None) => {}
                 Blame::Client(_) | Blame::Unclear(_) => return Err(fault),
                 // Whether it is one of the route a new session shows.
                 Blame::Route => *lock(&self.refuses_anew) = Some(Instant::now()),
