@@ -337,13 +337,8 @@ impl Session {
         }
     }
 
-    /// All that is known of the client, and of the TLS session with whoever is at the other end of the socket.
+    /// All that is known of the client; a TLS session with a front that speaks for it is not its own.
     pub(super) fn facts(&self) -> ClientFacts {
-        self.arrival.facts(self.dialogue.hello(), self.record.tls().cloned())
-    }
-
-    /// The same with what is the client's own alone.
-    pub(super) fn own_facts(&self) -> ClientFacts {
         let tls = self.record.tls().cloned().filter(|_| !self.arrival.client.spoken_for);
         self.arrival.facts(self.dialogue.hello(), tls)
     }

@@ -518,7 +518,7 @@ impl Session {
     /// As whom a backend of the route is to know us.
     fn introduction(&self, route: &Route) -> Introduction {
         let session = self.record.session.to_string();
-        Introduction::of(route.client_address, &session, || self.own_facts())
+        Introduction::of(route.client_address, &session, || self.facts())
     }
 
     /// Counts, logs and tells a refusal.
