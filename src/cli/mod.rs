@@ -212,32 +212,4 @@ pub fn main() -> ExitCode {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_well_formed() {
-        Arguments::command().debug_assert();
-    }
-
-    /// What containers and units start must be a command line of this binary.
-    #[test]
-    fn what_is_deployed_starts() {
-        let deploy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
-        for (file, start, end) in [
-            ("Dockerfile", "CMD [\"run\"", "]"),
-            ("kustomize/base/deployment.yaml", "args: [run", "]"),
-            ("helm/backstop/templates/workload.yaml", "args: [run", "]"),
-            ("systemd/backstop.service", "ExecStart=/usr/bin/backstop run", "\n"),
-        ] {
-            let text = std::fs::read_to_string(deploy.join(file)).unwrap();
-            let (_, behind) = text.split_once(start).unwrap_or_else(|| panic!("{file} starts nothing"));
-            let (rest, _) = behind.split_once(end).unwrap();
-            let words = rest.split([',', ' ', '"']).filter(|word| !word.is_empty());
-            let line = ["backstop", "run"].into_iter().chain(words);
-            Arguments::try_parse_from(line).unwrap_or_else(|fault| panic!("{file}: {fault}"));
-        }
-    }
-}
+mod tests;

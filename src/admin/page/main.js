@@ -5,9 +5,14 @@ const EVERY = 2000;
 let streaming = false;
 let seen = 0;
 
-function demandToken(why) {
+// The token was wanted for a change: that one may read without it says nothing then.
+let wanted = false;
+
+function demandToken(why, forChange) {
+  wanted = Boolean(forChange);
   byId("gate").hidden = false;
   put("gate-why", why);
+  if (forChange) byId("token").focus();
 }
 
 function linked(kind, text) {
@@ -28,6 +33,8 @@ function failed(fault) {
     linked("bad", seen ? "no answer since " + clock(seen) : "no answer");
   }
   document.body.classList.add("stale");
+  byId("stale").hidden = !seen;
+  put("stale", `Nothing new came since ${clock(seen)}: what is below is from then.`);
 }
 
 async function refresh() {
@@ -36,7 +43,8 @@ async function refresh() {
   ]);
   seen = Date.now() / 1000;
   document.body.classList.remove("stale");
-  byId("gate").hidden = true;
+  byId("stale").hidden = true;
+  if (!wanted) byId("gate").hidden = true;
   drawStatus(status);
   drawSessions(sessions);
   drawClients(clients, pardon);
@@ -60,7 +68,7 @@ async function pardon(client, button) {
     drawClients(await ask("GET", "api/v1/clients"), pardon);
   } catch (fault) {
     button.disabled = false;
-    if (fault.status === 401) demandToken("Lifting a ban needs the token.");
+    if (fault.status === 401) demandToken("Lifting a ban needs the token.", true);
   }
 }
 
@@ -120,6 +128,7 @@ function start() {
     event.preventDefault();
     sessionStorage.setItem(TOKEN, byId("token").value.trim());
     byId("token").value = "";
+    wanted = false;
     now();
   });
   byId("hold").addEventListener("click", () => {

@@ -32,7 +32,8 @@ function drawStatus(status) {
   put("cache-deferred", count(cache.deferred));
   put("cache-room", count(cache.max_entries));
   put("cache-evictions", count(cache.evictions));
-  put("cache-store", cache.store ? (cache.store.fault ? "memory (store fails)" : "the store") : "memory");
+  const kept = cache.store ? (cache.store.fault ? "memory (store fails)" : "the store") : "memory";
+  put("cache-store", kept + (cache.shared ? (cache.shared.up ? ", shared" : ", alone") : ""));
   put("open", count(connections.open));
   put("open-max", count(connections.max));
   byId("open-line").firstElementChild.style.width = Math.min(100, (100 * connections.open) / connections.max) + "%";
@@ -164,6 +165,8 @@ function problemsOf(status) {
     else if (c.not_after !== null && left(c) < 14 * 86400) say("warn", "certificate", `${c.chain} expires in ${lasting(left(c))}.`);
   }
   if (status.cache.store && status.cache.store.fault) say("bad", "store", "The store cannot be written; a restart will be cold.", status.cache.store.fault);
+  const { shared } = status.cache;
+  if (shared && shared.fault) say("warn", "shared", "This instance shares nothing now: it remembers, asks and counts for itself.", `for ${lasting(shared.seconds)}: ${shared.address}, ${shared.fault}`);
   if (status.connections.open >= 0.9 * status.connections.max) say("warn", "connections", `${count(status.connections.open)} of ${count(status.connections.max)} connections are open.`);
   return all.sort((a, b) => (a.kind === b.kind ? 0 : a.kind === "bad" ? -1 : 1));
 }
@@ -186,7 +189,7 @@ function drawSessions(list) {
     { className: "text", text: (s) => s.helo || "–" },
     { text: (s) => s.state },
     { className: "n", text: (s) => lasting(s.seconds) },
-    { className: "text", text: (s) => s.from || "–" },
+    { className: "text", text: (s) => (s.from ? bare(s.from) : "–") },
     { className: "n", text: (s) => count(s.recipients.accepted) },
     { className: "n", text: (s) => count(refused(s.recipients)) },
     { className: "n", text: (s) => count(s.messages) },
@@ -208,7 +211,16 @@ function drawRefusals() {
   fill("refusals", refusals, (r) => r.session + "\0" + r.time + "\0" + r.recipient, [
     { text: (r) => clock(r.time) },
     { className: "code", text: (r) => r.client },
-    { className: "text", text: (r) => r.recipient },
+    {
+      className: "text",
+      shows: (r) => r.recipient,
+      node: (r) => {
+        const button = make("button", "link", bare(r.recipient));
+        button.type = "button";
+        button.title = "Why this address?";
+        return button;
+      },
+    },
     { shows: (r) => [r.cause, r.shadow], node: (r) => (r.shadow ? [pill("quiet", "shadow"), " " + plain(r.cause)] : plain(r.cause)) },
     { text: (r) => r.source },
     { className: "wide", text: (r) => r.reply },
