@@ -246,6 +246,23 @@ async fn without_a_stream_the_page_asks_again_and_again() {
 }
 
 #[tokio::test]
+async fn a_page_that_was_open_for_hours_still_wakes() {
+    let (_backend, address) = Backend::start(Script::knowing([KNOWN])).await;
+    let (proxy, _) = Backstop::ready(&configuration(address, "", "")).await;
+    let mut browser = Browser::start().await;
+    browser.open(proxy.address("admin").await).await;
+    browser.until("document.getElementById('link').textContent === 'live'").await;
+    // Half a day of questions; keepAsking's own pause is the one more there may be.
+    let many = "Promise.all(Array.from({ length: 20000 }, () => pause(0))).then(() => wakers.size <= 1)";
+    assert_eq!(browser.evaluate(many).await, true, "who has slept is forgotten");
+    let woken = "(() => { const slept = pause(1e8); now(); return slept.then(() => true); })()";
+    assert_eq!(browser.evaluate(woken).await, true);
+    let goes_on = "(() => { const then = seen; return pause(3 * EVERY).then(() => seen > then); })()";
+    assert_eq!(browser.evaluate(goes_on).await, true, "and it goes on asking");
+    browser.is_unharmed().await;
+}
+
+#[tokio::test]
 async fn the_empty_page_and_the_one_where_all_is_broken_say_so() {
     let (_backend, address) = Backend::start(Script::knowing([KNOWN])).await;
     let (empty, _) = Backstop::ready(&configuration(address, "", "")).await;

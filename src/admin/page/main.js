@@ -107,17 +107,20 @@ async function keepListening() {
   }
 }
 
-let wake = () => {};
+// Who pauses: each leaves when its time is over, so that this never grows with the hours the page is open.
+const wakers = new Set();
 const pause = (time) => new Promise((over) => {
-  const timer = setTimeout(over, time);
-  const before = wake;
-  wake = () => { clearTimeout(timer); before(); over(); };
+  const wake = () => {
+    clearTimeout(timer);
+    wakers.delete(wake);
+    over();
+  };
+  const timer = setTimeout(wake, time);
+  wakers.add(wake);
 });
 
 function now() {
-  const all = wake;
-  wake = () => {};
-  all();
+  for (const wake of [...wakers]) wake();
 }
 
 function start() {
