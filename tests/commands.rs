@@ -158,6 +158,62 @@ async fn cache_looks_into_a_running_proxy_and_clears_it() {
 }
 
 #[tokio::test]
+async fn the_endpoint_may_be_named_behind_the_subcommand() {
+    let (_backend, address) = Backend::start(Script::knowing(["anna@example.org"])).await;
+    let (proxy, _) = Backstop::before(address).await;
+    let admin = format!("http://{}", proxy.address("admin").await);
+    let directory = Directory::new("endpoint");
+    for arguments in [
+        ["cache", "forget", "anna@example.org", "--admin", &admin].as_slice(),
+        &["cache", "stats", "--admin", &admin],
+        &["cache", "clear", "--config", "backstop.toml", "--admin", &admin],
+    ] {
+        let done = backstop(directory.path(), arguments).await;
+        assert_eq!(code(&done), 0, "{arguments:?}: {}", err(&done));
+    }
+    let secure = backstop(directory.path(), &["cache", "stats", "--admin", "https://127.0.0.1:9525"]).await;
+    assert_eq!(code(&secure), 69);
+    assert!(err(&secure).contains("https://127.0.0.1:9525 is no address"), "{}", err(&secure));
+}
+
+#[tokio::test]
+async fn a_faulty_file_neither_hides_the_endpoint_nor_its_fault() {
+    let (_backend, backend) = Backend::start(Script::knowing(["anna@example.org"])).await;
+    let (proxy, _) = Backstop::before(backend).await;
+    let address = proxy.address("admin").await;
+    let directory = Directory::new("faulty");
+    let told = async |command: &[&str], file: &str| {
+        directory.write("backstop.toml", file);
+        let done = backstop(directory.path(), command).await;
+        (code(&done), err(&done))
+    };
+    // It runs with an older configuration, or may read what this user may not.
+    for (rest, fault) in [
+        ("[limits]\nlimit = 1\n", "limits.limit (./backstop.toml): unknown key"),
+        ("token_file = \"absent\"\n", "admin.token_file"),
+        ("[tls]\ncertificates = [{ chain = \"absent\", key = \"absent\" }]\n", ""),
+    ] {
+        let file = format!("[admin]\naddress = \"{address}\"\n{rest}");
+        for command in [["healthcheck"].as_slice(), &["cache", "stats"], &["report"]] {
+            let (code, said) = told(command, &file).await;
+            assert_eq!(code, 0, "{command:?} {rest}: {said}");
+            assert_eq!(said.is_empty(), fault.is_empty(), "{said}");
+            assert!(said.contains(fault), "{fault} in {said}");
+        }
+    }
+    // Whether something listens there is the machine's affair; what counts is what is said.
+    let (_, said) = told(&["cache", "stats"], "[admin\n").await;
+    assert!(said.contains("fault: ") && said.contains("not valid TOML"), "{said}");
+    assert!(said.contains("asking 127.0.0.1:9525"), "{said}");
+    let (_, said) = told(&["cache", "stats", "--config", "absent.toml"], "").await;
+    assert!(said.contains("fault: absent.toml") && said.contains("asking 127.0.0.1:9525"), "{said}");
+    let (code, said) = told(&["cache", "stats"], "[admin]\naddress = \"\"\n").await;
+    assert!(code == 69 && said.contains("admin.address is empty"), "{said}");
+    let (code, said) = told(&["healthcheck"], "[admin]\naddress = \"\"\n").await;
+    assert!(code == 1 && said.contains("admin.address is empty"), "{said}");
+}
+
+#[tokio::test]
 async fn report_tells_what_was_refused_and_what_would_have_been() {
     let (_backend, address) =
         Backend::start(Script::knowing(["anna@example.org", "ann@watched.example"])).await;

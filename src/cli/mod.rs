@@ -123,7 +123,7 @@ enum ConfigHelp {
 #[derive(Debug, Clone, clap::Args)]
 struct ConfigFile {
     /// The configuration file [default: ./backstop.toml, else /etc/backstop/backstop.toml].
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 }
 

@@ -185,7 +185,7 @@ fn timeouts(timeouts: &settings::Timeouts, findings: &mut Findings) -> Timeouts 
     }
 }
 
-fn admin(admin: &settings::Admin, findings: &mut Findings) -> Option<Admin> {
+pub(super) fn admin(admin: &settings::Admin, findings: &mut Findings) -> Option<Admin> {
     let token = secret("admin.token", (&admin.token, &admin.token_file), findings);
     admin.address.map(|address| Admin { address, token })
 }
