@@ -55,6 +55,27 @@ async fn before_exchange_online() {
     assert_eq!(guide.follow(), ["backstop check", "backstop doctor", "backstop verify"]);
 }
 
+/// Whoever follows a guide into shadow mode and takes its whole file must not refuse by it.
+#[test]
+fn a_guide_and_its_file_agree_on_the_mode() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut shadowed = 0;
+    for entry in std::fs::read_dir(root.join("deploy/examples")).expect("there are examples") {
+        let path = entry.expect("it can be read").path();
+        let file = std::fs::read_to_string(&path).expect("it can be read");
+        let named = file.split("(docs/").nth(1).or_else(|| file.split("docs/").nth(1));
+        let page = named.and_then(|rest| rest.split_once(".md")).expect("it names its guide").0;
+        let guide =
+            std::fs::read_to_string(root.join(format!("docs/{page}.md"))).expect("the guide is there");
+        let routes = file.matches("\n[[route]]\n").count();
+        let in_shadow = file.matches("\nmode = \"shadow\"").count();
+        let expected = if guide.contains("shadow") { routes } else { 0 };
+        assert_eq!(in_shadow, expected, "{} and docs/{page}.md", path.display());
+        shadowed += in_shadow;
+    }
+    assert!(shadowed > 0, "no file was held to anything");
+}
+
 /// One whose tarpit is there but short: what takes long is held elsewhere.
 fn brisk(kind: Exchange, mailbox: &str) -> Script {
     let mut script = kind.knowing([mailbox]);
