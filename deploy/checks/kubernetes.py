@@ -30,7 +30,15 @@ REFUSED = [
     ({"tls": {"required": True}}, "certificate"),
     ({"tls": {"certManager": {"enabled": True}}}, "issuerRef"),
     ({"sharedCache": {"mode": "external"}}, "urlSecret"),
-    ({"clientAddress": {"mode": "hostNetwork"}, "autoscaling": {"enabled": True}}, "hostNetwork"),
+    ({"clientAddress": {"mode": "hostNetwork"}}, "admin.tokenSecret"),
+    (
+        {
+            "clientAddress": {"mode": "hostNetwork"},
+            "autoscaling": {"enabled": True},
+            "admin": {"tokenSecret": {"name": "backstop-admin"}},
+        },
+        "autoscaling",
+    ),
     ({"config": "[log]\nformat = \"json\"\n"}, "[[route]]"),
     ({"config": "[[listener]]\nname = \"mine\"\n[[route]]\n"}, "written by the chart"),
     ({"replicas": 3}, "replicas"),
