@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -9,6 +10,7 @@ use support::backend::{Action, Backend, Phase, Script, at};
 use support::backstop::Backstop;
 use support::machine::{Directory, free_address};
 use support::postfix::Postfix;
+use tokio_util::sync::CancellationToken;
 
 /// Runs `backstop` with these arguments in `directory`, to its end.
 async fn backstop(directory: &Path, arguments: &[&str]) -> Output {
@@ -120,6 +122,38 @@ async fn verify_tells_known_unknown_and_undetermined_apart() {
     // Every session that asked said QUIT.
     postfix.log_caught_up().await;
     assert_eq!(postfix.count(" lost connection after"), 0, "{}", postfix.log());
+}
+
+#[tokio::test]
+async fn verify_asks_several_at_once_and_tells_in_order() {
+    let gate = CancellationToken::new();
+    let names = ["ann@slow.example", "bob@example.org", "carol@example.org"];
+    let held = Script::knowing([names[0]]).on(at(Phase::Rcpt), Action::ordinary().held_by(&gate));
+    let (_slow, slow) = Backend::start(held).await;
+    let (backend, address) = Backend::start(Script::knowing([names[1], names[2]])).await;
+    let directory = Directory::new("many");
+    let routes = [("slow.example".to_owned(), slow), ("example.org".to_owned(), address)];
+    directory.write("backstop.toml", Backstop::configuration_of(&routes, ""));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
+    command.args(["verify", "-"]).current_dir(directory.path());
+    let mut running = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it was built");
+    let mut input = running.stdin.take().expect("a pipe");
+    // The input stays open: nobody who types waits for the end of it.
+    input.write_all(names.join("\n").as_bytes()).and_then(|()| input.write_all(b"\n")).expect("it reads");
+    // The first is held until the others were asked about.
+    while names[1..].iter().any(|name| backend.record().rcpts_for(name) == 0) {
+        tokio::time::sleep(support::LOOK_AGAIN).await;
+    }
+    gate.cancel();
+    let told = tokio::task::spawn_blocking(move || {
+        let mut lines = BufReader::new(running.stdout.take().expect("a pipe")).lines();
+        let told: Vec<_> = lines.by_ref().take(3).map(|line| line.expect("text")).collect();
+        drop(input);
+        assert_eq!(lines.count(), 0);
+        (told, running.wait().expect("it ends").code())
+    });
+    let expected = names.map(|name| format!("{name}: deliverable")).to_vec();
+    assert_eq!(told.await.expect("it answers"), (expected, Some(0)));
 }
 
 #[tokio::test]

@@ -12,6 +12,26 @@ fn the_command_line_is_well_formed() {
     Arguments::command().debug_assert();
 }
 
+/// Whoever types `--help` sees how each command is typed, and what stands there can be.
+#[test]
+fn each_help_has_examples_that_are_commands() {
+    let mut program = Arguments::command();
+    program.build();
+    let mut all = vec![program.clone()];
+    all.extend(program.get_subcommands().cloned());
+    let untold = ["man", "help"];
+    for command in all.iter().filter(|command| !untold.contains(&command.get_name())) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let examples: Vec<_> = help.split(['\n', '&', '|', '<', '>']).filter_map(ours).collect();
+        assert!(!examples.is_empty(), "{} shows no example", command.get_name());
+        for line in examples {
+            if let Err(fault) = Arguments::try_parse_from(line.split_whitespace()) {
+                panic!("{}: {line}\n{fault}", command.get_name());
+            }
+        }
+    }
+}
+
 /// What containers and units start must be a command line of this binary.
 #[test]
 fn what_is_deployed_starts() {
