@@ -212,6 +212,14 @@ async fn a_ban_is_lifted_with_the_token_the_page_asks_for() {
     browser.evaluate("document.querySelector('#clients button').click()").await;
     browser.until("!document.querySelector('#clients button')").await;
     assert_eq!(proxy.admin().await.get("/api/v1/clients").await.is(200).json()["bans"], 0);
+    // The description of the API is fetched as the rest is, and kept as a file: a link could send no token.
+    let saved = "new Promise((told) => {\
+        const url = URL.createObjectURL, fetched = fetch;\
+        window.fetch = (path, options) => fetched(path, window.options = options);\
+        URL.createObjectURL = (blob) => { blob.text().then((text) => told(options.headers.Authorization + text)); return url.call(URL, blob); };\
+        document.getElementById('description').click(); })";
+    let saved = browser.evaluate(saved).await;
+    assert!(saved.as_str().expect("text").starts_with("Bearer let-me-in{\n  \"openapi\": "), "{saved}");
     let source = browser.evaluate("document.documentElement.outerHTML").await;
     assert!(!source.as_str().expect("text").contains("let-me-in"), "the token is nowhere in the page");
     browser.is_unharmed().await;
@@ -314,6 +322,14 @@ async fn the_empty_page_and_the_one_where_all_is_broken_say_so() {
     browser.until("document.querySelector('#clients button')").await;
     browser.until("document.querySelector('#certificates .pill.bad')?.textContent === 'expired'").await;
     browser.until("document.getElementById('refusals').innerText.includes('unreachable')").await;
+    // What is selected stays so, though its age goes on.
+    let select = "getSelection().selectAllChildren([...document.querySelectorAll('#problems li')]\
+        .find((li) => li.innerText.includes('shares nothing now')).querySelector('small span:last-child'))";
+    browser.evaluate(select).await;
+    let selected = browser.evaluate("getSelection().toString()").await;
+    assert!(selected.as_str().is_some_and(|text| text.starts_with("redis://")), "{selected}");
+    let again = "refresh().then(refresh).then(() => getSelection().toString())";
+    assert_eq!(browser.evaluate(again).await, selected);
     browser.picture("broken").await;
     browser.is_legible().await;
     browser.is_unharmed().await;

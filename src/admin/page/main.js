@@ -72,6 +72,21 @@ async function pardon(client, button) {
   }
 }
 
+// A link cannot send the token, and would show a refusal in place of the page.
+async function saveDescription(event) {
+  event.preventDefault();
+  try {
+    const text = JSON.stringify(await ask("GET", "api/v1/openapi.json"), null, 2);
+    const link = make("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+    link.download = "backstop-openapi.json";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), EVERY);
+  } catch (fault) {
+    failed(fault);
+  }
+}
+
 async function keepAsking() {
   for (;;) {
     try {
@@ -149,6 +164,7 @@ function start() {
       failed(fault);
     }
   });
+  byId("description").addEventListener("click", saveDescription);
   byId("filter").addEventListener("input", drawSettings);
   byId("written").addEventListener("change", drawSettings);
   document.addEventListener("visibilitychange", () => document.hidden || now());

@@ -148,7 +148,8 @@ function drawCertificates(certificates) {
 // What an operator should look at, the worst first.
 function problemsOf(status) {
   const all = [];
-  const say = (kind, name, text, more) => all.push({ kind, name, text, more: more || "" });
+  // What goes on counting is apart, as `age`: the rest stays as it was drawn, so that it can be selected.
+  const say = (kind, name, text, more, age) => all.push({ kind, name, text, more: more || "", age: age || "" });
   for (const route of status.routes) {
     const destinations = destinationsOf(route);
     destinations.filter((d) => d.dns && d.dns.fault).forEach((d) =>
@@ -157,8 +158,8 @@ function problemsOf(status) {
     const down = backends.filter((b) => b.state === "down");
     if (down.length && down.length === backends.length) say("bad", "down", `No backend of ${route.name} can be reached; its mail is answered 451.`, down[0].last_fault);
     else down.forEach((b) => say("warn", "down", `${b.address} (${route.name}) cannot be reached.`, b.last_fault));
-    route.alarms.forEach((a) => say(a.kind === "relay-untested" ? "warn" : "bad", a.kind, `${route.name} ${a.about}: ${a.advice}`, `for ${lasting(a.seconds)}: ${a.detail}`));
-    route.one_recipient.forEach((m) => say("warn", "one by one", `Recipients of ${m.domain} are asked to come alone: the server refuses whole messages for one of them.`, `for ${lasting(m.remaining_seconds)} more`));
+    route.alarms.forEach((a) => say(a.kind === "relay-untested" ? "warn" : "bad", a.kind, `${route.name} ${a.about}: ${a.advice}`, a.detail, `for ${lasting(a.seconds)}: `));
+    route.one_recipient.forEach((m) => say("warn", "one by one", `Recipients of ${m.domain} are asked to come alone: the server refuses whole messages for one of them.`, "", `for ${lasting(m.remaining_seconds)} more`));
   }
   for (const c of status.certificates) {
     if (c.fault) say("bad", "certificate", `${c.chain} ${c.fault}`);
@@ -166,19 +167,34 @@ function problemsOf(status) {
   }
   if (status.cache.store && status.cache.store.fault) say("bad", "store", "The store cannot be written; a restart will be cold.", status.cache.store.fault);
   const { shared } = status.cache;
-  if (shared && shared.fault) say("warn", "shared", "This instance shares nothing now: it remembers, asks and counts for itself.", `for ${lasting(shared.seconds)}: ${shared.address}, ${shared.fault}`);
+  if (shared && shared.fault) say("warn", "shared", "This instance shares nothing now: it remembers, asks and counts for itself.", `${shared.address}, ${shared.fault}`, `for ${lasting(shared.seconds)}: `);
   if (status.connections.open >= 0.9 * status.connections.max) say("warn", "connections", `${count(status.connections.open)} of ${count(status.connections.max)} connections are open.`);
   return all.sort((a, b) => (a.kind === b.kind ? 0 : a.kind === "bad" ? -1 : 1));
 }
 
+const drawnProblems = new Map();
+
 function drawProblems(status) {
-  const problems = problemsOf(status);
-  byId("attention").hidden = problems.length === 0;
-  byId("problems").replaceChildren(...problems.map((p) => {
-    const item = make("li", "", pill(p.kind, p.name), make("span", "", p.text));
-    if (p.more) item.append(make("small", "", p.more));
-    return item;
-  }));
+  const problems = new Map(problemsOf(status).map((p) => [[p.kind, p.name, p.text, p.more].join("\0"), p]));
+  byId("attention").hidden = problems.size === 0;
+  for (const [key, { item }] of drawnProblems) {
+    if (problems.has(key)) continue;
+    item.remove();
+    drawnProblems.delete(key);
+  }
+  let place = byId("problems").firstChild;
+  for (const [key, p] of problems) {
+    if (!drawnProblems.has(key)) {
+      const age = make("span");
+      const item = make("li", "", pill(p.kind, p.name), make("span", "", p.text));
+      if (p.more || p.age) item.append(make("small", "", age, make("span", "", p.more)));
+      drawnProblems.set(key, { item, age });
+    }
+    const { item, age } = drawnProblems.get(key);
+    write(age, p.age);
+    if (item === place) place = place.nextSibling;
+    else byId("problems").insertBefore(item, place);
+  }
 }
 
 function drawSessions(list) {
