@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::assemble::{named_by, reassemble};
 use super::housekeeping::greet_new_backends;
 use super::listen::{Door, Place};
-use super::{Bound, LOOKED_UP, Server, StartFault};
+use super::{Bound, LOOKED_UP, Server, StartFault, say_what_is_not_permitted};
 use crate::admin::Panel;
 use crate::config::{Changes, Config, Mode, Route};
 use crate::net::inherited::Inherited;
@@ -48,6 +48,7 @@ impl Server {
         let changes = Changes::take_over(&old.config, &mut config);
         let opened = self.bind_new(&config, &old)?;
         let new = Arc::new(reassemble(&old, config, &changes, &self.dialer)?);
+        say_what_is_not_permitted(&new.config);
         let replaced = self.parted.child_token();
         new.backends.follow(&self.parted, LOOKED_UP).await;
         let greeted = Arc::clone(&new);
