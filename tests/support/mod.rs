@@ -12,6 +12,7 @@
 //! - `sender`: swaks and Python's smtplib, the clients we did not write.
 //! - `backstop`: the built binary with a configuration, its log, its memory and its end.
 //! - `dns`: a name server that says what it is told.
+//! - `instance`: one of several that share a Redis.
 //! - `admin`: HTTP to its admin endpoint.
 //! - `browser`: a real Chromium, for the live page.
 //! - `hostile`: what is said to whoever reads logs and pages.
@@ -43,6 +44,7 @@ pub mod dns;
 pub mod exim;
 pub mod haproxy;
 pub mod hostile;
+pub mod instance;
 pub mod machine;
 pub mod message;
 pub mod namespaces;
