@@ -239,20 +239,6 @@ async fn a_ban_holds_everywhere_and_is_lifted_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn guesses_spread_over_instances_count_as_those_of_one_client() {
-    const LIMIT: usize = 100;
-    let ((_store, backend), redis) = (backend().await, Redis::start(&[]).await);
-    let limits = format!("max_unknown_per_hour = {LIMIT}\n[limits]\nmax_errors = 0");
-    let all: [Instance; 3] = instances(backend, &redis, &limits).await;
-    let guessing = (0..12).map(|n| {
-        let instance = &all[n % 3];
-        async move { guess(instance, "203.0.113.77", &format!("guess{n}")).await }
-    });
-    let refused: usize = join_all(guessing).await.into_iter().sum();
-    assert!((LIMIT * 95 / 100..=LIMIT * 105 / 100 + 1).contains(&refused), "{refused} were told");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn when_redis_dies_each_goes_on_alone_and_shares_afterwards_what_it_learnt() {
     let ((store, backend), mut redis) = (backend().await, Redis::start(&[]).await);
     let [one, other] = instances(backend, &redis, "").await;

@@ -56,10 +56,17 @@ impl Instance {
 
     /// A client at this address, greeted or turned away.
     pub async fn connect(&self, from: &str) -> (Client, Reply) {
-        let mut client = Client::connect(self.address).await;
-        client.send(format!("PROXY TCP4 {from} 203.0.113.255 40000 25\r\n")).await;
+        let mut client = self.open(from).await;
         let greeting = client.reply().await;
         (client, greeting)
+    }
+
+    /// The same before the greeting.
+    pub async fn open(&self, from: &str) -> Client {
+        let mut client = Client::connect(self.address).await;
+        let header = if from.contains(':') { "TCP6 {} 2001:db8:ffff::25" } else { "TCP4 {} 203.0.113.255" };
+        client.send(format!("PROXY {} 40000 25\r\n", header.replace("{}", from))).await;
+        client
     }
 
     /// A client that is about to name recipients.
