@@ -8,7 +8,6 @@ mod support;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -16,9 +15,9 @@ use futures_util::future::join_all;
 use support::LOOK_AGAIN;
 use support::backend::Backend;
 use support::client::Reply;
+use support::guesser::{Guesser, Harvest};
 use support::instance::{Instance, KNOWN, backend, instances};
 use support::redis::Redis;
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -28,103 +27,6 @@ const ADDRESS: Guesser = Guesser::Address([203, 0, 113, 77]);
 const NEIGHBOUR: &str = "203.0.113.254";
 /// Addresses of it that guess. BACKSTOP_HARVEST_HOSTS sets another number; `tests/slow` takes them all.
 const HOSTS: u8 = 24;
-/// Names a connection asks for before it goes on with another instance.
-const SESSION: usize = 8;
-
-/// A client in the sense of the limit.
-#[derive(Clone, Copy)]
-enum Guesser {
-    Address([u8; 4]),
-    /// Each connection has another address of the network.
-    Network(u16),
-}
-
-impl Guesser {
-    /// Where its next connection comes from.
-    fn address(self) -> String {
-        static NEXT: AtomicU16 = AtomicU16::new(1);
-        match self {
-            Self::Address([a, b, c, d]) => format!("{a}.{b}.{c}.{d}"),
-            Self::Network(network) => {
-                let host = NEXT.fetch_add(1, Ordering::Relaxed);
-                format!("2001:db8:0:{network:x}:{:x}::{host:x}", host.wrapping_mul(7919))
-            }
-        }
-    }
-
-    /// What its names have in common.
-    fn mark(self) -> String {
-        match self {
-            Self::Address([.., c, d]) => format!("guess4.{c}.{d}."),
-            Self::Network(network) => format!("guess6.{network}."),
-        }
-    }
-
-    /// One of its connections, opened again and again at each instance that does not turn it away yet. Gives how many names were
-    /// refused as unknown.
-    async fn guess(self, all: Arc<[Instance; 3]>, connection: usize) -> usize {
-        let mut open: Vec<usize> = (0..all.len()).collect();
-        let (mut refused, mut turn) = (0, connection);
-        while !open.is_empty() {
-            let place = turn % open.len();
-            turn += 1;
-            let (mut client, greeting) = all[open[place]].connect(&self.address()).await;
-            if greeting.code == 421 {
-                greeting.is("421 4.7.0");
-                open.remove(place);
-                continue;
-            }
-            client.command("EHLO client.test").await.is("250");
-            client.command("MAIL FROM:<sender@client.test>").await.is("250");
-            let before = refused;
-            while refused - before < SESSION {
-                let at_once = if connection.is_multiple_of(2) { 1 } else { SESSION };
-                let names = (refused..refused + at_once)
-                    .map(|n| format!("RCPT TO:<{}{connection}.{n}@example.org>\r\n", self.mark()));
-                let sent = client.try_send(names.collect::<String>()).await;
-                let mut put_off = false;
-                let mut ended = sent.is_err();
-                for _ in 0..at_once {
-                    match client.try_reply().await.as_ref().map(|reply| reply.code) {
-                        Some(550) => refused += 1,
-                        // Too many wait for an answer.
-                        Some(451) => put_off = true,
-                        Some(421) | None => ended = true,
-                        Some(code) => panic!("{code}"),
-                    }
-                }
-                if ended {
-                    break;
-                }
-                if put_off {
-                    sleep(LOOK_AGAIN).await;
-                }
-            }
-        }
-        refused
-    }
-}
-
-/// The attack of all of them, over as many connections each. Gives what each got out of it.
-async fn harvest(
-    all: &Arc<[Instance; 3]>,
-    guessers: &[Guesser],
-    connections: usize,
-) -> HashMap<String, usize> {
-    let mut guessing = JoinSet::new();
-    for guesser in guessers.iter().copied() {
-        for connection in 0..connections {
-            let all = Arc::clone(all);
-            guessing.spawn(async move { (guesser.mark(), guesser.guess(all, connection).await) });
-        }
-    }
-    let mut got: HashMap<String, usize> = HashMap::new();
-    while let Some(one) = guessing.join_next().await {
-        let (mark, refused) = one.expect("a guesser does not panic");
-        *got.entry(mark).or_default() += refused;
-    }
-    got
-}
 
 /// Somebody who mistypes now and then, until `over`; what was no good answer.
 async fn live_beside(all: Arc<[Instance; 3]>, from: &str, over: CancellationToken) -> Vec<Reply> {
@@ -186,7 +88,8 @@ async fn the_limit_holds(
     let beside =
         join_all([neighbour, "192.0.2.7"].map(|from| live_beside(Arc::clone(&all), from, over.clone())));
     let attack = async {
-        let got = harvest(&all, guessers, connections).await;
+        let harvest = Harvest { connections, pause: Duration::ZERO, over: CancellationToken::new() };
+        let got = harvest.run(&all, guessers).await;
         over.cancel();
         got
     };

@@ -25,15 +25,22 @@ pub struct Instance {
 }
 
 impl Instance {
+    /// With what a client asks for counted, refusals not held back, and the network exempt that [`Self::ask`] comes from.
     pub fn configuration(backend: SocketAddr, shared: &str, more: &str) -> String {
+        const HARVEST: &str =
+            "[harvest]\ntarpit = \"0s\"\nmax_unknown_per_session = 0\nexempt = [\"198.51.100.0/24\"]\n";
+        Self::plain(backend, shared) + HARVEST + more + "\n"
+    }
+
+    /// With clients held to what they are by default.
+    pub fn plain(backend: SocketAddr, shared: &str) -> String {
         format!(
             "hostname = \"mx.example.org\"\n\
              [[listener]]\nname = \"mx\"\naddress = [\"127.0.0.1:0\"]\n\
              proxy_protocol = \"required\"\ntrusted = [\"127.0.0.0/8\"]\n\
              [admin]\naddress = \"127.0.0.1:0\"\n\
              [[route]]\ndomains = [\"example.org\"]\nbackends = [\"{backend}\"]\n\
-             [cache]\nshared = \"{shared}\"\nsecret = \"{SECRET}\"\n\
-             [harvest]\ntarpit = \"0s\"\nmax_unknown_per_session = 0\nexempt = [\"198.51.100.0/24\"]\n{more}\n"
+             [cache]\nshared = \"{shared}\"\nsecret = \"{SECRET}\"\n"
         )
     }
 
@@ -44,7 +51,12 @@ impl Instance {
     }
 
     pub async fn joined(backend: SocketAddr, shared: &str, more: &str) -> Self {
-        let instance = Self::start(backend, shared, more).await;
+        Self::joined_as(&Self::configuration(backend, shared, more)).await
+    }
+
+    pub async fn joined_as(configuration: &str) -> Self {
+        let (backstop, address) = Backstop::ready(configuration).await;
+        let instance = Self { backstop, address };
         instance.is_up(true).await;
         instance
     }
@@ -56,17 +68,9 @@ impl Instance {
 
     /// A client at this address, greeted or turned away.
     pub async fn connect(&self, from: &str) -> (Client, Reply) {
-        let mut client = self.open(from).await;
+        let mut client = connect_as(from, self.address).await;
         let greeting = client.reply().await;
         (client, greeting)
-    }
-
-    /// The same before the greeting.
-    pub async fn open(&self, from: &str) -> Client {
-        let mut client = Client::connect(self.address).await;
-        let header = if from.contains(':') { "TCP6 {} 2001:db8:ffff::25" } else { "TCP4 {} 203.0.113.255" };
-        client.send(format!("PROXY {} 40000 25\r\n", header.replace("{}", from))).await;
-        client
     }
 
     /// A client that is about to name recipients.
@@ -102,6 +106,14 @@ impl Instance {
         let response = self.backstop.admin().await.get("/readyz?verbose").await.is(200);
         response.body
     }
+}
+
+/// A client of which a front says that it has this address; the greeting is not read yet.
+pub async fn connect_as(from: &str, address: SocketAddr) -> Client {
+    let mut client = Client::connect(address).await;
+    let header = if from.contains(':') { "TCP6 {} 2001:db8:ffff::25" } else { "TCP4 {} 203.0.113.255" };
+    client.send(format!("PROXY {} 40000 25\r\n", header.replace("{}", from))).await;
+    client
 }
 
 pub async fn backend() -> (Backend, SocketAddr) {
