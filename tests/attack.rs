@@ -9,11 +9,11 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use support::attack::{self, Attack, Deliveries, Seen, deliver, percentile, words};
+use support::attack::{self, Attack, Seen, beside, clean_address, deliver, percentile, words};
 use support::backstop::Backstop;
+use support::client::Client;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -33,15 +33,15 @@ async fn names_nobody_has_are_refused_in_postfix_own_words_and_delay_nobody() {
     // The first delivery to a mailbox is no delivery to a known one.
     let quiet = CancellationToken::new();
     quiet.cancel();
-    let first = deliver(address, Duration::ZERO, quiet, |_| attack::KNOWN.to_owned()).await;
+    let open = async move |_| Client::connect_from(clean_address(), address).await;
+    let first = deliver(open, Duration::ZERO, quiet, |_| attack::KNOWN.to_owned()).await;
     assert!(first.refused.is_empty(), "{:?}", first.refused);
-    let quiet =
-        beside(address, "quiet", sleep(Duration::from_secs(if names > NAMES { 15 } else { 2 }))).await;
+    let quiet = beside(open, "quiet", sleep(Duration::from_secs(if names > NAMES { 15 } else { 2 }))).await;
     let before = Seen::of(&postfix).await;
     let pause = Duration::from_millis(setting("BACKSTOP_ATTACK_PAUSE_MS").unwrap_or(0) as u64);
     let attack = Attack { names, connections, pause, within: Duration::from_secs(600) };
     let mut heard = None;
-    let attacked = beside(address, "busy", async {
+    let attacked = beside(open, "busy", async {
         heard = Some(attack.run(address, words).await);
     })
     .await;
@@ -63,7 +63,7 @@ async fn names_nobody_has_are_refused_in_postfix_own_words_and_delay_nobody() {
     );
     for (what, quiet, busy) in [("known", &quiet.known, &attacked.known), ("new", &quiet.new, &attacked.new)]
     {
-        println!("{what} mailboxes: quiet {}, under attack {}", figures(quiet), figures(busy));
+        println!("{what} mailboxes: quiet {}, under attack {}", quiet.figures(), busy.figures());
     }
 
     assert!(heard.others.is_empty(), "{:?}", heard.others);
@@ -83,37 +83,6 @@ async fn names_nobody_has_are_refused_in_postfix_own_words_and_delay_nobody() {
     }
     drop(backstop);
     postfix.settled().await;
-}
-
-/// What went on beside something.
-struct Beside {
-    known: Deliveries,
-    new: Deliveries,
-}
-
-/// Delivers to known mailboxes and to new ones for as long as `busy` takes, on a thread that the attackers are not on.
-async fn beside(address: SocketAddr, label: &'static str, busy: impl Future<Output = ()>) -> Beside {
-    const PAUSE: Duration = Duration::from_millis(30);
-    let over = CancellationToken::new();
-    let until = over.clone();
-    let delivering = tokio::task::spawn_blocking(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(async {
-            let known = deliver(address, PAUSE, until.clone(), |_| attack::KNOWN.to_owned());
-            let new = deliver(address, PAUSE, until.clone(), |n| format!("new.{label}.{n}@example.org"));
-            let (known, new) = tokio::join!(known, new);
-            Beside { known, new }
-        })
-    });
-    busy.await;
-    over.cancel();
-    delivering.await.expect("no panic")
-}
-
-fn figures(deliveries: &Deliveries) -> String {
-    let took = &deliveries.took;
-    let [half, most, all] = [50, 99, 100].map(|percent| percentile(took, percent).as_secs_f64() * 1000.0);
-    format!("{} deliveries, median {half:.1} ms, p99 {most:.1} ms, longest {all:.1} ms", took.len())
 }
 
 fn setting(name: &str) -> Option<usize> {

@@ -228,6 +228,45 @@ async fn a_changed_route_never_has_more_connections_than_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_alarmed_about_what_is_not_there_any_more() {
+    let (_backend, store) = Backend::start(Script::blind()).await;
+    let configuration = Backstop::configuration(store);
+    let gone = free_address();
+    let two = configuration.clone()
+        + &format!("[[route]]\nname = \"other\"\ndomains = [\"example.com\"]\nbackends = [\"{gone}\"]\n");
+    let (backstop, address) = Backstop::ready(&two).await;
+    let admin = backstop.admin().await;
+    let mut client = Client::greeted(address).await;
+    client.envelope("sender@client.test", KNOWN).await.is("250");
+    client.quit().await;
+    let alarms =
+        async || admin.metric("backstop_route_alarms{kind=\"unverifiable\",route=\"example.org\"}").await;
+    let up = async |route: &str, purpose: &str| {
+        admin.metric(&format!("backstop_route_up{{route=\"{route}\",use=\"{purpose}\"}}")).await
+    };
+    let last = async || admin.metric("backstop_config_last_reload_successful").await;
+    assert_eq!((alarms().await, last().await), (Some(1.0), Some(1.0)));
+    assert_eq!(
+        (up("example.org", "delivery").await, up("example.org", "probe").await),
+        (Some(1.0), Some(1.0))
+    );
+    assert_eq!((up("other", "delivery").await, up("other", "probe").await), (Some(0.0), Some(0.0)));
+    // A reload that changes nothing of it leaves it as it is; one that is refused says so until another is taken.
+    backstop.rewrite("broken =");
+    assert_eq!(admin.post("/api/v1/reload").await.status, 422);
+    assert_eq!((alarms().await, last().await), (Some(1.0), Some(0.0)));
+    backstop.rewrite(&(two + "[limits]\nmax_recipients = 9\n"));
+    assert_eq!(admin.post("/api/v1/reload").await.status, 200);
+    assert_eq!((alarms().await, last().await), (Some(1.0), Some(1.0)));
+    // Nobody is asked any more, and the other route is gone.
+    backstop.rewrite(&(configuration + "verify.mode = \"off\"\n"));
+    assert_eq!(admin.post("/api/v1/reload").await.status, 200);
+    assert_eq!(alarms().await, Some(0.0));
+    assert_eq!((up("example.org", "delivery").await, up("example.org", "probe").await), (Some(1.0), None));
+    assert_eq!(up("other", "delivery").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_watched_file_is_read_again_when_it_changes() {
     let (_backend, store) = Backend::start(Script::knowing([KNOWN])).await;
     let configuration = Backstop::configuration(store);

@@ -11,114 +11,12 @@ use futures_util::future::join_all;
 use support::backend::{Action, Backend, Phase, Script, at};
 use support::backstop::Backstop;
 use support::certificate::Authority;
-use support::client::{Client, Reply};
+use support::instance::{Instance, KNOWN, UNKNOWN, backend, instances, until};
 use support::machine::{Directory, free_address};
 use support::redis::{Line, PASSWORD, Redis, url};
-use support::{LOOK_AGAIN, PATIENCE, eventually};
-use tokio::time::{Instant, sleep};
+use support::{LOOK_AGAIN, eventually};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-
-const KNOWN: &str = "anna@example.org";
-const UNKNOWN: &str = "nobody@example.org";
-const SECRET: &str = "the-same-on-all-instances";
-
-/// A proxy that shares, before the backend all have.
-struct Instance {
-    backstop: Backstop,
-    address: SocketAddr,
-}
-
-impl Instance {
-    fn configuration(backend: SocketAddr, shared: &str, more: &str) -> String {
-        format!(
-            "hostname = \"mx.example.org\"\n\
-             [[listener]]\nname = \"mx\"\naddress = [\"127.0.0.1:0\"]\n\
-             proxy_protocol = \"required\"\ntrusted = [\"127.0.0.0/8\"]\n\
-             [admin]\naddress = \"127.0.0.1:0\"\n\
-             [[route]]\ndomains = [\"example.org\"]\nbackends = [\"{backend}\"]\n\
-             [cache]\nshared = \"{shared}\"\nsecret = \"{SECRET}\"\n\
-             [harvest]\ntarpit = \"0s\"\nmax_unknown_per_session = 0\nexempt = [\"198.51.100.0/24\"]\n{more}\n"
-        )
-    }
-
-    /// One that has not joined yet, or cannot.
-    async fn start(backend: SocketAddr, shared: &str, more: &str) -> Self {
-        let (backstop, address) = Backstop::ready(&Self::configuration(backend, shared, more)).await;
-        Self { backstop, address }
-    }
-
-    async fn joined(backend: SocketAddr, shared: &str, more: &str) -> Self {
-        let instance = Self::start(backend, shared, more).await;
-        instance.is_up(true).await;
-        instance
-    }
-
-    /// Waits until it shares, or does not.
-    async fn is_up(&self, up: bool) {
-        self.backstop.admin().await.until_metric("backstop_shared_up", f64::from(u8::from(up))).await;
-    }
-
-    /// A client at this address, greeted or turned away.
-    async fn connect(&self, from: &str) -> (Client, Reply) {
-        let mut client = Client::connect(self.address).await;
-        client.send(format!("PROXY TCP4 {from} 203.0.113.255 40000 25\r\n")).await;
-        let greeting = client.reply().await;
-        (client, greeting)
-    }
-
-    /// A client that is about to name recipients.
-    async fn client(&self, from: &str) -> Client {
-        let (mut client, greeting) = self.connect(from).await;
-        greeting.is("220");
-        client.command("EHLO client.test").await.is("250");
-        client.command("MAIL FROM:<sender@client.test>").await.is("250");
-        client
-    }
-
-    /// What a client is told of a recipient.
-    async fn ask(&self, recipient: &str) -> Reply {
-        let mut client = self.client("198.51.100.9").await;
-        let reply = client.command(&format!("RCPT TO:<{recipient}>")).await;
-        client.quit().await;
-        reply
-    }
-
-    /// Recipients answered from what others knew.
-    async fn known_elsewhere(&self, result: &str) -> f64 {
-        let series = format!(
-            "backstop_recipients_total{{result=\"{result}\",route=\"example.org\",source=\"shared\"}}"
-        );
-        self.backstop.admin().await.metric(&series).await.unwrap_or(0.0)
-    }
-
-    async fn forget(&self, what: &str) {
-        self.backstop.admin().await.delete(&format!("/api/v1/recipients{what}")).await.is(200);
-    }
-
-    async fn is_ready(&self) -> String {
-        let response = self.backstop.admin().await.get("/readyz?verbose").await.is(200);
-        response.body
-    }
-}
-
-async fn backend() -> (Backend, SocketAddr) {
-    Backend::start(Script::knowing([KNOWN])).await
-}
-
-async fn instances<const N: usize>(backend: SocketAddr, redis: &Redis, more: &str) -> [Instance; N] {
-    let url = redis.url();
-    let all = join_all((0..N).map(|_| Instance::joined(backend, &url, more))).await;
-    all.try_into().unwrap_or_else(|_| unreachable!("as many as were started"))
-}
-
-/// Waits for what must become true by itself.
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        sleep(LOOK_AGAIN).await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_instance_has_learnt_all_know() {
@@ -338,20 +236,6 @@ async fn a_ban_holds_everywhere_and_is_lifted_everywhere() {
     client.command(&format!("RCPT TO:<{UNKNOWN}>")).await.is("550");
     client.quit().await;
     other.client(GUESSER).await.quit().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn guesses_spread_over_instances_count_as_those_of_one_client() {
-    const LIMIT: usize = 100;
-    let ((_store, backend), redis) = (backend().await, Redis::start(&[]).await);
-    let limits = format!("max_unknown_per_hour = {LIMIT}\n[limits]\nmax_errors = 0");
-    let all: [Instance; 3] = instances(backend, &redis, &limits).await;
-    let guessing = (0..12).map(|n| {
-        let instance = &all[n % 3];
-        async move { guess(instance, "203.0.113.77", &format!("guess{n}")).await }
-    });
-    let refused: usize = join_all(guessing).await.into_iter().sum();
-    assert!((LIMIT * 95 / 100..=LIMIT * 105 / 100 + 1).contains(&refused), "{refused} were told");
 }
 
 #[tokio::test(flavor = "multi_thread")]

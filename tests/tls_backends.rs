@@ -147,6 +147,29 @@ async fn a_postfix_that_cannot_be_verified_gets_nothing_and_the_log_says_what_to
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_file_the_systems_roots_are_trusted_and_no_others() {
+    let (trusted, other) = (Authority::new(), Authority::new());
+    let directory = Directory::new("tls-system");
+    let roots = directory.write("roots.pem", &trusted.root);
+    for (authority, known) in [(&trusted, true), (&other, false)] {
+        let script = Script::knowing([KNOWN]).with_starttls(authority.issue(&["store.example"]).server());
+        let (backend, store) = Backend::start(script).await;
+        let keys = "tls = \"verify\"\neject = \"0s\"\ntls_name = \"store.example\"\n";
+        // Where the system keeps them is the system's affair; this is how it is told otherwise.
+        let mut command = std::process::Command::new("env");
+        command.arg(format!("SSL_CERT_FILE={}", roots.display()));
+        let backstop = Backstop::start_within(command, &(Backstop::configuration(store) + keys));
+        let front = backstop.address("mx").await;
+        if known {
+            mail_flows(front).await;
+        } else {
+            mail_waits(front).await;
+        }
+        assert_eq!(backend.record().messages.len(), usize::from(known));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reload_reads_the_roots_again() {
     let (authority, another) = (Authority::new(), Authority::new());
     let directory = Directory::new("tls-roots");

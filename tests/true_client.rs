@@ -131,6 +131,17 @@ async fn a_postfix_that_insists_on_names_takes_who_has_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_system_does_not_allow_is_said_at_the_start() {
+    let (_backend, store) = Backend::start(Script::knowing([KNOWN])).await;
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--bounding-set=-net_admin,-net_raw", "--inh-caps=-net_admin,-net_raw"]);
+    let configuration = configuration(store, "", "client_address = \"transparent\"");
+    let backstop = Backstop::start_within(command, &configuration);
+    let log = backstop.logged("give CAP_NET_ADMIN").await;
+    assert!(log.contains("ERROR") && log.contains("example.org"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn names_that_are_not_to_be_looked_up_are_not() {
     let postfix = Postfix::start_with(&[KNOWN], &[("smtpd_authorized_xclient_hosts", "127.0.0.0/8")]).await;
     let (dns, server) = NameServer::start().await;

@@ -312,12 +312,18 @@ impl Destination {
             .reduce(|all, one| all.intersection(&one))
     }
 
+    /// Whether one of its backends took us when it was last tried.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.members.load().iter().any(|member| member.backend.state() == BackendState::Up)
+    }
+
     /// Brings its metrics up to date.
     pub(super) fn observe(&self) {
         let members = self.members.load();
         let is = |state| members.iter().filter(|member| member.backend.state() == state).count();
         let states = [BackendState::Up, BackendState::Down, BackendState::Untried].map(|s| (s, is(s)));
-        let up = is(BackendState::Up) > 0;
+        let up = self.is_up();
         let dns_up = matches!(self.looked_up(), LookedUp::Never | LookedUp::Known);
         let limit = members.iter().map(|member| member.backend.budget().account().limit).sum();
         for series in &self.blueprint.metrics {

@@ -8,7 +8,7 @@ use super::harvest::{Ban, Standing, ban_of, sentence, standing_of};
 use super::hour::Tally;
 use super::ledger::{Ledger, Sentence};
 use crate::net::client_key::ClientKey;
-use crate::store::{Counted, Tier};
+use crate::store::{Counted, Haste, NoLeave, Tier};
 
 /// See the module.
 #[derive(Debug)]
@@ -62,16 +62,17 @@ impl Elsewhere {
     }
 
     /// Asks for leave on all instances. Gives how many recipients may be asked for, and what the client asked for within the hour,
-    /// here (`own`) and elsewhere; none when the tier is away.
+    /// here (`own`) and elsewhere.
     pub(super) async fn reserve(
         &self,
         client: ClientKey,
-        wanted: u16,
-        most: u32,
+        (wanted, most): (u16, u32),
+        haste: Haste,
         own: impl Fn() -> Tally,
-    ) -> Option<(u16, Tally)> {
+    ) -> Result<(u16, Tally), NoLeave> {
         let hash = self.hash(client);
-        let Counted { granted, unknown, known } = self.tier.reserve(hash, wanted.into(), most).await.ok()?;
+        let counted = self.tier.reserve(hash, wanted.into(), most, haste).await?;
+        let Counted { granted, unknown, known } = counted;
         let (own, now) = (own(), self.ledger.now());
         let elsewhere = Tally { unknown, known }.beyond(own);
         self.ledger.change(local(hash), now, |record| {
@@ -80,7 +81,7 @@ impl Elsewhere {
             }
             record.agree(now, elsewhere);
         });
-        Some((u16::try_from(granted).unwrap_or(u16::MAX).min(wanted), own.plus(elsewhere)))
+        Ok((u16::try_from(granted).unwrap_or(u16::MAX).min(wanted), own.plus(elsewhere)))
     }
 
     /// A client was banned here.

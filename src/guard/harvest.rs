@@ -6,8 +6,8 @@
 //! together: neither pipelining nor many connections get past the limit. Who only connects and quits is not remembered.
 //!
 //! Everything that changes what is known is an [`Event`], and everything that is asked is one of [`Harvest::ban`],
-//! [`Harvest::standing`], [`Harvest::leave`]: instances that tell each other their events know the same clients. What is
-//! pending is of one instance alone.
+//! [`Harvest::standing`], [`Harvest::leave`]: instances that tell each other their events know the same clients. In a tier leave
+//! is given by all instances together; who guesses gets none while they cannot be asked, as long as they can be expected to be asked soon.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::ledger::{Ledger, Record, Sentence};
 use crate::config;
 use crate::net::client_key::ClientKey;
 use crate::observe::metrics::Metrics;
-use crate::store::{News, Tier};
+use crate::store::{Haste, News, NoLeave, Tier};
 
 /// How long recipients wait while too many others of the same client have no answer yet.
 const WAIT: Duration = Duration::from_secs(25);
@@ -32,6 +32,8 @@ const WAIT: Duration = Duration::from_secs(25);
 const FEW: u32 = 50;
 /// How often those that wait look whether other instances have answered.
 const LOOK_ELSEWHERE: Duration = Duration::from_millis(100);
+/// Clients whose sessions do not wake each other's.
+const BELLS: usize = 64;
 /// Sets visited before others get a turn.
 const SETS_AT_A_TIME: usize = 256;
 
@@ -91,8 +93,8 @@ pub struct Harvest {
     ledger: Ledger,
     /// What other instances know of clients, where there are some.
     elsewhere: Option<Elsewhere>,
-    /// Recipients got their answers, so that others may be asked for.
-    answered: Notify,
+    /// Recipients got their answers, so that the same clients may ask for others. Some clients share one.
+    answered: [Notify; BELLS],
     /// Sessions that wait for that.
     waiting: AtomicUsize,
     metrics: Metrics,
@@ -144,7 +146,7 @@ impl Harvest {
     pub fn within(limits: config::Harvest, metrics: Metrics, tier: Option<Tier>) -> Arc<Self> {
         let elsewhere = tier.map(|tier| Elsewhere::new(tier, limits.max_clients));
         let ledger = Ledger::new(limits.max_clients);
-        let (answered, waiting) = (Notify::new(), AtomicUsize::new(0));
+        let (answered, waiting) = (std::array::from_fn(|_| Notify::new()), AtomicUsize::new(0));
         Arc::new(Self {
             limits: ArcSwap::from_pointee(limits),
             ledger,
@@ -201,7 +203,7 @@ impl Harvest {
         let _waiting = Waiting::of(&self.waiting);
         loop {
             // Before looking: what is answered in between is heard of.
-            let answered = self.answered.notified();
+            let answered = self.bell(client).notified();
             match self.reserved(self.try_leave(client, held, wanted)).await {
                 Leave::Busy if Instant::now() < deadline => {
                     // What is answered on other instances is not heard of here.
@@ -312,16 +314,27 @@ impl Harvest {
         let (Some(elsewhere), Some(most)) = (&self.elsewhere, limit) else { return Leave::Granted(granted) };
         let client = granted.client;
         let pending = self.ledger.look(client, |record| record.pending).unwrap_or(0);
-        let few = u32::from(pending) <= most / FEW;
-        if few && granted.standing == Standing::Clean {
+        let few = most / FEW;
+        if u32::from(pending) <= few && granted.standing == Standing::Clean {
             return Leave::Granted(granted);
         }
         let own = || {
             let now = self.ledger.now();
             self.ledger.look(client, |record| record.tally(now)).unwrap_or_default()
         };
-        let Some((allowed, all)) = elsewhere.reserve(client, granted.recipients, most, own).await else {
-            return Leave::Granted(granted);
+        let tally = own().plus(elsewhere.known(client).tally);
+        let harmless = tally.spare().max(few.saturating_sub(tally.unknown));
+        let haste = if u32::from(pending) <= harmless { Haste::Pressing } else { Haste::Patient };
+        let asked = elsewhere.reserve(client, (granted.recipients, most), haste, own).await;
+        let (allowed, all) = match asked {
+            Ok(said) => said,
+            Err(NoLeave::Alone) => return Leave::Granted(granted),
+            Err(NoLeave::Late) => {
+                // What would not be too many whatever others count; who guesses waits for the tier.
+                let others = pending.saturating_sub(granted.recipients);
+                let allowed = harmless.saturating_sub(others.into());
+                return self.granted_of(granted, u16::try_from(allowed).unwrap_or(u16::MAX));
+            }
         };
         granted.reserved = allowed;
         if self.ban(client).is_some() {
@@ -334,10 +347,15 @@ impl Harvest {
             self.bans(client, all);
             return Leave::Banned;
         }
-        let more = granted.recipients - allowed;
-        self.ledger.look(client, |record| record.pending = record.pending.saturating_sub(more));
-        granted.recipients = allowed;
-        if allowed == 0 { Leave::Busy } else { Leave::Granted(granted) }
+        self.granted_of(granted, allowed)
+    }
+
+    /// So many at most of what was granted; the rest is pending no more.
+    fn granted_of(&self, mut granted: Granted, most: u16) -> Leave {
+        let more = granted.recipients.saturating_sub(most);
+        self.ledger.look(granted.client, |record| record.pending = record.pending.saturating_sub(more));
+        granted.recipients -= more;
+        if granted.recipients == 0 { Leave::Busy } else { Leave::Granted(granted) }
     }
 
     /// Another instance did something about a client.
@@ -392,11 +410,15 @@ impl Harvest {
     }
 
     /// Recipients are pending no more.
-    fn wake(&self) {
+    fn wake(&self, client: ClientKey) {
         // Whoever began to wait before the client's set was ours is seen here.
         if self.waiting.load(Ordering::Relaxed) > 0 {
-            self.answered.notify_waiters();
+            self.bell(client).notify_waiters();
         }
+    }
+
+    fn bell(&self, client: ClientKey) -> &Notify {
+        &self.answered[usize::try_from(client.bits() % BELLS as u64).unwrap_or_default()]
     }
 
     /// Clients known, and room for how many.
@@ -450,7 +472,7 @@ impl Granted {
             let (answered, reserved) =
                 (std::mem::take(&mut self.recipients), std::mem::take(&mut self.reserved));
             self.harvest.count(self.client, tally, self.held, (answered, reserved));
-            self.harvest.wake();
+            self.harvest.wake(self.client);
         }
     }
 }
@@ -467,7 +489,7 @@ impl Drop for Granted {
             self.harvest.ledger.look(self.client, |record| {
                 record.pending = record.pending.saturating_sub(recipients);
             });
-            self.harvest.wake();
+            self.harvest.wake(self.client);
         }
     }
 }

@@ -51,6 +51,12 @@ impl Tally {
         least.saturating_add(1).saturating_sub(self.unknown).max(1)
     }
 
+    /// How many more may be unknown while they are not more than 80 % of all.
+    #[must_use]
+    pub const fn spare(self) -> u32 {
+        self.known.saturating_mul(4).saturating_sub(self.unknown)
+    }
+
     /// All that was asked for and answered.
     #[must_use]
     pub const fn asked(self) -> u32 {

@@ -5,6 +5,7 @@
 //! stays keeps its socket, so there is no moment without one. What only the old one used keeps serving its sessions, within the same budget, and nothing else.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::time::timeout;
@@ -13,11 +14,13 @@ use tokio_util::sync::CancellationToken;
 use super::assemble::{named_by, reassemble};
 use super::housekeeping::greet_new_backends;
 use super::listen::{Door, Place};
-use super::{Bound, LOOKED_UP, Server, StartFault};
+use super::{Bound, LOOKED_UP, Server, StartFault, say_what_is_not_permitted};
 use crate::admin::Panel;
-use crate::config::{Changes, Config};
+use crate::config::{Changes, Config, Mode, Route};
 use crate::net::inherited::Inherited;
 use crate::observe::metrics::Metrics;
+use crate::observe::{Alarm, AlarmKind};
+use crate::proto::address::Domain;
 use crate::session::Context;
 
 /// What was taken over.
@@ -45,6 +48,7 @@ impl Server {
         let changes = Changes::take_over(&old.config, &mut config);
         let opened = self.bind_new(&config, &old)?;
         let new = Arc::new(reassemble(&old, config, &changes, &self.dialer)?);
+        say_what_is_not_permitted(&new.config);
         let replaced = self.parted.child_token();
         new.backends.follow(&self.parted, LOOKED_UP).await;
         let greeted = Arc::clone(&new);
@@ -119,7 +123,8 @@ impl Server {
         let admin = self.bound.iter().filter(|bound| &*bound.name == "admin").cloned().collect::<Vec<_>>();
         self.bound = bounds(&self.doors).into_iter().chain(admin).collect();
         std::mem::replace(&mut self.replaced, replaced).cancel();
-        forget_backends(&self.context().config, &new.config, &new.metrics);
+        forget(&self.context().config, &new.config, &new.metrics);
+        new.alarms.keep(|alarm| concerns(alarm, &new.config));
         self.current.store(Arc::clone(new));
         let panel = self.panel.load().showing(new);
         let generation = panel.generation;
@@ -129,18 +134,42 @@ impl Server {
     }
 }
 
-/// The numbers of backends that no route has any more.
-fn forget_backends(old: &Config, new: &Config, metrics: &Metrics) {
-    let named = |config: &Config| -> HashSet<(Arc<str>, String)> {
+/// Takes the numbers of what is not there any more out of sight: it would be seen as down, or ending, for ever.
+fn forget(old: &Config, new: &Config, metrics: &Metrics) {
+    let backends = |config: &Config| -> HashSet<(Arc<str>, String)> {
         let by_route = config
             .routes
             .iter()
             .flat_map(|route| named_by(route).map(|n| (Arc::clone(&route.name), n.to_string())));
         by_route.collect()
     };
-    for (route, backend) in named(old).difference(&named(new)) {
+    for (route, backend) in backends(old).difference(&backends(new)) {
         metrics.forget_backend(route, backend);
     }
+    let asked = |route: &Route| route.verify.mode != Mode::Off;
+    let routes = |config: &Config| -> HashSet<(Arc<str>, bool)> {
+        config.routes.iter().map(|route| (Arc::clone(&route.name), asked(route))).collect()
+    };
+    routes(old).difference(&routes(new)).for_each(|(route, _)| metrics.forget_route(route));
+    let chains = |config: &Config| -> HashSet<PathBuf> {
+        config.tls.certificates.iter().map(|certificate| certificate.files.chain.clone()).collect()
+    };
+    for chain in chains(old).difference(&chains(new)) {
+        metrics.forget_certificate(&chain.to_string_lossy());
+    }
+}
+
+/// Whether an alarm is about something that is still there, and still looked at.
+fn concerns(alarm: &Alarm, config: &Config) -> bool {
+    let Some(route) = config.routes.iter().find(|route| route.name == alarm.route) else { return false };
+    let about_the_store = !matches!(alarm.kind, AlarmKind::OpenRelay | AlarmKind::RelayUntested);
+    if about_the_store && route.verify.mode == Mode::Off {
+        return false;
+    }
+    let is_covered = |domain: Domain| config.routes.find(&domain).is_some_and(|of| of.name == route.name);
+    alarm.about.is_empty()
+        || route.domains.iter().any(|pattern| pattern.to_string() == alarm.about)
+        || Domain::parse(&alarm.about).is_ok_and(is_covered)
 }
 
 impl Panel {

@@ -29,7 +29,8 @@ pub use file::Bounds;
 pub use queue::{Journal, Shelf, Template};
 pub use record::{Fact, Record, Stamp};
 pub use shared::{
-    Ages, Alone, Consulted, Counted, Marks, News, RENEW_AFTER, Seen, Sight, Tier, TierAccount, Told, Turn,
+    Ages, Alone, Consulted, Counted, Haste, Marks, News, NoLeave, RENEW_AFTER, Seen, Sight, Tier,
+    TierAccount, Told, Turn,
 };
 
 use directory::Directory;

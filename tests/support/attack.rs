@@ -213,7 +213,7 @@ async fn say(client: &mut Client, command: &str) -> Option<Reply> {
 }
 
 /// Deliveries, one after the other, each by a client never seen before.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Deliveries {
     /// How long each took, sorted.
     pub took: Vec<Duration>,
@@ -221,9 +221,59 @@ pub struct Deliveries {
     pub refused: Vec<String>,
 }
 
-/// Delivers to `recipient` of 0, 1, 2 …, with `pause` between two deliveries, until `over`.
+impl Deliveries {
+    /// For people.
+    pub fn figures(&self) -> String {
+        let took = &self.took;
+        let [half, most, all] = [50, 99, 100].map(|percent| percentile(took, percent).as_secs_f64() * 1000.0);
+        format!("{} deliveries, median {half:.1} ms, p99 {most:.1} ms, longest {all:.1} ms", took.len())
+    }
+}
+
+/// What went on beside something.
+#[derive(Debug, Default)]
+pub struct Beside {
+    pub known: Deliveries,
+    pub new: Deliveries,
+}
+
+impl Beside {
+    /// With what went on another time.
+    pub fn add(&mut self, other: Self) {
+        for (all, more) in [(&mut self.known, other.known), (&mut self.new, other.new)] {
+            all.took.extend(more.took);
+            all.took.sort_unstable();
+            all.refused.extend(more.refused);
+        }
+    }
+}
+
+/// Delivers to known mailboxes and to new ones for as long as `busy` takes, on a thread that nobody else is on. `open` connects
+/// somebody never seen before.
+pub async fn beside<O>(open: O, label: &str, busy: impl Future<Output = ()>) -> Beside
+where
+    O: AsyncFn(usize) -> Client + Copy + Send + 'static,
+{
+    const PAUSE: Duration = Duration::from_millis(30);
+    let over = CancellationToken::new();
+    let (until, label) = (over.clone(), label.to_owned());
+    let delivering = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let known = deliver(open, PAUSE, until.clone(), |_| KNOWN.to_owned());
+            let new = deliver(open, PAUSE, until.clone(), |n| format!("new.{label}.{n}@example.org"));
+            let (known, new) = tokio::join!(known, new);
+            Beside { known, new }
+        })
+    });
+    busy.await;
+    over.cancel();
+    delivering.await.expect("no panic")
+}
+
+/// Delivers to `recipient` of 0, 1, 2 … by a client that `open` connects, with `pause` between two deliveries, until `over`.
 pub async fn deliver(
-    address: SocketAddr,
+    open: impl AsyncFn(usize) -> Client,
     pause: Duration,
     over: CancellationToken,
     recipient: impl Fn(usize) -> String,
@@ -232,7 +282,7 @@ pub async fn deliver(
     for number in 0.. {
         let recipient = recipient(number);
         let began = Instant::now();
-        let mut client = Client::connect_from(clean_address(), address).await;
+        let mut client = open(number).await;
         match deliver_one(&mut client, &recipient).await {
             Ok(()) => deliveries.took.push(began.elapsed()),
             Err(reply) => deliveries.refused.push(format!("{recipient}: {reply:?}")),
@@ -260,7 +310,7 @@ async fn deliver_one(client: &mut Client, recipient: &str) -> Result<(), Option<
 }
 
 /// An address on loopback that no other client of this process has.
-fn clean_address() -> Ipv4Addr {
+pub fn clean_address() -> Ipv4Addr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 0)) + NEXT.fetch_add(1, Ordering::Relaxed) % 0xff_0000)
 }

@@ -9,9 +9,11 @@
 //! - `backend`: a scripted SMTP server that does exactly the wrong thing on request, over TCP or in memory.
 //! - `client`: a raw SMTP client that sends what it is told, in the segments it is told.
 //! - `attack`: names nobody has, from many connections, and what they heard.
+//! - `guesser`: clients that guess recipients at all instances of a tier.
 //! - `sender`: swaks and Python's smtplib, the clients we did not write.
 //! - `backstop`: the built binary with a configuration, its log, its memory and its end.
 //! - `dns`: a name server that says what it is told.
+//! - `instance`: one of several that share a Redis.
 //! - `admin`: HTTP to its admin endpoint.
 //! - `browser`: a real Chromium, for the live page.
 //! - `hostile`: what is said to whoever reads logs and pages.
@@ -41,8 +43,10 @@ pub mod certificate;
 pub mod client;
 pub mod dns;
 pub mod exim;
+pub mod guesser;
 pub mod haproxy;
 pub mod hostile;
+pub mod instance;
 pub mod machine;
 pub mod message;
 pub mod namespaces;

@@ -37,7 +37,7 @@ function drawStatus(status) {
   put("open", count(connections.open));
   put("open-max", count(connections.max));
   byId("open-line").firstElementChild.style.width = Math.min(100, (100 * connections.open) / connections.max) + "%";
-  put("in-transaction", count(Object.values(status.sessions).reduce((sum, s) => sum + s.transaction, 0)));
+  put("in-transaction", count(Object.values(status.sessions).reduce((sum, s) => sum + s.transaction + s.data, 0)));
   put("clients-known", count(clients.known));
   put("clients-room", count(clients.max_clients));
   const probes = routes.map((route) => route.probes).filter(Boolean);
@@ -156,7 +156,12 @@ function problemsOf(status) {
       say("warn", "dns", `${d.address} (${route.name}) cannot be looked up${d.members.length ? "; what was known last is used" : ""}.`, d.dns.fault));
     const backends = backendsOf(route);
     const down = backends.filter((b) => b.state === "down");
-    if (down.length && down.length === backends.length) say("bad", "down", `No backend of ${route.name} can be reached; its mail is answered 451.`, down[0].last_fault);
+    const without = (use) => {
+      const used = backends.filter((b) => b.uses.includes(use));
+      return used.length > 0 && used.every((b) => b.state === "down");
+    };
+    if (without("mail")) say("bad", "down", `No backend of ${route.name} can be reached; its mail is answered 451.`, down[0].last_fault);
+    else if (without("questions")) say("bad", "down", `Nobody who knows the recipients of ${route.name} can be reached; those that are not remembered are answered 451.`, down[0].last_fault);
     else down.forEach((b) => say("warn", "down", `${b.address} (${route.name}) cannot be reached.`, b.last_fault));
     route.alarms.forEach((a) => say(a.kind === "relay-untested" ? "warn" : "bad", a.kind, `${route.name} ${a.about}: ${a.advice}`, a.detail, `for ${lasting(a.seconds)}: `));
     route.one_recipient.forEach((m) => say("warn", "one by one", `Recipients of ${m.domain} are asked to come alone: the server refuses whole messages for one of them.`, "", `for ${lasting(m.remaining_seconds)} more`));

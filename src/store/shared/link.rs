@@ -22,8 +22,11 @@ use crate::observe::metrics::{Metrics, SharedOperation, SharedResult};
 
 /// Requests under way at most; more are not made.
 const MOST_UNDER_WAY: usize = 1024;
-/// Requests in a row that may come too late before Redis is left alone.
+/// Requests in a row that may come too late before Redis is left alone,
 const ENDURED: u32 = 5;
+/// and how long there must have been no answer at all: many that are under way at once all come too late when this process has to
+/// wait for a processor.
+const SILENT: Duration = Duration::from_millis(500);
 /// How long a connection may take to be there, name, TLS and login included.
 const CONNECTING: Duration = Duration::from_secs(2);
 
@@ -58,6 +61,8 @@ pub(super) struct Link {
     joins: AtomicU64,
     /// Requests in a row that came too late.
     late: AtomicU32,
+    /// When there was an answer last.
+    answered: RwLock<Instant>,
     room: Semaphore,
     /// Why the last connection ended, told to who keeps it.
     ended: RwLock<Option<String>>,
@@ -80,6 +85,7 @@ impl Link {
             joined: RwLock::default(),
             joins: AtomicU64::new(0),
             late: AtomicU32::new(0),
+            answered: RwLock::new(Instant::now()),
             room: Semaphore::new(MOST_UNDER_WAY),
             ended: RwLock::default(),
             end: Notify::new(),
@@ -94,7 +100,7 @@ impl Link {
 
     /// From now on requests take this connection.
     pub(super) fn join(&self, joined: Joined) {
-        self.late.store(0, Ordering::Relaxed);
+        self.is_heard();
         *self.ended.write().unwrap_or_else(PoisonError::into_inner) = None;
         *self.joined.write().unwrap_or_else(PoisonError::into_inner) = Some(joined);
     }
@@ -129,11 +135,28 @@ impl Link {
         };
         let outcome = self.request_on(&joined, request).await;
         match &outcome {
-            Ok(_) => self.late.store(0, Ordering::Relaxed),
-            Err(Fault::Slow(_)) if self.late.fetch_add(1, Ordering::Relaxed) + 1 < ENDURED => {}
+            Ok(_) => {}
+            Err(Fault::Slow(_)) if self.is_endured() => {}
             Err(fault) => self.end(&joined, &fault.to_string()),
         }
         outcome
+    }
+
+    /// There was an answer.
+    fn is_heard(&self) {
+        self.late.store(0, Ordering::Relaxed);
+        *self.answered.write().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// One more answer came too late; whether that may be.
+    fn is_endured(&self) -> bool {
+        let late = self.late.fetch_add(1, Ordering::Relaxed) + 1;
+        late < ENDURED || !self.is_silent()
+    }
+
+    /// Whether there has been no answer for so long that Redis is to be left alone.
+    pub(super) fn is_silent(&self) -> bool {
+        self.answered.read().unwrap_or_else(PoisonError::into_inner).elapsed() >= SILENT
     }
 
     /// Makes a request on a connection that need not be the one others take.
@@ -145,7 +168,10 @@ impl Link {
         command.arg(keys).arg(arguments);
         let outcome = run(joined.connection.clone(), &command, patience).await;
         let result = match &outcome {
-            Ok(_) => SharedResult::Ok,
+            Ok(_) => {
+                self.is_heard();
+                SharedResult::Ok
+            }
             Err(Fault::Slow(_)) => SharedResult::Slow,
             Err(_) => SharedResult::Failed,
         };

@@ -7,6 +7,7 @@
 //! Known limits: no Redis cluster; sentinels are asked without a password. The publish-subscribe channel may lose messages when a
 //! connection breaks, so all that must reach everybody is kept, too, and read when an instance joins, and every second.
 
+mod accounts;
 mod link;
 mod outbox;
 mod script;
@@ -27,8 +28,9 @@ use super::HashKey;
 use crate::config::{Shared, SharedAddress};
 use crate::net::client_key::ClientKey;
 use crate::observe::metrics::{Metrics, SharedOperation};
+use accounts::{Accounts, Delta, Statement};
 use link::{Fault, Link, Request};
-use outbox::{Delta, Deltas, Learnt, Order, Outbox, Write};
+use outbox::{Learnt, Order, Outbox, Write};
 use script::Script;
 
 pub use told::{Marks, News, Seen, Sight, Told};
@@ -45,8 +47,13 @@ pub const RENEW_AFTER: Duration = Duration::from_millis(1500);
 const FIRST_REST: Duration = Duration::from_secs(1);
 /// and twice as long each time, up to this.
 const LONGEST_REST: Duration = Duration::from_secs(15);
+/// How long somebody waits for Redis whom it costs nothing but time.
+const PATIENCE_SUSPECT: Duration = Duration::from_secs(1);
+/// Redis that was there so short a time ago is expected back, for it is tried again meanwhile: what can be put off is not decided
+/// without it.
+const GRACE: Duration = Duration::from_secs(18);
 /// Clients whose requests do not wait for each other's.
-const TURNS: usize = 64;
+const TURNS: usize = 256;
 /// Who was joined for so long begins with the first rest again.
 const SETTLED: Duration = Duration::from_secs(30);
 
@@ -54,6 +61,26 @@ const SETTLED: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the shared memory does not answer")]
 pub struct Alone;
+
+/// Why other instances have not said what a client may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoLeave {
+    /// There was no answer in time, or has been none for moments only: it may be asked for again.
+    #[error("the shared memory is late")]
+    Late,
+    /// This instance is on its own: its own count is all there is.
+    #[error("the shared memory is away")]
+    Alone,
+}
+
+/// How long one may be kept waiting for leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Haste {
+    /// A moment: it would do no harm to let it ask.
+    Pressing,
+    /// A while.
+    Patient,
+}
 
 /// The tier, as one of its instances sees it. Clones are the same.
 #[derive(Clone)]
@@ -69,13 +96,13 @@ struct Inner {
     keeps: Duration,
     link: Link,
     outbox: Outbox,
-    /// Recipients that clients have leave for and no answer to yet.
-    leave: DashMap<u128, u32>,
+    accounts: Accounts,
     /// Requests about one client are made one after the other: each tells of all its leave.
     turns: [tokio::sync::Mutex<()>; TURNS],
     /// Who waits for answers others get.
     waits: DashMap<u128, Arc<Notify>>,
     epoch: AtomicU32,
+    began: Instant,
     state: Mutex<State>,
 }
 
@@ -168,10 +195,11 @@ impl Tier {
             keeps,
             link: Link::new(metrics),
             outbox: Outbox::default(),
-            leave: DashMap::new(),
+            accounts: Accounts::default(),
             turns: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             waits: DashMap::new(),
             epoch: AtomicU32::new(0),
+            began: Instant::now(),
             state: Mutex::default(),
         }))
     }
@@ -186,14 +214,15 @@ impl Tier {
     #[must_use]
     pub fn account(&self) -> TierAccount {
         let (waiting, dropped) = self.0.outbox.account();
+        let (clients, uncounted) = self.0.accounts.account();
         let state = self.0.state();
         TierAccount {
             address: self.0.address.to_string(),
             up: self.is_up(),
             fault: state.fault.clone(),
             since: state.since.map_or(Duration::ZERO, |since| since.elapsed()),
-            waiting,
-            dropped,
+            waiting: waiting + clients,
+            dropped: dropped + uncounted,
         }
     }
 
@@ -326,22 +355,30 @@ impl Tier {
 
     /// A client was answered, and has no leave any more for what was `returned`.
     pub fn told(&self, client: u128, unknown: u32, known: u32, returned: u32) {
-        if let Some(mut leave) = self.0.leave.get_mut(&client) {
-            *leave = leave.saturating_sub(returned);
-        }
-        self.0.leave.remove_if(&client, |_, leave| *leave == 0);
-        self.0.outbox.told(client, Deltas::now(Delta { unknown, known }));
+        self.0.accounts.told(client, Delta { unknown, known }, returned);
     }
 
     /// Leave for a client to ask for some of `wanted` recipients, where `most` unknown ones are allowed.
     ///
     /// # Errors
-    /// [`Alone`]: then our own count is all there is.
-    pub async fn reserve(&self, client: u128, wanted: u32, most: u32) -> Result<Counted, Alone> {
-        if !self.is_up() {
-            return Err(Alone);
+    /// [`NoLeave`] says whether to ask again.
+    pub async fn reserve(
+        &self,
+        client: u128,
+        wanted: u32,
+        most: u32,
+        haste: Haste,
+    ) -> Result<Counted, NoLeave> {
+        let patience = match haste {
+            Haste::Pressing => PATIENCE,
+            Haste::Patient => PATIENCE_SUSPECT,
+        };
+        if self.is_up()
+            && let Ok(counted) = self.0.count(client, (wanted, most), patience).await
+        {
+            return Ok(counted);
         }
-        self.0.count(client, Deltas::default(), (wanted, most), PATIENCE).await
+        Err(if self.0.is_expected() { NoLeave::Late } else { NoLeave::Alone })
     }
 
     /// A client was banned for so long, for so many unknown and known recipients.
@@ -369,6 +406,17 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether Redis is there, or was a short time ago.
+    fn is_expected(&self) -> bool {
+        let state = self.state();
+        match (&state.fault, state.since) {
+            // It is there, or has been lost just now.
+            (None, Some(_)) => true,
+            (Some(_), Some(since)) => since.elapsed() < GRACE,
+            (_, None) => self.began.elapsed() < GRACE,
+        }
+    }
+
     /// A request nobody waits for.
     async fn aside(
         &self,
@@ -384,44 +432,32 @@ impl Inner {
     async fn count(
         &self,
         client: u128,
-        told: Deltas,
         (wanted, most): (u32, u32),
         patience: Duration,
     ) -> Result<Counted, Alone> {
         let [place, ..] = client.to_le_bytes();
         let turn = self.turns.get(usize::from(place) % TURNS).ok_or(Alone)?;
-        let Ok(_turn) = timeout(patience, turn.lock()).await else {
-            self.outbox.told(client, told);
-            return Err(Alone);
-        };
-        let told = told.and(self.outbox.take_delta(client));
-        let leave = self.leave.get(&client).map_or(0, |leave| *leave);
+        let Ok(_turn) = timeout(patience, turn.lock()).await else { return Err(Alone) };
+        let Statement { number, told, leave } = self.accounts.state(client);
         let keys = [self.key("c", client)];
-        let counts = told.argument();
-        let numbers = [leave, wanted, most].map(|number| number.to_string());
-        let [leave, wanted, most] = numbers.each_ref().map(String::as_bytes);
-        let arguments = [self.token.as_bytes(), counts.as_bytes(), leave, wanted, most];
+        let numbers = [u64::from(leave), wanted.into(), most.into(), number].map(|number| number.to_string());
+        let [leave, wanted, most, number_text] = numbers.each_ref().map(String::as_bytes);
+        let arguments = [self.token.as_bytes(), number_text, told.as_bytes(), leave, wanted, most];
         let operation = SharedOperation::Count;
         let request =
             Request { operation, script: Script::Count, keys: &keys, arguments: &arguments, patience };
-        match self.link.request(request).await {
-            Ok(answer) => {
-                let counted = counted(&answer).ok_or(Alone)?;
-                if counted.granted > 0 {
-                    *self.leave.entry(client).or_insert(0) += counted.granted;
-                }
-                Ok(counted)
-            }
-            Err(Fault::Slow(_)) => {
-                // It may have been counted: better once too few than twice. What leave there is is told again.
-                self.outbox.told(client, Deltas::default());
-                Err(Alone)
-            }
-            Err(_) => {
-                self.outbox.told(client, told);
-                Err(Alone)
-            }
+        let outcome = self.link.request(request).await;
+        if let Ok(answer) = &outcome
+            && let Some(counted) = counted(answer)
+        {
+            self.accounts.settle(client, counted.granted);
+            return Ok(counted);
         }
+        match outcome {
+            Err(Fault::Apart | Fault::Busy) => self.accounts.unsent(client, number),
+            _ => self.accounts.unsettled(client),
+        }
+        Err(Alone)
     }
 }
 

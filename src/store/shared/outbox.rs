@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::told::{Marks, Told};
 
-/// Verdicts that may wait, and as many clients.
+/// Verdicts that may wait.
 const MOST: usize = 65_536;
 /// Bans, pardons and recipients to be forgotten that may wait.
 const MOST_ORDERS: usize = 10_000;
@@ -34,52 +34,6 @@ pub(super) struct Learnt {
     pub(super) lives: Duration,
 }
 
-/// What a client was told since it was last counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Delta {
-    pub(super) unknown: u32,
-    pub(super) known: u32,
-}
-
-/// The same by when it was told, oldest first, for it counts for an hour from then on.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Deltas(Vec<(Instant, Delta)>);
-
-/// What was told within this is counted as of one moment.
-const SPAN: Duration = Duration::from_secs(180);
-/// What was told longer ago counts no more.
-const HOUR: Duration = Duration::from_secs(3600);
-
-impl Deltas {
-    /// Told now.
-    pub(super) fn now(delta: Delta) -> Self {
-        Self(vec![(Instant::now(), delta)])
-    }
-
-    /// With what was told later.
-    pub(super) fn and(mut self, later: Self) -> Self {
-        for (at, delta) in later.0 {
-            match self.0.last_mut() {
-                Some((since, waiting)) if at.saturating_duration_since(*since) < SPAN => {
-                    *waiting = waiting.plus(delta);
-                }
-                _ => self.0.push((at, delta)),
-            }
-        }
-        self.0.retain(|(at, _)| at.elapsed() < HOUR);
-        self
-    }
-
-    /// As Redis is told of it: how many spans ago, unknown, known; of each.
-    pub(super) fn argument(&self) -> String {
-        let told = self.0.iter().filter(|(_, delta)| *delta != Delta::default());
-        let each = told.map(|(at, Delta { unknown, known })| {
-            format!("{} {unknown} {known}", at.elapsed().as_secs() / SPAN.as_secs())
-        });
-        each.collect::<Vec<_>>().join(",")
-    }
-}
-
 /// What is to be done everywhere.
 #[derive(Debug, Clone)]
 pub(super) enum Order {
@@ -97,8 +51,6 @@ pub(super) struct Outbox {
     pending: Mutex<Pending>,
     /// There is something to write.
     pub(super) wake: Notify,
-    /// There is something to count.
-    pub(super) count: Notify,
     dropped: AtomicU64,
 }
 
@@ -106,7 +58,6 @@ pub(super) struct Outbox {
 struct Pending {
     orders: VecDeque<Order>,
     writes: HashMap<u128, Write>,
-    deltas: HashMap<u128, Deltas>,
 }
 
 impl Outbox {
@@ -137,35 +88,6 @@ impl Outbox {
         pending.orders.push_back(order);
         drop(pending);
         self.wake.notify_one();
-    }
-
-    /// A client was told something.
-    pub(super) fn told(&self, client: u128, told: Deltas) {
-        let mut pending = self.pending();
-        if pending.deltas.len() >= MOST && !pending.deltas.contains_key(&client) {
-            drop(pending);
-            self.drop_one();
-            return;
-        }
-        let waiting = pending.deltas.entry(client).or_default();
-        let before = std::mem::take(waiting);
-        // What comes back was told before what waits.
-        let earlier = matches!((told.0.first(), before.0.first()), (Some((a, _)), Some((b, _))) if a < b);
-        *waiting = if earlier { told.and(before) } else { before.and(told) };
-        drop(pending);
-        self.count.notify_one();
-    }
-
-    /// What `client` was told, to be sent now.
-    pub(super) fn take_delta(&self, client: u128) -> Deltas {
-        self.pending().deltas.remove(&client).unwrap_or_default()
-    }
-
-    /// Some clients and what they were told.
-    pub(super) fn take_deltas(&self, most: usize) -> Vec<(u128, Deltas)> {
-        let mut pending = self.pending();
-        let clients: Vec<u128> = pending.deltas.keys().take(most).copied().collect();
-        clients.into_iter().filter_map(|client| pending.deltas.remove_entry(&client)).collect()
     }
 
     /// The orders, oldest first.
@@ -205,8 +127,7 @@ impl Outbox {
     /// What waits, and what was dropped until now.
     pub(super) fn account(&self) -> (usize, u64) {
         let pending = self.pending();
-        let waiting = pending.orders.len() + pending.writes.len() + pending.deltas.len();
-        (waiting, self.dropped.load(Ordering::Relaxed))
+        (pending.orders.len() + pending.writes.len(), self.dropped.load(Ordering::Relaxed))
     }
 
     fn drop_one(&self) {
@@ -224,15 +145,6 @@ impl Write {
         self.releases |= later.releases;
         if later.learnt.is_some() {
             self.learnt = later.learnt;
-        }
-    }
-}
-
-impl Delta {
-    pub(super) const fn plus(self, other: Self) -> Self {
-        Self {
-            unknown: self.unknown.saturating_add(other.unknown),
-            known: self.known.saturating_add(other.known),
         }
     }
 }
@@ -262,35 +174,14 @@ mod tests {
         assert!(taken[0].learnt.as_ref().is_some_and(|learnt| learnt.told == Told::Good), "{taken:?}");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_clients_were_told_is_counted_where_it_belongs() {
-        let (outbox, one) = (Outbox::default(), Delta { unknown: 1, known: 2 });
-        let minutes = |number: u64| tokio::time::advance(Duration::from_secs(number * 60));
-        outbox.told(1, Deltas::now(one));
-        minutes(10).await;
-        outbox.told(1, Deltas::now(one));
-        minutes(2).await;
-        outbox.told(1, Deltas::now(one));
-        minutes(40).await;
-        let taken = outbox.take_delta(1);
-        assert_eq!(taken.argument(), "17 1 2,14 2 4");
-        // It could not be sent; meanwhile there was more, and the first is too old.
-        outbox.told(1, Deltas::now(one));
-        minutes(9).await;
-        outbox.told(1, taken);
-        assert_eq!(outbox.take_delta(1).argument(), "17 2 4,3 1 2");
-        assert_eq!(outbox.take_delta(1), Deltas::default());
-    }
-
     #[tokio::test]
     async fn what_does_not_fit_is_dropped_and_counted() {
         let outbox = Outbox::default();
         for key in 0..MOST as u128 + 5 {
             outbox.write(write(key, Some(Told::Good), false));
-            outbox.told(key, Deltas::now(Delta { unknown: 1, known: 0 }));
         }
-        assert_eq!(outbox.account(), (2 * MOST, 10));
+        assert_eq!(outbox.account(), (MOST, 5));
         outbox.write(write(0, Some(Told::Gone), false));
-        assert_eq!(outbox.account().1, 10, "a later word on the same key needs no room");
+        assert_eq!(outbox.account().1, 5, "a later word on the same key needs no room");
     }
 }

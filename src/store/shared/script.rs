@@ -150,28 +150,36 @@ if news then redis.call('PUBLISH', KEYS[2], ARGV[2]) end
 return 1
 ";
 
-/// Key: the client. Arguments: token, of each span in which it was told of any: how many spans ago, unknown and known recipients,
-/// then recipients it has leave for here and no answer
-/// to yet, recipients it wants to ask for besides, how many unknown ones are allowed. What waits for an answer is told as a whole
-/// each time, so that a request that got lost corrects itself; what an instance that died had left is void after a minute. Spans are three minutes, as in the ledger of each instance.
+/// Key: the client. Arguments: token, the number of the request, what it was told (see [`super::accounts::Statement`]), recipients it
+/// has leave for here and no answer to yet, recipients it wants to ask for besides, how many unknown ones are allowed. What waits for
+/// an answer is told as a whole each time, so that a request that got lost corrects itself; what was told under a number that was
+/// counted already, or comes behind a later one, is not counted again. What an instance that died had left is void after a minute.
+/// Spans are three minutes, as in the ledger of each instance.
 const COUNT: &str = r"
 local now = tonumber(redis.call('TIME')[1])
 local span = math.floor(now / 180)
 local function add(kind, ago, number)
   if tonumber(number) > 0 then redis.call('HINCRBY', KEYS[1], string.format('%s%d', kind, span - tonumber(ago)), number) end
 end
-for ago, u, k in string.gmatch(ARGV[2], '(%d+) (%d+) (%d+)') do
-  add('u', ago, u)
-  add('k', ago, k)
+local me = 'p' .. ARGV[1]
+local last = tonumber(string.match(redis.call('HGET', KEYS[1], me) or '', '(%d+)$') or 0)
+for number, told in string.gmatch(ARGV[3], '(%d+):([^;]*)') do
+  if tonumber(number) > last then
+    for ago, u, k in string.gmatch(told, '(%d+) (%d+) (%d+)') do
+      add('u', ago, u)
+      add('k', ago, k)
+    end
+  end
 end
-local unknown, known, others, mine = 0, 0, 0, tonumber(ARGV[3])
+local unknown, known, others, mine = 0, 0, 0, tonumber(ARGV[4])
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   local kind, rest = string.sub(all[i], 1, 1), string.sub(all[i], 2)
   if kind == 'p' then
-    local number, at = string.match(all[i + 1], '^(%d+) (%d+)$')
-    if now - tonumber(at) > 60 then redis.call('HDEL', KEYS[1], all[i])
-    elseif rest ~= ARGV[1] then others = others + tonumber(number) end
+    local number, at = string.match(all[i + 1], '^(%d+) (%d+)')
+    local age = now - tonumber(at)
+    if age > 3780 then redis.call('HDEL', KEYS[1], all[i])
+    elseif age <= 60 and rest ~= ARGV[1] then others = others + tonumber(number) end
   else
     local age, number = span - tonumber(rest), tonumber(all[i + 1])
     if age > 20 then
@@ -181,13 +189,12 @@ for i = 1, #all, 2 do
     if kind == 'u' then unknown = unknown + number else known = known + number end
   end
 end
-local wanted = tonumber(ARGV[4])
-local room = math.max(tonumber(ARGV[5]), 4 * known) + 1 - unknown - others - mine
+if tonumber(ARGV[2]) <= last then return {0, unknown, known} end
+local wanted = tonumber(ARGV[5])
+local room = math.max(tonumber(ARGV[6]), 4 * known) + 1 - unknown - others - mine
 local granted = math.max(0, math.min(wanted, room))
 if others + mine == 0 then granted = math.max(granted, math.min(wanted, 1)) end
-mine = mine + granted
-if mine > 0 then redis.call('HSET', KEYS[1], 'p' .. ARGV[1], string.format('%d %d', mine, now))
-else redis.call('HDEL', KEYS[1], 'p' .. ARGV[1]) end
+redis.call('HSET', KEYS[1], me, string.format('%d %d %d', mine + granted, now, ARGV[2]))
 redis.call('EXPIRE', KEYS[1], 3780)
 return {granted, unknown, known}
 ";

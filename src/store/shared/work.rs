@@ -10,15 +10,15 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::link::{self, Fault, Joined, Request};
-use super::outbox::{Deltas, Learnt, Order, Write};
+use super::outbox::{Learnt, Order, Write};
 use super::script::{MOST_LOGGED, Script};
 use super::told::{Heard, News};
-use super::{Inner, State, Tier, integer, octets, score};
+use super::{Inner, PATIENCE_SUSPECT, State, Tier, integer, octets, score};
 use crate::observe::metrics::SharedOperation;
 
 /// How often the log of what was forgotten is read, for what the channel did not bring.
 const ATTEND_EVERY: Duration = Duration::from_secs(1);
-/// Redis that does not answer within this when nothing else is asked is away.
+/// Redis that does not answer within this, nor anything else, is away.
 const ATTENDING: Duration = Duration::from_millis(500);
 /// A subscription that does not answer within this is lost.
 const PING: Duration = Duration::from_secs(2);
@@ -56,7 +56,7 @@ impl Tier {
         inner.link.join(joined.clone());
         self.tell(None);
         inner.outbox.wake.notify_one();
-        inner.outbox.count.notify_one();
+        inner.accounts.due.notify_one();
         let (mut sink, mut stream) = subscription.split();
         let pinging = async {
             loop {
@@ -126,8 +126,10 @@ impl Inner {
     async fn attend_always(&self, joined: &Joined, hear: &impl Fn(News)) -> String {
         loop {
             sleep(ATTEND_EVERY).await;
-            if let Err(fault) = self.attend(joined, Extent::Changes, hear).await {
-                return fault.to_string();
+            match self.attend(joined, Extent::Changes, hear).await {
+                Ok(()) => {}
+                Err(Fault::Slow(_)) if !self.link.is_silent() => {}
+                Err(fault) => return fault.to_string(),
             }
         }
     }
@@ -311,15 +313,14 @@ impl Inner {
     /// Counts what clients were told, as it comes.
     async fn count_until(&self, over: &CancellationToken) {
         while !over.is_cancelled() {
-            let deltas = self.outbox.take_deltas(AT_ONCE);
-            if deltas.is_empty() {
-                over.run_until_cancelled(self.outbox.count.notified()).await;
+            let clients = self.accounts.due(AT_ONCE);
+            if clients.is_empty() {
+                over.run_until_cancelled(self.accounts.due.notified()).await;
                 sleep(GATHERING).await;
                 continue;
             }
-            let told =
-                |(client, told): (u128, Deltas)| self.count(client, told, (0, 0), super::PATIENCE_ASIDE);
-            if join_all(deltas.into_iter().map(told)).await.iter().any(Result::is_err) {
+            let counting = clients.into_iter().map(|client| self.count(client, (0, 0), PATIENCE_SUSPECT));
+            if join_all(counting).await.iter().any(Result::is_err) {
                 sleep(AGAIN).await;
             }
         }
