@@ -114,6 +114,36 @@ async fn one_of_all_instances_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_came_too_late_is_given_back() {
+    let gate = CancellationToken::new();
+    let held = Action::ordinary().held_by(&gate);
+    let (store, backend) =
+        Backend::start(Script::knowing([KNOWN]).on(at(Phase::Rcpt).to(UNKNOWN), held)).await;
+    let redis = Redis::start(&[]).await;
+    let one = Instance::joined(backend, &redis.url(), "").await;
+    let mut waiting = one.client("203.0.113.1").await;
+    redis.command(&["CONFIG", "RESETSTAT"]);
+    redis.freeze();
+    waiting.send_line(&format!("RCPT TO:<{UNKNOWN}>")).await;
+    store
+        .until("the question of an instance that had no answer", |record| record.rcpts_for(UNKNOWN) == 1)
+        .await;
+    redis.thaw();
+    // What was asked too late is done now: the lease is given to who does not know of it. Nobody else takes it while the store keeps
+    // its answer, so it either ends by our word or by itself.
+    let count = |name: &str| -> u64 {
+        let all = redis.command(&["INFO", "all"]);
+        let found = all.lines().find_map(|line| line.strip_prefix(name)?.split(',').next()?.parse().ok());
+        found.unwrap_or(0)
+    };
+    let ended = || (count("cmdstat_del:calls="), count("expired_keys:"));
+    until("the lease ended", async || ended() != (0, 0)).await;
+    assert_eq!(ended(), (1, 0), "by our word");
+    gate.cancel();
+    waiting.reply().await.is("550");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_dies_while_it_asks_leaves_the_question_to_the_others() {
     let gate = CancellationToken::new();
     let held = Action::ordinary().held_by(&gate);
