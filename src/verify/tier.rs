@@ -29,7 +29,11 @@ impl Verifier {
     pub fn heard(self: &Arc<Self>, news: News) {
         match news {
             News::Key(key) => self.forget_here(Key::from_bits(key)),
-            News::Domain(hash, generation) => self.domain_is_of(hash, generation),
+            // Of another epoch than ours it says nothing: we hear of the generations again when we know it.
+            News::Domain(hash, generation, epoch) if epoch == self.epoch.load(Ordering::Relaxed) => {
+                self.domain_is_of(hash, generation);
+            }
+            News::Domain(..) => {}
             News::Epoch(epoch) => {
                 if epoch > self.epoch.fetch_max(epoch, Ordering::Relaxed) {
                     self.begin_epoch(epoch);
@@ -41,7 +45,7 @@ impl Verifier {
                 for (tier, entry) in
                     tier.into_iter().flat_map(|t| self.generations.iter().map(move |g| (t, g)))
                 {
-                    tier.forget_domain(*entry.key(), *entry.value());
+                    tier.generation_is(*entry.key(), *entry.value());
                 }
             }
             // About clients: the harvest's affair.
@@ -52,12 +56,12 @@ impl Verifier {
     /// A recipient is forgotten on all other instances too, whichever way it was asked about there.
     pub(super) fn forget_elsewhere(&self, key: Key) {
         if let Some(tier) = self.shared.cache.tier() {
-            key.in_every_generation().for_each(|key| tier.forget_key(key.to_bits()));
+            tier.forget_key(key.to_bits(), key.in_every_generation().map(Key::to_bits));
         }
     }
 
     fn forget_here(&self, key: Key) {
-        self.shared.cache.forget(key);
+        key.in_every_generation().for_each(|key| self.shared.cache.forget(key));
         for callout in self.callouts() {
             callout.prober.forget(key);
         }

@@ -9,6 +9,7 @@
 
 mod accounts;
 mod link;
+mod orders;
 mod outbox;
 mod script;
 mod told;
@@ -30,7 +31,7 @@ use crate::net::client_key::ClientKey;
 use crate::observe::metrics::{Metrics, SharedOperation};
 use accounts::{Accounts, Delta, Statement};
 use link::{Fault, Link, Request};
-use outbox::{Learnt, Order, Outbox, Write};
+use outbox::{Forget, Learnt, Outbox, Word, Write};
 use script::Script;
 
 pub use told::{Marks, News, Seen, Sight, Told};
@@ -111,7 +112,13 @@ struct State {
     /// Why we are alone; none when we are not, or have not tried yet.
     fault: Option<String>,
     since: Option<Instant>,
-    /// The log is known until this moment.
+    /// The life Redis leads: it has another one when it has lost everything.
+    life: Option<String>,
+    /// How often it was asked.
+    attended: u64,
+    /// The epoch all know of; ours may be ahead until what began it was told.
+    agreed: u32,
+    /// The log is known until this place.
     known: u64,
     /// What was heard of it since.
     heard: HashSet<u64>,
@@ -315,7 +322,7 @@ impl Tier {
 
     /// Something was found out about a domain.
     pub fn mark(&self, scope: u128, marks: Marks) {
-        self.0.outbox.order(Order::Mark(scope, marks, Instant::now()));
+        self.0.outbox.mark(scope, marks);
     }
 
     /// What is known of a domain there.
@@ -325,26 +332,36 @@ impl Tier {
         self.consult(scope, scope, none).await.ok().map(|consulted| consulted.marks)
     }
 
-    /// Everything was forgotten, so often.
+    /// Everything was forgotten so often before this instance began.
     pub fn epoch_is(&self, epoch: u32) {
         self.0.epoch.store(epoch, Ordering::Relaxed);
+        self.0.state().agreed = epoch;
     }
 
-    /// A recipient is to be forgotten everywhere.
-    pub fn forget_key(&self, key: u128) {
-        self.0.outbox.order(Order::Forget(key));
+    /// The recipient that all know by `key` is to be forgotten everywhere, and what stands under `verdicts`.
+    pub fn forget_key(&self, key: u128, verdicts: impl IntoIterator<Item = u128>) {
+        self.forget(Forget::Recipient(key, verdicts.into_iter().collect()));
     }
 
-    /// A domain is to be forgotten everywhere, for this often.
+    /// A domain is to be forgotten everywhere; here this is its generation.
     pub fn forget_domain(&self, hash: u128, generation: u32) {
         let epoch = self.0.epoch.load(Ordering::Relaxed);
-        self.0.outbox.order(Order::Domain { hash, generation, epoch });
+        self.forget(Forget::Domain { hash, generation, epoch });
     }
 
-    /// Everything is to be forgotten everywhere, for this often.
+    /// Everything is to be forgotten everywhere; here this is the epoch.
     pub fn forget_all(&self, epoch: u32) {
-        self.epoch_is(epoch);
-        self.0.outbox.order(Order::Epoch);
+        self.0.epoch.fetch_max(epoch, Ordering::Relaxed);
+        self.forget(Forget::All { epoch });
+    }
+
+    fn forget(&self, what: Forget) {
+        self.0.outbox.forget(what, self.0.epoch.load(Ordering::Relaxed));
+    }
+
+    /// A domain is in this generation: Redis, which has lost everything, is to know.
+    pub fn generation_is(&self, hash: u128, generation: u32) {
+        self.0.outbox.generation(hash, generation, self.0.epoch.load(Ordering::Relaxed));
     }
 
     /// What stands for a client there.
@@ -384,12 +401,12 @@ impl Tier {
     /// A client was banned for so long, for so many unknown and known recipients.
     pub fn banned(&self, client: u128, lasts: Duration, (unknown, known): (u32, u32)) {
         let until = Instant::now() + lasts;
-        self.0.outbox.order(Order::Ban { client, until, unknown, known });
+        self.0.outbox.client(client, Word::Ban { until, unknown, known });
     }
 
     /// A client's ban was lifted.
     pub fn pardoned(&self, client: u128) {
-        self.0.outbox.order(Order::Pardon(client));
+        self.0.outbox.client(client, Word::Pardon);
     }
 }
 

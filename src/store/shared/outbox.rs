@@ -1,11 +1,13 @@
-//! What was learnt and is not shared yet: bounded, one last word per key, and written by one task.
+//! What was learnt, and what is to be done everywhere, and is not shared yet: bounded, and written by one task.
 //!
-//! While Redis is away it waits here, so that what was learnt alone is shared afterwards. What does not fit is dropped and
-//! counted, for it is only a cache.
+//! While Redis is away it waits here, so that what was learnt alone is shared afterwards. What does not fit is dropped and counted,
+//! for it is only a cache. Orders to forget are none: they have room of their own, keep their order, and where they are too many they
+//! become the one to forget everything. Of anything else the last word counts.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -15,8 +17,12 @@ use super::told::{Marks, Told};
 
 /// Verdicts that may wait.
 const MOST: usize = 65_536;
-/// Bans, pardons and recipients to be forgotten that may wait.
-const MOST_ORDERS: usize = 10_000;
+/// Orders to forget that may wait.
+const MOST_FORGETS: usize = 10_000;
+/// Orders to forget a recipient that are kept after they were carried out, for a Redis that loses everything.
+const KEPT: usize = 1000;
+/// Clients banned or pardoned, and as many domains whose generations, and whose marks, wait.
+const MOST_OTHERS: usize = 10_000;
 
 /// A verdict on its way, or the end of a lease, or both.
 #[derive(Debug, Clone)]
@@ -34,15 +40,37 @@ pub(super) struct Learnt {
     pub(super) lives: Duration,
 }
 
-/// What is to be done everywhere.
-#[derive(Debug, Clone)]
-pub(super) enum Order {
-    Forget(u128),
+/// What is to be forgotten everywhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Forget {
+    /// A recipient, as it is known everywhere, and what its verdicts stand under.
+    Recipient(u128, Arc<[u128]>),
+    /// A domain, which is in this generation here, in this epoch.
     Domain { hash: u128, generation: u32, epoch: u32 },
-    Epoch,
+    /// Everything: this epoch has begun here.
+    All { epoch: u32 },
+}
+
+/// What is to be told of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Word {
+    Ban { until: Instant, unknown: u32, known: u32 },
+    Pardon,
+}
+
+/// What is to be done everywhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Order {
+    /// With its number: later ones are higher.
+    Forget(u64, Forget),
+    Client(u128, Word),
+    /// Redis has lost what generation a domain was in, in this epoch.
+    Generation {
+        hash: u128,
+        generation: u32,
+        epoch: u32,
+    },
     Mark(u128, Marks, Instant),
-    Ban { client: u128, until: Instant, unknown: u32, known: u32 },
-    Pardon(u128),
 }
 
 /// See the module.
@@ -56,7 +84,14 @@ pub(super) struct Outbox {
 
 #[derive(Debug, Default)]
 struct Pending {
-    orders: VecDeque<Order>,
+    forgets: VecDeque<(u64, Forget)>,
+    /// How many there were.
+    numbers: u64,
+    /// Recipients that were forgotten lately.
+    kept: VecDeque<Forget>,
+    clients: HashMap<u128, Word>,
+    generations: HashMap<u128, (u32, u32)>,
+    marks: HashMap<u128, (Marks, Instant)>,
     writes: HashMap<u128, Write>,
 }
 
@@ -78,23 +113,97 @@ impl Outbox {
         self.wake.notify_one();
     }
 
-    /// Something is to be done everywhere.
-    pub(super) fn order(&self, order: Order) {
-        let mut pending = self.pending();
-        if pending.orders.len() >= MOST_ORDERS {
-            pending.orders.pop_front();
-            self.drop_one();
+    /// Something is to be forgotten everywhere. `epoch` is the one that has begun here.
+    pub(super) fn forget(&self, what: Forget, epoch: u32) {
+        self.pending().forget(what, epoch);
+        self.wake.notify_one();
+    }
+
+    /// A client was banned or pardoned.
+    pub(super) fn client(&self, client: u128, word: Word) {
+        let fits = put(&mut self.pending().clients, client, word);
+        self.put(fits);
+    }
+
+    /// A domain is in this generation of this epoch.
+    pub(super) fn generation(&self, hash: u128, generation: u32, epoch: u32) {
+        let fits = put(&mut self.pending().generations, hash, (generation, epoch));
+        self.put(fits);
+    }
+
+    /// Something was found out about a domain.
+    pub(super) fn mark(&self, scope: u128, marks: Marks) {
+        let fits = put(&mut self.pending().marks, scope, (marks, Instant::now()));
+        self.put(fits);
+    }
+
+    fn put(&self, fits: Fits) {
+        match fits {
+            Fits::In => self.wake.notify_one(),
+            Fits::Not => self.drop_one(),
         }
-        pending.orders.push_back(order);
+    }
+
+    /// Redis has lost everything: what was forgotten lately is to be forgotten again.
+    pub(super) fn forget_again(&self) {
+        let mut pending = self.pending();
+        let kept = std::mem::take(&mut pending.kept);
+        for what in kept {
+            if pending.forgets.len() < MOST_FORGETS {
+                pending.push(what);
+            }
+        }
         drop(pending);
         self.wake.notify_one();
     }
 
-    /// The orders, oldest first.
+    /// What is to be forgotten, in its order, then the rest.
     pub(super) fn take_orders(&self, most: usize) -> Vec<Order> {
         let mut pending = self.pending();
-        let most = pending.orders.len().min(most);
-        pending.orders.drain(..most).collect()
+        let forgets = pending.forgets.len().min(most);
+        let mut orders: Vec<Order> =
+            pending.forgets.drain(..forgets).map(|(number, what)| Order::Forget(number, what)).collect();
+        let left = |orders: &Vec<Order>| most - orders.len();
+        let some = take(&mut pending.clients, left(&orders));
+        orders.extend(some.into_iter().map(|(client, word)| Order::Client(client, word)));
+        let some = take(&mut pending.generations, left(&orders));
+        orders.extend(some.into_iter().map(|(hash, (generation, epoch))| Order::Generation {
+            hash,
+            generation,
+            epoch,
+        }));
+        let some = take(&mut pending.marks, left(&orders));
+        orders.extend(some.into_iter().map(|(scope, (marks, at))| Order::Mark(scope, marks, at)));
+        orders
+    }
+
+    /// It was carried out.
+    pub(super) fn carried_out(&self, order: Order) {
+        if let Order::Forget(_, what @ Forget::Recipient(..)) = order {
+            let mut pending = self.pending();
+            if pending.kept.len() >= KEPT {
+                pending.kept.pop_front();
+            }
+            pending.kept.push_back(what);
+        }
+    }
+
+    /// They could not be carried out. What was said meanwhile stands.
+    pub(super) fn give_back_orders(&self, orders: Vec<Order>, epoch: u32) {
+        let mut pending = self.pending();
+        for order in orders.into_iter().rev() {
+            match order {
+                Order::Forget(number, what) => pending.forgets.push_front((number, what)),
+                Order::Client(client, word) => drop(pending.clients.entry(client).or_insert(word)),
+                Order::Generation { hash, generation, epoch } => {
+                    pending.generations.entry(hash).or_insert((generation, epoch));
+                }
+                Order::Mark(scope, marks, at) => {
+                    pending.marks.entry(scope).or_insert((marks, at));
+                }
+            }
+        }
+        pending.bound(epoch);
     }
 
     /// Some of what is to be written.
@@ -114,20 +223,11 @@ impl Outbox {
         }
     }
 
-    /// They could not be carried out.
-    pub(super) fn give_back_orders(&self, orders: Vec<Order>) {
-        let mut pending = self.pending();
-        for order in orders.into_iter().rev() {
-            if pending.orders.len() < MOST_ORDERS {
-                pending.orders.push_front(order);
-            }
-        }
-    }
-
     /// What waits, and what was dropped until now.
     pub(super) fn account(&self) -> (usize, u64) {
         let pending = self.pending();
-        (pending.orders.len() + pending.writes.len(), self.dropped.load(Ordering::Relaxed))
+        let others = pending.clients.len() + pending.generations.len() + pending.marks.len();
+        (pending.forgets.len() + others + pending.writes.len(), self.dropped.load(Ordering::Relaxed))
     }
 
     fn drop_one(&self) {
@@ -137,6 +237,46 @@ impl Outbox {
     fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Pending {
+    fn forget(&mut self, what: Forget, epoch: u32) {
+        self.push(what);
+        self.bound(epoch);
+    }
+
+    fn push(&mut self, what: Forget) {
+        self.numbers += 1;
+        self.forgets.push_back((self.numbers, what));
+    }
+
+    /// Where they are too many everything is forgotten: nothing that was to be is kept.
+    fn bound(&mut self, epoch: u32) {
+        if self.forgets.len() > MOST_FORGETS {
+            self.forgets.clear();
+            self.push(Forget::All { epoch: epoch + 1 });
+        }
+    }
+}
+
+/// Whether there was room.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fits {
+    In,
+    Not,
+}
+
+fn put<K: Eq + Hash, V>(words: &mut HashMap<K, V>, key: K, word: V) -> Fits {
+    if words.len() >= MOST_OTHERS && !words.contains_key(&key) {
+        return Fits::Not;
+    }
+    words.insert(key, word);
+    Fits::In
+}
+
+fn take<K: Copy + Eq + Hash, V>(words: &mut HashMap<K, V>, most: usize) -> Vec<(K, V)> {
+    let keys: Vec<K> = words.keys().take(most).copied().collect();
+    keys.into_iter().filter_map(|key| words.remove_entry(&key)).collect()
 }
 
 impl Write {
@@ -172,6 +312,67 @@ mod tests {
         outbox.give_back(one.clone());
         let taken = outbox.take_writes(10);
         assert!(taken[0].learnt.as_ref().is_some_and(|learnt| learnt.told == Told::Good), "{taken:?}");
+    }
+
+    #[tokio::test]
+    async fn orders_to_forget_are_crowded_out_by_nothing_and_keep_their_order() {
+        let outbox = Outbox::default();
+        let domain = |generation| Forget::Domain { hash: 7, generation, epoch: 0 };
+        outbox.forget(domain(1), 0);
+        let until = Instant::now();
+        for client in 0..MOST_OTHERS as u128 + 3 {
+            outbox.client(client, Word::Ban { until, unknown: 1, known: 0 });
+            outbox.mark(client, Marks::default());
+            outbox.generation(client, 1, 0);
+        }
+        outbox.forget(domain(2), 0);
+        assert_eq!(outbox.account(), (3 * MOST_OTHERS + 2, 9));
+        let orders = outbox.take_orders(5);
+        let forgets = [Order::Forget(1, domain(1)), Order::Forget(2, domain(2))];
+        assert_eq!((orders.len(), &orders[..2]), (5, &forgets[..]));
+        outbox.forget(domain(3), 0);
+        outbox.give_back_orders(orders, 0);
+        assert_eq!(outbox.take_orders(3)[2], Order::Forget(3, domain(3)));
+    }
+
+    #[tokio::test]
+    async fn too_many_orders_to_forget_become_the_one_to_forget_everything() {
+        let outbox = Outbox::default();
+        let recipient = |key| Forget::Recipient(key, [key].into());
+        (0..MOST_FORGETS as u128).for_each(|key| outbox.forget(recipient(key), 4));
+        assert_eq!(outbox.account(), (MOST_FORGETS, 0));
+        outbox.forget(recipient(0), 4);
+        let last = MOST_FORGETS as u64 + 2;
+        assert_eq!(outbox.take_orders(9), [Order::Forget(last, Forget::All { epoch: 5 })]);
+        // What comes back finds that there are too many.
+        let taken = vec![Order::Forget(1, recipient(1))];
+        (0..MOST_FORGETS as u128).for_each(|key| outbox.forget(recipient(key), 5));
+        outbox.give_back_orders(taken, 5);
+        assert!(matches!(outbox.take_orders(9)[..], [Order::Forget(_, Forget::All { epoch: 6 })]));
+    }
+
+    #[tokio::test]
+    async fn recipients_forgotten_lately_are_forgotten_again_in_a_redis_that_lost_them() {
+        let outbox = Outbox::default();
+        let recipient = |key| Forget::Recipient(key, [key].into());
+        for key in 0..KEPT as u128 + 2 {
+            outbox.carried_out(Order::Forget(1, recipient(key)));
+        }
+        outbox.carried_out(Order::Forget(1, Forget::All { epoch: 1 }));
+        outbox.forget_again();
+        let orders = outbox.take_orders(MOST_FORGETS);
+        assert_eq!((orders.len(), &orders[0]), (KEPT, &Order::Forget(1, recipient(2))));
+    }
+
+    #[tokio::test]
+    async fn of_a_client_the_last_word_counts() {
+        let outbox = Outbox::default();
+        let ban = Word::Ban { until: Instant::now(), unknown: 1, known: 0 };
+        outbox.client(1, ban);
+        let taken = outbox.take_orders(9);
+        outbox.client(1, Word::Pardon);
+        outbox.give_back_orders(taken, 0);
+        assert_eq!(outbox.take_orders(9), [Order::Client(1, Word::Pardon)]);
     }
 
     #[tokio::test]

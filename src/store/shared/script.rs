@@ -3,6 +3,11 @@
 //! A verdict is `TAG AT CONFIRMED CODE TEXT`: g(ood), b(ad) or x (gone), learnt at that millisecond. A later one replaces an
 //! earlier one, never the other way round; of two of the same moment the good one stays. What only failed to be found out is not
 //! written at all. A lease is the token of who asks the store, with a `+` behind it once somebody waits for the answer.
+//!
+//! What is forgotten reaches everybody, also those who were away, whatever becomes of clocks. Recipients and pardons are entries of a log,
+//! each with a place: one more than the one before. A domain has a generation and everything has an epoch, and each order counts it
+//! up: two that are given apart are two. An order that is told twice is carried out once, for its instance numbers them. All of it
+//! hangs on one key, `forgotten`: whoever finds another `life` there than it knew knows that Redis has lost everything.
 
 /// What is sent, by the hash Redis gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +22,10 @@ pub(super) enum Script {
     ForgetKey,
     /// A domain is forgotten everywhere.
     ForgetDomain,
+    /// Everything is forgotten everywhere.
+    ForgetAll,
+    /// The generation of a domain, for a Redis that lost it.
+    Generation,
     /// Marks of a domain.
     Mark,
     /// What a client was told, and leave to ask for more.
@@ -25,18 +34,20 @@ pub(super) enum Script {
     Ban,
     /// A ban is lifted everywhere.
     Pardon,
-    /// What was forgotten and lifted meanwhile; everything is forgotten.
+    /// What was forgotten and lifted meanwhile.
     Attend,
 }
 
 impl Script {
     /// In the order of their discriminants.
-    pub(super) const ALL: [(Self, &'static str); 10] = [
+    pub(super) const ALL: [(Self, &'static str); 12] = [
         (Self::Consult, CONSULT),
         (Self::Learn, LEARN),
         (Self::Renew, RENEW),
         (Self::ForgetKey, FORGET_KEY),
         (Self::ForgetDomain, FORGET_DOMAIN),
+        (Self::ForgetAll, FORGET_ALL),
+        (Self::Generation, GENERATION),
         (Self::Mark, MARK),
         (Self::Count, COUNT),
         (Self::Ban, BAN),
@@ -45,8 +56,32 @@ impl Script {
     ];
 }
 
-/// Entries of the log of what was forgotten: beyond, who was away forgets everything.
+/// Entries of the log of what was forgotten: who misses one of those that were let go forgets everything.
 pub(super) const MOST_LOGGED: usize = 10_000;
+
+/// Of an order to forget. Keys: forgotten, the last order of this instance. Argument: its number. Carried out once.
+macro_rules! once {
+    () => {
+        r"
+if tonumber(redis.call('GET', KEYS[2]) or 0) >= tonumber(ARGV[1]) then return 0 end
+redis.call('SET', KEYS[2], ARGV[1], 'PX', 3600000)
+"
+    };
+}
+
+/// Key: forgotten. A new epoch begins: no domain has been forgotten in it.
+macro_rules! begin {
+    () => {
+        r"
+local function begin(epoch)
+  local life, last = redis.call('HGET', KEYS[1], 'life'), redis.call('HGET', KEYS[1], 'last')
+  redis.call('DEL', KEYS[1])
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'changes', 0, 'last', last or 0)
+  if life then redis.call('HSET', KEYS[1], 'life', life) end
+end
+"
+    };
+}
 
 /// Keys: verdict, lease, marks. Arguments: token, milliseconds of a lease, the age in milliseconds up to which a good and a bad
 /// verdict serve.
@@ -101,33 +136,67 @@ if string.sub(lease, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 ";
 
-/// Keys: verdict, log, channel. Arguments: how long what was learnt before must not come back, what to log, its lifetime, how many
-/// entries the log has at most, the message without the moment.
-const FORGET_KEY: &str = r"
+/// Keys: forgotten, the last order, log, channel, verdicts. Arguments: number, how long what was learnt before must not come back, how
+/// many entries the log has at most, what to log without its place.
+const FORGET_KEY: &str = concat!(
+    once!(),
+    r"
 local t = redis.call('TIME')
-local at = t[1] * 1000 + math.floor(t[2] / 1000)
-local moment = t[1] * 1000000 + t[2]
-redis.call('SET', KEYS[1], string.format('x %d 0 0 ', at), 'PX', ARGV[1])
-redis.call('ZADD', KEYS[2], string.format('%d', moment), ARGV[2])
-redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - tonumber(ARGV[4]))
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
-redis.call('PUBLISH', KEYS[3], string.format('%s %d', ARGV[5], moment))
+local gone = string.format('x %d 0 0 ', t[1] * 1000 + math.floor(t[2] / 1000))
+for at = 5, #KEYS do redis.call('SET', KEYS[at], gone, 'PX', ARGV[2]) end
+local place = redis.call('HINCRBY', KEYS[1], 'last', 1)
+local entry = string.format('%s %d', ARGV[4], place)
+redis.call('ZADD', KEYS[3], place, entry)
+redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -1 - tonumber(ARGV[3]))
+redis.call('PEXPIRE', KEYS[3], ARGV[2])
+redis.call('PUBLISH', KEYS[4], entry)
 return 1
-";
+"
+);
 
-/// Keys: forgotten, channel. Arguments: epoch, the domain's hash, its generation, the message.
-const FORGET_DOMAIN: &str = r"
+/// Keys: forgotten, the last order, channel. Arguments: number, epoch and generation as its instance has them, the domain's hash, the message
+/// without generation and epoch.
+const FORGET_DOMAIN: &str = concat!(
+    once!(),
+    begin!(),
+    r"
+local epoch, theirs = tonumber(redis.call('HGET', KEYS[1], 'epoch') or 0), tonumber(ARGV[2])
+if theirs > epoch then
+  begin(theirs)
+  epoch = theirs
+end
+local generation = tonumber(redis.call('HGET', KEYS[1], ARGV[4]) or 0) + 1
+if theirs == epoch then generation = math.max(generation, tonumber(ARGV[3])) end
+redis.call('HSET', KEYS[1], ARGV[4], generation)
+redis.call('HINCRBY', KEYS[1], 'changes', 1)
+redis.call('PUBLISH', KEYS[3], string.format('%s %d %d', ARGV[5], generation, epoch))
+return {generation, epoch}
+"
+);
+
+/// Keys: forgotten, the last order, channel. Arguments: number, epoch as its instance has it, the message without it.
+const FORGET_ALL: &str = concat!(
+    once!(),
+    begin!(),
+    r"
+local epoch = math.max(tonumber(redis.call('HGET', KEYS[1], 'epoch') or 0) + 1, tonumber(ARGV[2]))
+begin(epoch)
+redis.call('PUBLISH', KEYS[3], string.format('%s %d', ARGV[3], epoch))
+return {epoch}
+"
+);
+
+/// Keys: forgotten, channel. Arguments: epoch, the domain's hash, its generation, the message without generation and epoch. Where
+/// somebody who knew less has forgotten the domain meanwhile, that is one more.
+const GENERATION: &str = r"
 local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or 0)
-if tonumber(ARGV[1]) < epoch then return 0 end
-if tonumber(ARGV[1]) > epoch then
-  redis.call('DEL', KEYS[1])
-  redis.call('HSET', KEYS[1], 'epoch', ARGV[1])
-end
-if tonumber(redis.call('HGET', KEYS[1], ARGV[2]) or 0) < tonumber(ARGV[3]) then
-  redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
-  redis.call('HINCRBY', KEYS[1], 'changes', 1)
-  redis.call('PUBLISH', KEYS[2], ARGV[4])
-end
+if tonumber(ARGV[1]) ~= epoch then return 0 end
+local known, generation = tonumber(redis.call('HGET', KEYS[1], ARGV[2]) or 0), tonumber(ARGV[3])
+if known >= generation then return 0 end
+if known > 0 then generation = generation + 1 end
+redis.call('HSET', KEYS[1], ARGV[2], generation)
+redis.call('HINCRBY', KEYS[1], 'changes', 1)
+redis.call('PUBLISH', KEYS[2], string.format('%s %d %d', ARGV[4], generation, epoch))
 return 1
 ";
 
@@ -213,55 +282,58 @@ redis.call('PUBLISH', KEYS[3], ARGV[4])
 return 1
 ";
 
-/// Keys: bans, reasons, the client, log, channel. Arguments: the client, what to log, its lifetime, how many entries the log has at
-/// most, the message without the moment.
+/// Keys: forgotten, log, channel, bans, reasons, the client. Arguments: the client, how long the log lives, how many entries it has at
+/// most, what to log without its place.
 const PARDON: &str = r"
-local t = redis.call('TIME')
-local moment = t[1] * 1000000 + t[2]
-redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('HDEL', KEYS[2], ARGV[1])
-redis.call('DEL', KEYS[3])
-redis.call('ZADD', KEYS[4], string.format('%d', moment), ARGV[2])
-redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -1 - tonumber(ARGV[4]))
-redis.call('PEXPIRE', KEYS[4], ARGV[3])
-redis.call('PUBLISH', KEYS[5], string.format('%s %d', ARGV[5], moment))
+redis.call('ZREM', KEYS[4], ARGV[1])
+redis.call('HDEL', KEYS[5], ARGV[1])
+redis.call('DEL', KEYS[6])
+local place = redis.call('HINCRBY', KEYS[1], 'last', 1)
+local entry = string.format('%s %d', ARGV[4], place)
+redis.call('ZADD', KEYS[2], place, entry)
+redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - tonumber(ARGV[3]))
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+redis.call('PUBLISH', KEYS[3], entry)
 return 1
 ";
 
-/// Keys: forgotten, log, bans, reasons, channel. Arguments: our epoch, the moment until which the log is known, how much is wanted
-/// (`all` or `changes`), the message of a new epoch. Gives: moment, whether all was lost, epoch, changes, entries in the log, the
-/// log's oldest moment, what is new in it, and with `all` the generations and the bans with what remains of them.
-const ATTEND: &str = r"
-local t = redis.call('TIME')
-local moment = t[1] * 1000000 + t[2]
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local epoch = redis.call('HGET', KEYS[1], 'epoch')
-local lost = epoch and 0 or 1
-epoch = tonumber(epoch or 0)
-if lost == 1 or tonumber(ARGV[1]) > epoch then
-  epoch = math.max(epoch, tonumber(ARGV[1]))
-  redis.call('DEL', KEYS[1])
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'changes', 0)
-  if lost == 0 then redis.call('PUBLISH', KEYS[5], ARGV[4] .. ' ' .. epoch) end
-else
-  -- Says whether writes are taken at all.
-  redis.call('HSET', KEYS[1], 'epoch', epoch)
+/// Keys: forgotten, log, bans, reasons, channel. Arguments: the epoch that was agreed upon, the place until which the log is known, in
+/// which life, how much is wanted (`all` or `changes`), the message of a new epoch without it, the name of a life that begins. Gives: the
+/// life, the last place, epoch, changes, what is new in the log, and with `all` the generations and the bans with what remains of them.
+const ATTEND: &str = concat!(
+    begin!(),
+    r"
+local life, epoch = redis.call('HGET', KEYS[1], 'life'), tonumber(redis.call('HGET', KEYS[1], 'epoch') or -1)
+if tonumber(ARGV[1]) > epoch then
+  begin(ARGV[1])
+  if epoch >= 0 then redis.call('PUBLISH', KEYS[5], ARGV[5] .. ' ' .. ARGV[1]) end
+  epoch = tonumber(ARGV[1])
 end
-local oldest = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-local log = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. ARGV[2], '+inf', 'WITHSCORES')
+local last = tonumber(redis.call('HGET', KEYS[1], 'last') or 0)
+if not life then
+  life = ARGV[6]
+  redis.call('ZREMRANGEBYSCORE', KEYS[2], '(' .. last, '+inf')
+end
+-- Says whether writes are taken at all, too.
+redis.call('HSET', KEYS[1], 'life', life)
+local known = life == ARGV[3] and ARGV[2] or '0'
+local log = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. known, '+inf')
 local generations, bans = {}, {}
-if ARGV[3] == 'all' then
+if ARGV[4] == 'all' then
+  local t = redis.call('TIME')
+  local now = t[1] * 1000 + math.floor(t[2] / 1000)
   generations = redis.call('HGETALL', KEYS[1])
-  local last = redis.call('ZREVRANGEBYSCORE', KEYS[3], '+inf', now, 'WITHSCORES', 'LIMIT', 0, 5000)
-  for i = 1, #last, 2 do
-    bans[#bans + 1] = last[i]
-    bans[#bans + 1] = string.format('%d', tonumber(last[i + 1]) - now)
-    bans[#bans + 1] = redis.call('HGET', KEYS[4], last[i]) or '0 0'
+  local longest = redis.call('ZREVRANGEBYSCORE', KEYS[3], '+inf', now, 'WITHSCORES', 'LIMIT', 0, 5000)
+  for i = 1, #longest, 2 do
+    bans[#bans + 1] = longest[i]
+    bans[#bans + 1] = string.format('%d', tonumber(longest[i + 1]) - now)
+    bans[#bans + 1] = redis.call('HGET', KEYS[4], longest[i]) or '0 0'
   end
 end
 local changes = tonumber(redis.call('HGET', KEYS[1], 'changes') or 0)
-return {string.format('%d', moment), lost, epoch, changes, redis.call('ZCARD', KEYS[2]), oldest[2] or '', log, generations, bans}
-";
+return {life, last, epoch, changes, log, generations, bans}
+"
+);
 
 #[cfg(test)]
 mod tests {

@@ -147,8 +147,8 @@ impl Marks {
 pub enum News {
     /// A recipient was forgotten.
     Key(u128),
-    /// A domain was forgotten so often.
-    Domain(u128, u32),
+    /// A domain was forgotten so often, in this epoch.
+    Domain(u128, u32, u32),
     /// Everything was forgotten so often.
     Epoch(u32),
     /// Something was found out about a domain.
@@ -175,7 +175,7 @@ pub enum News {
 pub(super) enum Heard {
     /// A lease ended.
     Answered(u128),
-    /// News; what is in the log, too, has its moment.
+    /// News; what is in the log, too, has its place there.
     News(News, Option<u64>),
 }
 
@@ -195,7 +195,10 @@ impl Heard {
             "answered" => return hash().map(Self::Answered),
             "key" => return Some(Self::News(News::Key(hash()?), next())),
             "pardoned" => return Some(Self::News(News::Pardoned(hash()?), next())),
-            "domain" => News::Domain(hash()?, u32::try_from(next()?).ok()?),
+            "domain" => {
+                let (generation, epoch) = (next()?, next()?);
+                News::Domain(hash()?, u32::try_from(generation).ok()?, u32::try_from(epoch).ok()?)
+            }
             "epoch" => News::Epoch(first.parse().ok()?),
             "marked" => News::Marked(hash()?),
             "banned" => {
@@ -246,7 +249,7 @@ mod tests {
         assert_eq!(heard("other key ff 12"), Some(Heard::News(News::Key(255), Some(12))));
         assert_eq!(heard("other answered ff"), Some(Heard::Answered(255)));
         assert_eq!(heard("other epoch 7"), Some(Heard::News(News::Epoch(7), None)));
-        assert_eq!(heard("other domain ff 7"), Some(Heard::News(News::Domain(255, 7), None)));
+        assert_eq!(heard("other domain ff 7 2"), Some(Heard::News(News::Domain(255, 7, 2), None)));
         assert_eq!(heard("me key ff 12"), None);
         assert_eq!(heard("other key zz"), None);
     }

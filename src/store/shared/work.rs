@@ -6,12 +6,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt as _};
 use redis::Value;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::link::{self, Fault, Joined, Request};
-use super::outbox::{Learnt, Order, Write};
-use super::script::{MOST_LOGGED, Script};
+use super::outbox::{Forget, Learnt, Write};
+use super::script::Script;
 use super::told::{Heard, News};
 use super::{Inner, PATIENCE_SUSPECT, State, Tier, integer, octets, score};
 use crate::observe::metrics::SharedOperation;
@@ -30,8 +30,6 @@ const AT_ONCE: usize = 64;
 const GATHERING: Duration = Duration::from_millis(20);
 /// What could not be done is tried again after so long, if we are still joined then.
 const AGAIN: Duration = Duration::from_millis(100);
-/// What is told of a domain holds no longer than that there.
-const MARKS_LIVE: Duration = Duration::from_secs(24 * 3600);
 
 impl Tier {
     /// Comes back, with the reason, when Redis is away.
@@ -81,7 +79,7 @@ impl Tier {
             why
         };
         // Who writes ends by itself: what it has in hand and cannot write goes back and is not lost.
-        let (why, (), ()) = tokio::join!(staying, inner.write_until(&over), inner.count_until(&over));
+        let (why, (), ()) = tokio::join!(staying, inner.write_until(&over, hear), inner.count_until(&over));
         why
     }
 }
@@ -107,7 +105,7 @@ impl Inner {
                         waiting.notify_one();
                     }
                 }
-                Some(Heard::News(news, moment)) if moment.is_none_or(|moment| self.state().hears(moment)) => {
+                Some(Heard::News(news, place)) if place.is_none_or(|place| self.state().hears(place)) => {
                     self.hear(news, hear);
                 }
                 Some(Heard::News(..)) | None => {}
@@ -117,10 +115,15 @@ impl Inner {
     }
 
     fn hear(&self, news: News, hear: &impl Fn(News)) {
-        match news {
-            News::Epoch(epoch) if epoch <= self.epoch.fetch_max(epoch, Ordering::Relaxed) => {}
-            news => hear(news),
+        if let News::Epoch(epoch) = news {
+            let mut state = self.state();
+            state.agreed = state.agreed.max(epoch);
+            drop(state);
+            if epoch <= self.epoch.fetch_max(epoch, Ordering::Relaxed) {
+                return;
+            }
         }
+        hear(news);
     }
 
     async fn attend_always(&self, joined: &Joined, hear: &impl Fn(News)) -> String {
@@ -136,29 +139,38 @@ impl Inner {
 
     /// Learns what happened that the channel did not bring, and whether Redis does what is asked of it.
     async fn attend(&self, joined: &Joined, extent: Extent, hear: &impl Fn(News)) -> Result<(), Fault> {
-        let known = self.state().known;
-        let answer = self.ask_attendance(joined, extent, known).await?;
+        let ours = self.state().next_life(&self.token);
+        let answer = self.ask_attendance(joined, extent, &ours).await?;
         let unexpected = || Fault::Refused("it answers what no Redis would".to_owned());
         let Value::Array(parts) = &answer else { return Err(unexpected()) };
-        let [moment, lost, epoch, changes, logged, oldest, log, generations, bans] = parts.as_slice() else {
+        let [life, last, epoch, changes, log, generations, bans] = parts.as_slice() else {
             return Err(unexpected());
         };
-        let moment = score(moment).ok_or_else(unexpected)?;
-        if integer(lost) == Some(1) {
+        let life = octets(life).and_then(|life| std::str::from_utf8(life).ok()).ok_or_else(unexpected)?;
+        let last = score(last).ok_or_else(unexpected)?;
+        let (were_here, known) = {
+            let state = self.state();
+            (state.life.as_deref() == Some(life), state.known)
+        };
+        if self.state().meets(life, &ours) {
+            self.outbox.forget_again();
             hear(News::Lost);
         }
+        let before = self.epoch.load(Ordering::Relaxed);
         let epoch = integer(epoch).and_then(|epoch| u32::try_from(epoch).ok()).unwrap_or(0);
         self.hear(News::Epoch(epoch), hear);
-        let full = score(logged).is_some_and(|logged| logged >= MOST_LOGGED as u64);
-        if full && known > 0 && score(oldest).is_some_and(|oldest| oldest > known) {
+        let entries = list(log);
+        let missed = were_here && (entries.len() as u64) < last.saturating_sub(known);
+        if missed && epoch <= before {
             // What the log has let go was not heard of: only forgetting everything forgets it for certain.
-            hear(News::Epoch(self.epoch.fetch_add(1, Ordering::Relaxed) + 1));
-            self.outbox.order(Order::Epoch);
+            let epoch = self.epoch.fetch_add(1, Ordering::Relaxed) + 1;
+            hear(News::Epoch(epoch));
+            self.outbox.forget(Forget::All { epoch }, epoch);
         }
-        for (entry, at) in pairs(log) {
-            let Some(at) = score(at) else { continue };
-            if self.state().hears(at)
-                && let Some(news) = octets(entry).and_then(|entry| logged_news(entry, &self.token))
+        for entry in entries {
+            if let Some(Heard::News(news, Some(place))) =
+                octets(entry).and_then(|e| Heard::read(e, &self.token))
+                && self.state().hears(place)
             {
                 hear(news);
             }
@@ -167,15 +179,15 @@ impl Inner {
             let hash = octets(domain).and_then(hash);
             let generation = octets(generation).and_then(|g| std::str::from_utf8(g).ok()?.parse().ok());
             if let (Some(hash), Some(generation)) = (hash, generation) {
-                hear(News::Domain(hash, generation));
+                hear(News::Domain(hash, generation, epoch));
             }
         }
         each_ban(bans, hear);
         let changes = score(changes).unwrap_or(0);
         let missed = {
             let mut state = self.state();
-            state.known = moment;
-            state.heard.retain(|heard| *heard > moment);
+            state.known = last;
+            state.heard.retain(|heard| *heard > last);
             std::mem::replace(&mut state.changes, changes) != changes
         };
         if missed && extent == Extent::Changes {
@@ -184,13 +196,15 @@ impl Inner {
         Ok(())
     }
 
-    async fn ask_attendance(&self, joined: &Joined, extent: Extent, known: u64) -> Result<Value, Fault> {
+    async fn ask_attendance(&self, joined: &Joined, extent: Extent, ours: &str) -> Result<Value, Fault> {
         let keys = ["forgotten", "log", "bans", "reasons", "news"].map(|name| self.name(name));
-        let epoch = self.epoch.load(Ordering::Relaxed).to_string();
+        let (agreed, known, life) = {
+            let state = self.state();
+            (state.agreed.to_string(), state.known.to_string(), state.life.clone().unwrap_or_default())
+        };
         let wanted = if extent == Extent::All { "all" } else { "changes" };
         let message = format!("{} epoch", self.token);
-        let known = known.to_string();
-        let arguments = [epoch.as_bytes(), known.as_bytes(), wanted.as_bytes(), message.as_bytes()];
+        let arguments = [&agreed, &known, &life, wanted, &message, ours].map(str::as_bytes);
         let operation = SharedOperation::Attend;
         let (script, patience) =
             (Script::Attend, if extent == Extent::All { ATTENDING * 4 } else { ATTENDING });
@@ -200,7 +214,7 @@ impl Inner {
     }
 
     /// Writes what was learnt, as it comes.
-    async fn write_until(&self, over: &CancellationToken) {
+    async fn write_until(&self, over: &CancellationToken, hear: &impl Fn(News)) {
         while !over.is_cancelled() {
             let orders = self.outbox.take_orders(AT_ONCE);
             let writes = self.outbox.take_writes(AT_ONCE);
@@ -212,10 +226,17 @@ impl Inner {
             let mut left = orders.into_iter();
             let mut failed = false;
             while let Some(order) = left.next() {
-                if self.carry_out(&order).await.is_err() {
-                    self.outbox.give_back_orders(std::iter::once(order).chain(left).collect());
-                    failed = true;
-                    break;
+                match self.carry_out(&order).await {
+                    Ok(news) => {
+                        self.outbox.carried_out(order);
+                        news.into_iter().for_each(|news| self.hear(news, hear));
+                    }
+                    Err(_) => {
+                        let left = std::iter::once(order).chain(left).collect();
+                        self.outbox.give_back_orders(left, self.epoch.load(Ordering::Relaxed));
+                        failed = true;
+                        break;
+                    }
                 }
             }
             let written = join_all(writes.iter().map(|write| self.write(write))).await;
@@ -251,65 +272,6 @@ impl Inner {
         self.aside(SharedOperation::Learn, Script::Learn, &keys, &arguments).await.map(drop)
     }
 
-    async fn carry_out(&self, order: &Order) -> Result<(), Fault> {
-        let news = self.name("news");
-        let said = |text: String| format!("{} {text}", self.token);
-        let keeps = self.keeps.max(Duration::from_secs(3600)).as_millis().to_string();
-        let most = MOST_LOGGED.to_string();
-        let (script, keys, arguments): (_, Vec<String>, Vec<Vec<u8>>) = match order {
-            Order::Forget(key) => {
-                let entry = said(format!("key {key:032x}"));
-                (
-                    Script::ForgetKey,
-                    vec![self.key("v", *key), self.name("log"), news],
-                    texts([&keeps, &entry, &keeps, &most, &entry]),
-                )
-            }
-            Order::Domain { hash, generation, epoch } => {
-                let message = said(format!("domain {hash:032x} {generation}"));
-                let (epoch, hash, generation) =
-                    (epoch.to_string(), format!("{hash:032x}"), generation.to_string());
-                (
-                    Script::ForgetDomain,
-                    vec![self.name("forgotten"), news],
-                    texts([&epoch, &hash, &generation, &message]),
-                )
-            }
-            Order::Epoch => {
-                let keys = ["forgotten", "log", "bans", "reasons", "news"].map(|name| self.name(name));
-                let epoch = self.epoch.load(Ordering::Relaxed).to_string();
-                let known = self.state().known.to_string();
-                (Script::Attend, keys.into(), texts([&epoch, &known, "changes", &said("epoch".to_owned())]))
-            }
-            Order::Mark(scope, marks, since) => {
-                let message = said(format!("marked {scope:032x}"));
-                let mut arguments = texts([&MARKS_LIVE.as_millis().to_string(), &message]);
-                arguments.extend(marks.aged(since.elapsed()).arguments());
-                (Script::Mark, vec![self.key("m", *scope), news], arguments)
-            }
-            Order::Ban { client, until, unknown, known } => {
-                let remaining = until.saturating_duration_since(Instant::now()).as_millis();
-                let message = said(format!("banned {client:032x} {remaining} {unknown} {known}"));
-                let (client, reason) = (format!("{client:032x}"), format!("{unknown} {known}"));
-                let keys = vec![self.name("bans"), self.name("reasons"), news];
-                (Script::Ban, keys, texts([&client, &remaining.to_string(), &reason, &message]))
-            }
-            Order::Pardon(client) => {
-                let entry = said(format!("pardoned {client:032x}"));
-                let keys = vec![
-                    self.name("bans"),
-                    self.name("reasons"),
-                    self.key("c", *client),
-                    self.name("log"),
-                    news,
-                ];
-                (Script::Pardon, keys, texts([&format!("{client:032x}"), &entry, &keeps, &most, &entry]))
-            }
-        };
-        let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
-        self.aside(SharedOperation::Tell, script, &keys, &arguments).await.map(drop)
-    }
-
     /// Counts what clients were told, as it comes.
     async fn count_until(&self, over: &CancellationToken) {
         while !over.is_cancelled() {
@@ -328,21 +290,28 @@ impl Inner {
 }
 
 impl State {
-    /// Whether what happened at that moment is new to us.
-    fn hears(&mut self, moment: u64) -> bool {
-        moment > self.known && self.heard.insert(moment)
+    /// What a life that begins now would be called.
+    fn next_life(&mut self, token: &str) -> String {
+        self.attended += 1;
+        format!("{token}.{}", self.attended)
     }
-}
 
-fn texts<const N: usize>(texts: [&str; N]) -> Vec<Vec<u8>> {
-    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
-}
+    /// Whether what stands at that place of the log is new to us.
+    fn hears(&mut self, place: u64) -> bool {
+        place > self.known && self.heard.insert(place)
+    }
 
-/// An entry of the log; our own are known.
-fn logged_news(entry: &[u8], token: &str) -> Option<News> {
-    match Heard::read(entry, token)? {
-        Heard::News(news, _) => Some(news),
-        Heard::Answered(_) => None,
+    /// Takes note of the life Redis leads, in which our own name for it is `ours`. Gives whether it has lost what was there.
+    fn meets(&mut self, life: &str, ours: &str) -> bool {
+        let lost = self.life.as_deref().map_or(life == ours, |known| known != life);
+        if lost {
+            self.known = 0;
+            self.heard.clear();
+        }
+        if self.life.as_deref() != Some(life) {
+            self.life = Some(life.to_owned());
+        }
+        lost
     }
 }
 
@@ -363,6 +332,10 @@ fn each_ban(bans: &Value, hear: &impl Fn(News)) {
 fn hash(octets: &[u8]) -> Option<u128> {
     let text = std::str::from_utf8(octets).ok().filter(|text| text.len() == 32)?;
     u128::from_str_radix(text, 16).ok()
+}
+
+fn list(value: &Value) -> &[Value] {
+    if let Value::Array(values) = value { values } else { &[] }
 }
 
 /// Two by two, as an array or as a map.
