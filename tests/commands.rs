@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -9,6 +10,7 @@ use support::backend::{Action, Backend, Phase, Script, at};
 use support::backstop::Backstop;
 use support::machine::{Directory, free_address};
 use support::postfix::Postfix;
+use tokio_util::sync::CancellationToken;
 
 /// Runs `backstop` with these arguments in `directory`, to its end.
 async fn backstop(directory: &Path, arguments: &[&str]) -> Output {
@@ -123,6 +125,38 @@ async fn verify_tells_known_unknown_and_undetermined_apart() {
 }
 
 #[tokio::test]
+async fn verify_asks_several_at_once_and_tells_in_order() {
+    let gate = CancellationToken::new();
+    let names = ["ann@slow.example", "bob@example.org", "carol@example.org"];
+    let held = Script::knowing([names[0]]).on(at(Phase::Rcpt), Action::ordinary().held_by(&gate));
+    let (_slow, slow) = Backend::start(held).await;
+    let (backend, address) = Backend::start(Script::knowing([names[1], names[2]])).await;
+    let directory = Directory::new("many");
+    let routes = [("slow.example".to_owned(), slow), ("example.org".to_owned(), address)];
+    directory.write("backstop.toml", Backstop::configuration_of(&routes, ""));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
+    command.args(["verify", "-"]).current_dir(directory.path());
+    let mut running = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it was built");
+    let mut input = running.stdin.take().expect("a pipe");
+    // The input stays open: nobody who types waits for the end of it.
+    input.write_all(names.join("\n").as_bytes()).and_then(|()| input.write_all(b"\n")).expect("it reads");
+    // The first is held until the others were asked about.
+    while names[1..].iter().any(|name| backend.record().rcpts_for(name) == 0) {
+        tokio::time::sleep(support::LOOK_AGAIN).await;
+    }
+    gate.cancel();
+    let told = tokio::task::spawn_blocking(move || {
+        let mut lines = BufReader::new(running.stdout.take().expect("a pipe")).lines();
+        let told: Vec<_> = lines.by_ref().take(3).map(|line| line.expect("text")).collect();
+        drop(input);
+        assert_eq!(lines.count(), 0);
+        (told, running.wait().expect("it ends").code())
+    });
+    let expected = names.map(|name| format!("{name}: deliverable")).to_vec();
+    assert_eq!(told.await.expect("it answers"), (expected, Some(0)));
+}
+
+#[tokio::test]
 async fn cache_looks_into_a_running_proxy_and_clears_it() {
     let (backend, address) = Backend::start(Script::knowing(["anna@example.org"])).await;
     let (proxy, front) = Backstop::before(address).await;
@@ -155,6 +189,62 @@ async fn cache_looks_into_a_running_proxy_and_clears_it() {
     drop(proxy);
     assert_eq!(code(&cache(&["stats"]).await), 69);
     assert_eq!(code(&backstop(directory.path(), &["healthcheck", "--admin", &admin]).await), 1);
+}
+
+#[tokio::test]
+async fn the_endpoint_may_be_named_behind_the_subcommand() {
+    let (_backend, address) = Backend::start(Script::knowing(["anna@example.org"])).await;
+    let (proxy, _) = Backstop::before(address).await;
+    let admin = format!("http://{}", proxy.address("admin").await);
+    let directory = Directory::new("endpoint");
+    for arguments in [
+        ["cache", "forget", "anna@example.org", "--admin", &admin].as_slice(),
+        &["cache", "stats", "--admin", &admin],
+        &["cache", "clear", "--config", "backstop.toml", "--admin", &admin],
+    ] {
+        let done = backstop(directory.path(), arguments).await;
+        assert_eq!(code(&done), 0, "{arguments:?}: {}", err(&done));
+    }
+    let secure = backstop(directory.path(), &["cache", "stats", "--admin", "https://127.0.0.1:9525"]).await;
+    assert_eq!(code(&secure), 69);
+    assert!(err(&secure).contains("https://127.0.0.1:9525 is no address"), "{}", err(&secure));
+}
+
+#[tokio::test]
+async fn a_faulty_file_neither_hides_the_endpoint_nor_its_fault() {
+    let (_backend, backend) = Backend::start(Script::knowing(["anna@example.org"])).await;
+    let (proxy, _) = Backstop::before(backend).await;
+    let address = proxy.address("admin").await;
+    let directory = Directory::new("faulty");
+    let told = async |command: &[&str], file: &str| {
+        directory.write("backstop.toml", file);
+        let done = backstop(directory.path(), command).await;
+        (code(&done), err(&done))
+    };
+    // It runs with an older configuration, or may read what this user may not.
+    for (rest, fault) in [
+        ("[limits]\nlimit = 1\n", "limits.limit (./backstop.toml): unknown key"),
+        ("token_file = \"absent\"\n", "admin.token_file"),
+        ("[tls]\ncertificates = [{ chain = \"absent\", key = \"absent\" }]\n", ""),
+    ] {
+        let file = format!("[admin]\naddress = \"{address}\"\n{rest}");
+        for command in [["healthcheck"].as_slice(), &["cache", "stats"], &["report"]] {
+            let (code, said) = told(command, &file).await;
+            assert_eq!(code, 0, "{command:?} {rest}: {said}");
+            assert_eq!(said.is_empty(), fault.is_empty(), "{said}");
+            assert!(said.contains(fault), "{fault} in {said}");
+        }
+    }
+    // Whether something listens there is the machine's affair; what counts is what is said.
+    let (_, said) = told(&["cache", "stats"], "[admin\n").await;
+    assert!(said.contains("fault: ") && said.contains("not valid TOML"), "{said}");
+    assert!(said.contains("asking 127.0.0.1:9525"), "{said}");
+    let (_, said) = told(&["cache", "stats", "--config", "absent.toml"], "").await;
+    assert!(said.contains("fault: absent.toml") && said.contains("asking 127.0.0.1:9525"), "{said}");
+    let (code, said) = told(&["cache", "stats"], "[admin]\naddress = \"\"\n").await;
+    assert!(code == 69 && said.contains("admin.address is empty"), "{said}");
+    let (code, said) = told(&["healthcheck"], "[admin]\naddress = \"\"\n").await;
+    assert!(code == 1 && said.contains("admin.address is empty"), "{said}");
 }
 
 #[tokio::test]

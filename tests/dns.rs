@@ -2,19 +2,21 @@
 
 mod support;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use backstop::config::{Destination, Endpoint, EndpointTls};
 use backstop::net::resolve::{Answer, Follower, Resolver};
+use backstop::proto::client::{ClientName, ClientNames};
+use futures_util::future::join_all;
 use serde_json::Value;
 use support::backend::{Backend, Script};
 use support::backstop::Backstop;
 use support::certificate::Authority;
 use support::client::{Client, Reply};
-use support::dns::{A, AAAA, Data, MX, NameServer, SRV, Said};
+use support::dns::{A, AAAA, Data, MX, NameServer, PTR, SRV, Said};
 use support::machine::Directory;
 use support::{PATIENCE, settled};
 use tokio::time::{Instant, sleep};
@@ -498,4 +500,125 @@ async fn a_destination_has_a_bounded_number_of_backends() {
     let (found, answer) = ask(&mut follower(server, &host("mail.test"))).await;
     assert_eq!((found.len(), answer.excess), (64, 6));
     assert_eq!(found[0], "0 mail.test 192.0.2.0:25", "the same ones each time");
+}
+
+/// What a client is called by a name server that says so: its name that leads back, and the one its address leads to.
+async fn client_names(client: IpAddr, says: impl FnOnce(&NameServer)) -> (String, String) {
+    let (server, address) = NameServer::start().await;
+    says(&server);
+    let ClientNames { verified, reverse } = Resolver::new(&[address]).client_names(client).await;
+    let text = |name| match name {
+        ClientName::Known(name) => String::from(name),
+        ClientName::Unavailable => "none".to_owned(),
+        ClientName::TemporarilyUnavailable => "open".to_owned(),
+    };
+    (text(verified), text(reverse))
+}
+
+fn called(verified: &str, reverse: &str) -> (String, String) {
+    (verified.to_owned(), reverse.to_owned())
+}
+
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
+const FOUR: &str = "7.2.0.192.in-addr.arpa";
+const SIX: &str = "7.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa";
+
+fn pointers(names: &[&'static str]) -> Said {
+    Said::Records(60, names.iter().map(|name| Data::Ptr(name)).collect())
+}
+
+fn addresses(addresses: &[&str]) -> Said {
+    Said::Records(60, addresses.iter().map(|a| Data::Address(a.parse().expect("an address"))).collect())
+}
+
+#[tokio::test]
+async fn a_client_is_called_what_leads_back_to_it() {
+    let names = client_names(CLIENT, |server| {
+        server.says(FOUR, PTR, pointers(&["Client.Example.NET"]));
+        server.says("client.example.net", A, addresses(&["192.0.2.6", "192.0.2.7"]));
+    });
+    assert_eq!(names.await, called("client.example.net", "client.example.net"));
+    let names = client_names("2001:db8::7".parse().expect("an address"), |server| {
+        server.says(SIX, PTR, pointers(&["client.example.net"]));
+        server.says("client.example.net", AAAA, addresses(&["2001:db8::7"]));
+    });
+    assert_eq!(names.await, called("client.example.net", "client.example.net"));
+    // Of several the first in the alphabet that does, whatever the others do; as an IPv4 address in IPv6, too.
+    let names = client_names("::ffff:192.0.2.7".parse().expect("an address"), |server| {
+        server.says(
+            FOUR,
+            PTR,
+            pointers(&["d.example.net", "c.example.net", "b.example.net", "a.example.net", ""]),
+        );
+        server.says("a.example.net", A, Said::ServFail);
+        for name in ["c.example.net", "d.example.net"] {
+            server.says(name, A, addresses(&["192.0.2.7"]));
+        }
+    });
+    assert_eq!(names.await, called("c.example.net", "c.example.net"));
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_lead_back_is_not_the_clients() {
+    assert_eq!(client_names(CLIENT, |_| {}).await, called("none", "none"));
+    let elsewhere = client_names(CLIENT, |server| {
+        server.says(FOUR, PTR, pointers(&["bank.example.com"]));
+        server.says("bank.example.com", A, addresses(&["198.51.100.1"]));
+    });
+    assert_eq!(elsewhere.await, called("none", "bank.example.com"));
+    let nowhere = client_names(CLIENT, |server| server.says(FOUR, PTR, pointers(&["nowhere.example.com"])));
+    assert_eq!(nowhere.await, called("none", "nowhere.example.com"));
+    let no_host = client_names(CLIENT, |server| {
+        server.says(FOUR, PTR, pointers(&["a client.example.net", "", "under_score\"<b>.example.net"]));
+    });
+    assert_eq!(no_host.await, called("none", "none"));
+    // A thousand names cost no more than a few questions.
+    let (server, address) = NameServer::start().await;
+    server.says(FOUR, PTR, pointers(&["a.test", "b.test", "c.test", "d.test", "e.test", "f.test"]));
+    assert_eq!(Resolver::new(&[address]).client_names(CLIENT).await.verified, ClientName::Unavailable);
+    assert_eq!((server.asked("d.test", A), server.asked("e.test", A)), (1, 0));
+}
+
+#[tokio::test]
+async fn a_name_server_that_fails_leaves_the_name_open() {
+    let at_once = client_names(CLIENT, |server| server.says(FOUR, PTR, Said::ServFail));
+    assert_eq!(at_once.await, called("open", "open"));
+    let then = client_names(CLIENT, |server| {
+        server.says(FOUR, PTR, pointers(&["client.example.net"]));
+        server.says("client.example.net", A, Said::ServFail);
+    });
+    assert_eq!(then.await, called("open", "client.example.net"));
+    let began = Instant::now();
+    let silent = client_names(CLIENT, |server| {
+        server.says(FOUR, PTR, pointers(&["a.test", "b.test", "c.test"]));
+        for name in ["a.test", "b.test", "c.test"] {
+            server.says(name, A, Said::Silence);
+        }
+    });
+    assert_eq!(silent.await.0, "open");
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn only_so_many_clients_are_looked_up_at_a_time() {
+    let (server, address) = NameServer::start().await;
+    server.says(FOUR, PTR, Said::Silence);
+    let resolver = Resolver::new(&[address]);
+    let began = Instant::now();
+    let looked_up = join_all((0..300).map(|_| async {
+        let names = resolver.client_names(CLIENT).await;
+        (names, began.elapsed() < Duration::from_secs(1))
+    }));
+    let looked_up = looked_up.await;
+    let at_once = looked_up.iter().filter(|(_, at_once)| *at_once).count();
+    assert_eq!(at_once, 300 - 256, "the others wait for an answer");
+    assert!(looked_up.iter().all(|(names, _)| names.verified == ClientName::TemporarilyUnavailable));
+}
+
+#[tokio::test]
+async fn a_system_knows_the_names_of_its_own_hosts() {
+    // Whatever else stands in the hosts file, an address of loopback leads to no name server.
+    let resolver = Resolver::new(&["127.0.0.1:1".parse().expect("an address")]);
+    let names = resolver.client_names([127, 0, 0, 1].into()).await;
+    assert!(matches!(names.verified, ClientName::Known(_)), "localhost is in /etc/hosts");
 }

@@ -5,6 +5,7 @@ mod support;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use support::PATIENCE;
 use support::backend::{Backend, Script};
 use support::backstop::Backstop;
 use support::client::Client;
@@ -180,6 +181,89 @@ async fn what_was_found_out_of_a_store_outlives_a_changed_route() {
     backstop.rewrite(&(configuration + "eject = \"7s\"\n"));
     assert_eq!(admin.post("/api/v1/reload").await.status, 200);
     assert_eq!(truth().await, "blind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_route_never_has_more_connections_than_it_may() {
+    let (backend, store) = Backend::start(Script::knowing([KNOWN])).await;
+    let limited = |most: u8| Backstop::configuration(store) + &format!("max_connections = {most}\n");
+    let (backstop, address) = Backstop::ready(&limited(4)).await;
+    let admin = backstop.admin().await;
+    // Three of four, for one is for probes.
+    let mut old = Vec::new();
+    for _ in 0..3 {
+        let mut client = Client::greeted(address).await;
+        client.envelope("sender@client.test", KNOWN).await.is("250");
+        old.push(client);
+    }
+    backstop.rewrite(&limited(3));
+    assert_eq!(admin.post("/api/v1/reload").await.status, 200);
+    let mut new = JoinSet::new();
+    for _ in 0..3 {
+        new.spawn(async move {
+            let mut client = Client::greeted(address).await;
+            client.envelope("sender@client.test", KNOWN).await.is("250");
+            client.data(MESSAGE).await.is("250");
+            client.quit().await;
+        });
+    }
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let status = admin.get("/api/v1/status").await.json();
+        let connections = &status["routes"][0]["backends"][0]["connections"];
+        let (in_use, waiting) = (&connections["in_use"]["delivery"], &connections["waiting"]["delivery"]);
+        if (in_use, waiting) == (&3.into(), &3.into()) {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "who comes now waits: {status:#}");
+    }
+    for mut client in old {
+        client.data(MESSAGE).await.is("250");
+        client.quit().await;
+    }
+    new.join_all().await;
+    let record = backend.record();
+    assert_eq!(record.messages.len(), 6);
+    assert!(record.most_open <= 4, "{} at once", record.most_open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_alarmed_about_what_is_not_there_any_more() {
+    let (_backend, store) = Backend::start(Script::blind()).await;
+    let configuration = Backstop::configuration(store);
+    let gone = free_address();
+    let two = configuration.clone()
+        + &format!("[[route]]\nname = \"other\"\ndomains = [\"example.com\"]\nbackends = [\"{gone}\"]\n");
+    let (backstop, address) = Backstop::ready(&two).await;
+    let admin = backstop.admin().await;
+    let mut client = Client::greeted(address).await;
+    client.envelope("sender@client.test", KNOWN).await.is("250");
+    client.quit().await;
+    let alarms =
+        async || admin.metric("backstop_route_alarms{kind=\"unverifiable\",route=\"example.org\"}").await;
+    let up = async |route: &str, purpose: &str| {
+        admin.metric(&format!("backstop_route_up{{route=\"{route}\",use=\"{purpose}\"}}")).await
+    };
+    let last = async || admin.metric("backstop_config_last_reload_successful").await;
+    assert_eq!((alarms().await, last().await), (Some(1.0), Some(1.0)));
+    assert_eq!(
+        (up("example.org", "delivery").await, up("example.org", "probe").await),
+        (Some(1.0), Some(1.0))
+    );
+    assert_eq!((up("other", "delivery").await, up("other", "probe").await), (Some(0.0), Some(0.0)));
+    // A reload that changes nothing of it leaves it as it is; one that is refused says so until another is taken.
+    backstop.rewrite("broken =");
+    assert_eq!(admin.post("/api/v1/reload").await.status, 422);
+    assert_eq!((alarms().await, last().await), (Some(1.0), Some(0.0)));
+    backstop.rewrite(&(two + "[limits]\nmax_recipients = 9\n"));
+    assert_eq!(admin.post("/api/v1/reload").await.status, 200);
+    assert_eq!((alarms().await, last().await), (Some(1.0), Some(1.0)));
+    // Nobody is asked any more, and the other route is gone.
+    backstop.rewrite(&(configuration + "verify.mode = \"off\"\n"));
+    assert_eq!(admin.post("/api/v1/reload").await.status, 200);
+    assert_eq!(alarms().await, Some(0.0));
+    assert_eq!((up("example.org", "delivery").await, up("example.org", "probe").await), (Some(1.0), None));
+    assert_eq!(up("other", "delivery").await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

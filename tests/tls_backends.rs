@@ -147,6 +147,45 @@ async fn a_postfix_that_cannot_be_verified_gets_nothing_and_the_log_says_what_to
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_file_the_systems_roots_are_trusted_and_no_others() {
+    let (trusted, other) = (Authority::new(), Authority::new());
+    let directory = Directory::new("tls-system");
+    let roots = directory.write("roots.pem", &trusted.root);
+    for (authority, known) in [(&trusted, true), (&other, false)] {
+        let script = Script::knowing([KNOWN]).with_starttls(authority.issue(&["store.example"]).server());
+        let (backend, store) = Backend::start(script).await;
+        let keys = "tls = \"verify\"\neject = \"0s\"\ntls_name = \"store.example\"\n";
+        // Where the system keeps them is the system's affair; this is how it is told otherwise.
+        let mut command = std::process::Command::new("env");
+        command.arg(format!("SSL_CERT_FILE={}", roots.display()));
+        let backstop = Backstop::start_within(command, &(Backstop::configuration(store) + keys));
+        let front = backstop.address("mx").await;
+        if known {
+            mail_flows(front).await;
+        } else {
+            mail_waits(front).await;
+        }
+        assert_eq!(backend.record().messages.len(), usize::from(known));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_reads_the_roots_again() {
+    let (authority, another) = (Authority::new(), Authority::new());
+    let directory = Directory::new("tls-roots");
+    let ca = directory.write("ca.pem", &another.root).display().to_string();
+    let script = Script::knowing([KNOWN]).with_starttls(authority.issue(&["store.example"]).server());
+    let (backend, store) = Backend::start(script).await;
+    let keys = format!("tls = \"verify\"\neject = \"0s\"\ntls_ca = \"{ca}\"\ntls_name = \"store.example\"\n");
+    let (backstop, front) = Backstop::before_with(store, &keys).await;
+    mail_waits(front).await;
+    directory.write("ca.pem", &authority.root);
+    assert_eq!(backstop.admin().await.post("/api/v1/reload").await.status, 200);
+    mail_flows(front).await;
+    assert_eq!(backend.record().messages.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pin_is_of_the_key_and_of_nothing_else() {
     let pair = Pair::own_authority(&["whatever.example"]);
     let (postfix, directory) = postfix_with(&pair).await;
@@ -226,6 +265,22 @@ async fn opportunistic_goes_on_without_what_fails_behind_the_handshake() {
         "{}",
         backstop.log()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_counts_whatever_the_backend_says_inside() {
+    let script = Script::knowing([KNOWN])
+        .with_starttls(Pair::alone(&["store.example"]).server())
+        .on(at(Phase::Ehlo).turn(2), Action::reply("421 4.3.2 Not now").then(Action::close()));
+    let (backend, store) = Backend::start(script).await;
+    let (backstop, front) = Backstop::before_with(store, "tls = \"required\"\neject = \"0s\"\n").await;
+    mail_waits(front).await;
+    let admin = backstop.admin().await;
+    // The backend notes a handshake before we can hear of what it says behind it.
+    let secured = backend.record().secured as f64;
+    let done = counted(&admin, "full").await + counted(&admin, "resumed").await;
+    assert!(done >= 1.0 && done <= secured, "{done} of {secured}");
+    assert_eq!(counted(&admin, "failed").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use support::backend::{Backend, Script};
 use support::backstop::Backstop;
 use support::certificate::Pair;
 use support::client::Client;
+use support::dns::{Data, NameServer, PTR, Said};
 use support::eventually;
 use support::exim::Exim;
 use support::haproxy::HaProxy;
@@ -74,17 +75,117 @@ fn are_from_the_two(messages: &[Vec<u8>], form: impl Fn(&str, &str) -> String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn postfix_hears_the_true_client_with_xclient() {
     let postfix = Postfix::start_with(&[KNOWN], &[("smtpd_authorized_xclient_hosts", "127.0.0.0/8")]).await;
-    let configuration = configuration(postfix.address(), BELIEVES, "client_address = \"xclient\"");
-    let (_backstop, address) = Backstop::ready(&configuration).await;
+    let (dns, server) = NameServer::start().await;
+    dns.says("7.100.51.198.in-addr.arpa", PTR, Said::Records(60, vec![Data::Ptr("client.example.net")]));
+    dns.leads("client.example.net", 60, &["198.51.100.7:0".parse().expect("an address")]);
+    let route = format!("client_address = \"xclient\"\n[dns]\nservers = [\"{server}\"]");
+    let (_backstop, address) = Backstop::ready(&configuration(postfix.address(), BELIEVES, &route)).await;
     deliver_for_two(address).await;
     let messages = postfix.wait_for_messages(KNOWN, 4).await;
-    are_from_the_two(&messages, |address, helo| format!("from {helo} (unknown [{address}])"));
+    let name = |address: &str| if address == "198.51.100.7" { "client.example.net" } else { "unknown" };
+    are_from_the_two(&messages, |address, helo| format!("from {helo} ({} [{address}])", name(address)));
     let log = postfix.log();
     for (client, helo) in [("198.51.100.7", "seven.example.net"), ("198.51.100.8", "eight.example.net")] {
-        for line in [format!("client=unknown[{client}]"), format!("< unknown[{client}]: EHLO {helo}")] {
+        let client = format!("{}[{client}]", name(client));
+        for line in [format!("client={client}"), format!("< {client}: EHLO {helo}")] {
             assert!(log.contains(&line), "{line} in {log}");
         }
     }
+    // Once for each session, and only for what is delivered.
+    assert_eq!(dns.asked("7.100.51.198.in-addr.arpa", PTR), 1);
+}
+
+/// Where Backstop itself, which is localhost, has names of both kinds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postfix_that_insists_on_names_takes_who_has_one() {
+    let (dns, server) = NameServer::start().await;
+    for last in [7, 9] {
+        let pointer = format!("{last}.100.51.198.in-addr.arpa");
+        dns.says(&pointer, PTR, Said::Records(60, vec![Data::Ptr("client.example.net")]));
+    }
+    dns.leads("client.example.net", 60, &["198.51.100.7:0".parse().expect("an address")]);
+    dns.says("10.100.51.198.in-addr.arpa", PTR, Said::ServFail);
+    let route = format!("client_address = \"xclient\"\n[dns]\nservers = [\"{server}\"]");
+    // One with a name, one without, one that borrows a name, one whose name server fails.
+    for (insists, replies) in [
+        ("reject_unknown_client_hostname", ["250", "450 4.7.25", "450 4.7.25", "450 4.7.25"]),
+        ("reject_unknown_reverse_client_hostname", ["250", "450 4.7.1", "250", "450 4.7.1"]),
+    ] {
+        let restrictions = format!("{insists}, reject_unauth_destination");
+        let postfix = Postfix::start_with(
+            &[KNOWN],
+            &[
+                ("smtpd_authorized_xclient_hosts", "127.0.0.0/8"),
+                ("smtpd_recipient_restrictions", &restrictions),
+            ],
+        )
+        .await;
+        let (_backstop, address) = Backstop::ready(&configuration(postfix.address(), BELIEVES, &route)).await;
+        for (last, reply) in [7, 8, 9, 10].into_iter().zip(replies) {
+            let mut client = client_at(&format!("198.51.100.{last}"), address).await;
+            client.command("EHLO client.test").await.is("250");
+            client.envelope("sender@client.test", KNOWN).await.is(reply);
+            client.quit().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_system_does_not_allow_is_said_at_the_start() {
+    let (_backend, store) = Backend::start(Script::knowing([KNOWN])).await;
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--bounding-set=-net_admin,-net_raw", "--inh-caps=-net_admin,-net_raw"]);
+    let configuration = configuration(store, "", "client_address = \"transparent\"");
+    let backstop = Backstop::start_within(command, &configuration);
+    let log = backstop.logged("give CAP_NET_ADMIN").await;
+    assert!(log.contains("ERROR") && log.contains("example.org"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_are_not_to_be_looked_up_are_not() {
+    let postfix = Postfix::start_with(&[KNOWN], &[("smtpd_authorized_xclient_hosts", "127.0.0.0/8")]).await;
+    let (dns, server) = NameServer::start().await;
+    let pointer = |last: u8| format!("{last}.100.51.198.in-addr.arpa");
+    let route = |more: &str| format!("client_address = \"xclient\"\n[dns]\nservers = [\"{server}\"]\n{more}");
+    let one = async |address, words: &[&str]| {
+        let mut client = Client::greeted(address).await;
+        for word in words {
+            client.command(word).await.is("2");
+        }
+        client.envelope("sender@client.test", KNOWN).await.is("250");
+        client.quit().await;
+    };
+    let believes = "xclient = true\ntrusted = [\"127.0.0.0/8\"]";
+    // A front has said that it has none.
+    let (_backstop, address) = Backstop::ready(&configuration(postfix.address(), believes, &route(""))).await;
+    one(address, &["XCLIENT NAME=[UNAVAILABLE] ADDR=198.51.100.1", "EHLO client.test"]).await;
+    assert_eq!(dns.asked(&pointer(1), PTR), 0);
+    // A front has not said it, and its own name is nobody's.
+    one(address, &["EHLO front.test", "XCLIENT ADDR=198.51.100.2", "EHLO client.test"]).await;
+    assert_eq!(dns.asked(&pointer(2), PTR), 1);
+    let off = route("client_names = false");
+    let (_backstop, address) = Backstop::ready(&configuration(postfix.address(), believes, &off)).await;
+    one(address, &["XCLIENT ADDR=198.51.100.3", "EHLO client.test"]).await;
+    assert_eq!(dns.asked(&pointer(3), PTR), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_server_that_is_silent_is_not_held_against_the_backend() {
+    let postfix = Postfix::start_with(&[KNOWN], &[("smtpd_authorized_xclient_hosts", "127.0.0.0/8")]).await;
+    let (dns, server) = NameServer::start().await;
+    dns.says("7.100.51.198.in-addr.arpa", PTR, Said::Silence);
+    let route = format!(
+        "client_address = \"xclient\"\nverify.timeout = \"3s\"\neject = \"60s\"\n[dns]\nservers = [\"{server}\"]"
+    );
+    let (backstop, address) = Backstop::ready(&configuration(postfix.address(), BELIEVES, &route)).await;
+    let deliveries = (0..4).map(|_| async {
+        let mut client = client_at("198.51.100.7", address).await;
+        client.command("EHLO client.test").await.is("250");
+        client.envelope("sender@client.test", KNOWN).await.is("250");
+        client.quit().await;
+    });
+    futures_util::future::join_all(deliveries).await;
+    assert!(backstop.log().contains("name cannot be found out"), "{}", backstop.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ SCHEMA is what `backstop config schema` prints: rendered configurations are held
 """
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 from configuration import faults_in
 
 DEPLOY = Path(__file__).resolve().parent.parent
+DOCS = DEPLOY.parent / "docs"
 CHART = DEPLOY / "helm" / "backstop"
 KUBERNETES = ["1.28", "1.31", "1.34", "1.37"]
 
@@ -28,7 +30,15 @@ REFUSED = [
     ({"tls": {"required": True}}, "certificate"),
     ({"tls": {"certManager": {"enabled": True}}}, "issuerRef"),
     ({"sharedCache": {"mode": "external"}}, "urlSecret"),
-    ({"clientAddress": {"mode": "hostNetwork"}, "autoscaling": {"enabled": True}}, "hostNetwork"),
+    ({"clientAddress": {"mode": "hostNetwork"}}, "admin.tokenSecret"),
+    (
+        {
+            "clientAddress": {"mode": "hostNetwork"},
+            "autoscaling": {"enabled": True},
+            "admin": {"tokenSecret": {"name": "backstop-admin"}},
+        },
+        "autoscaling",
+    ),
     ({"config": "[log]\nformat = \"json\"\n"}, "[[route]]"),
     ({"config": "[[listener]]\nname = \"mine\"\n[[route]]\n"}, "written by the chart"),
     ({"replicas": 3}, "replicas"),
@@ -38,7 +48,7 @@ REFUSED = [
 
 # Kinds that are not Kubernetes' own: the keys of `spec` their definitions know, those that must be there first.
 FOREIGN = {
-    "ServiceMonitor": ({"selector", "endpoints"}, {"jobLabel", "namespaceSelector"}),
+    "ServiceMonitor": ({"selector", "endpoints"}, {"namespaceSelector"}),
     "PrometheusRule": ({"groups"}, set()),
     "Certificate": ({"secretName", "issuerRef", "dnsNames"}, {"privateKey", "duration", "renewBefore"}),
     "TCPRoute": ({"parentRefs", "rules"}, set()),
@@ -67,6 +77,11 @@ def check_object(where, item, schema):
                 fault(where, f"Kubernetes {version}: {error}")
     if kind == "PrometheusRule" and len(item["spec"]["groups"]) < 2:
         fault(where, "has no alerts or no recording rules")
+    if kind == "ServiceMonitor" and not all(
+        {"targetLabel": "job", "replacement": "backstop"} in endpoint.get("relabelings", [])
+        for endpoint in item["spec"]["endpoints"]
+    ):
+        fault(where, "its job is not the one that the alerts look for")
     if "subPath" in json.dumps(item):
         fault(where, "subPath: what is mounted so is never read again")
     for key, text in item.get("data", {}).items() if kind == "ConfigMap" else []:
@@ -120,10 +135,35 @@ def documents(text):
     return [item for item in yaml.safe_load_all(text) if item]
 
 
+def documented():
+    """The values that the guides tell to write."""
+    guide = re.search(r"cat > my-values.yaml <<'YAML'\n(.*?)\nYAML\n", (DOCS / "kubernetes.md").read_text(), re.S)
+    readme = re.search(r"```yaml\n(# my-values.yaml\n.*?)```", (CHART / "README.md").read_text(), re.S)
+    return {"the guide's values": yaml.safe_load(guide[1]), "the README's values": yaml.safe_load(readme[1])}
+
+
+def leaves(values, above=()):
+    """The paths of all that can be set; what is empty is one."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*above, key))
+        else:
+            yield (*above, key)
+
+
+def check_tried(choices):
+    tried = {path[:depth] for values in choices.values() for path in leaves(values) for depth in range(1, len(path) + 1)}
+    for path in leaves(yaml.safe_load((CHART / "values.yaml").read_text())):
+        if path not in tried:
+            fault("chart", f"no file in ci/ sets {'.'.join(path)}")
+
+
 def check_chart(schema):
     choices = {"defaults": {}}
     for path in sorted((CHART / "ci").glob("*-values.yaml")):
         choices[path.stem] = yaml.safe_load(path.read_text())
+    choices |= documented()
+    check_tried(choices)
     for name, values in choices.items():
         where = f"chart with {name}"
         linted = helm_python.lint(str(CHART), values, strict=True, namespace="mail")
@@ -164,6 +204,11 @@ def check_kustomizations(kubectl, schema):
     for path in sorted((DEPLOY / "kustomize/examples").glob("*.yaml")):
         for item in documents(path.read_text()):
             check_object(path.name, item, schema)
+    for path in sorted(DOCS.glob("*.md")):
+        for piece in re.findall(r"```yaml\n(.*?)```", path.read_text(), re.S):
+            for item in documents(piece):
+                if "kind" in item:
+                    check_object(path.name, item, schema)
 
 
 def main():

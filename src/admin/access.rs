@@ -4,12 +4,16 @@
 //! the proxy forget, so a caller off loopback needs the token for all of it, and one on loopback for what
 //! changes something. Where no token is set, loopback is trusted and everybody else turned away.
 //!
+//! On loopback is who comes from 127.0.0.1 or ::1 with a request that no proxy says it passed on. The kernel gives a
+//! caller on this machine one of these two whichever loopback address it asks; others are those of meshes, which
+//! bring strangers (Istio from 127.0.0.6). A proxy that says nothing of itself cannot be told from a caller here.
+//!
 //! A browser on this machine is on loopback too, whoever wrote the page it shows. A page that had its own
 //! name resolve to us (DNS rebinding) gives that name as Host; one that sends requests across sites gives
 //! its Origin (RFC 6454). Both are refused.
 
 use std::hint::black_box;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hyper::Method;
 use hyper::header::{self, HeaderMap};
@@ -32,13 +36,27 @@ pub(super) fn admit(panel: &Panel, caller: IpAddr, request: &Parts) -> Result<()
     if !request.headers.get_all(header::ORIGIN).iter().all(|origin| is_origin(origin.as_bytes(), host)) {
         return Err(Refusal::Origin(shown(&request.headers, header::ORIGIN)));
     }
+    let is_here = is_loopback(caller) && !is_passed_on(&request.headers);
     let reads = matches!(request.method, Method::GET | Method::HEAD);
     match &panel.token {
-        None if caller.is_loopback() => Ok(()),
+        None if is_here => Ok(()),
         None => Err(Refusal::Remote),
-        Some(_) if caller.is_loopback() && reads => Ok(()),
+        Some(_) if is_here && reads => Ok(()),
         Some(_) => Err(Refusal::Token),
     }
+}
+
+/// Whether a caller with this address is on this machine.
+fn is_loopback(caller: IpAddr) -> bool {
+    caller == Ipv4Addr::LOCALHOST || caller == Ipv6Addr::LOCALHOST
+}
+
+/// Whether a proxy says of a request that it is another's (RFC 7239, RFC 9110 §7.6.3, and what is usual).
+fn is_passed_on(headers: &HeaderMap) -> bool {
+    headers.keys().map(header::HeaderName::as_str).any(|name| {
+        matches!(name, "forwarded" | "via" | "x-real-ip")
+            || ["x-forwarded-", "x-envoy-"].iter().any(|usual| name.starts_with(usual))
+    })
 }
 
 /// The one Host of a request (RFC 9112 §3.2).
@@ -52,11 +70,11 @@ fn host(headers: &HeaderMap) -> Option<&str> {
 fn is_ours(host: &str, hostname: &str) -> bool {
     if let Some(literal) = host.strip_prefix('[') {
         let address = literal.split_once(']').filter(|(_, port)| port.is_empty() || port.starts_with(':'));
-        return address.is_some_and(|(address, _)| address.parse::<std::net::Ipv6Addr>().is_ok());
+        return address.is_some_and(|(address, _)| address.parse::<Ipv6Addr>().is_ok());
     }
     let name = host.split_once(':').map_or(host, |(name, _)| name);
     let is = |ours: &str| name.eq_ignore_ascii_case(ours);
-    is("localhost") || is(hostname) || name.parse::<std::net::Ipv4Addr>().is_ok()
+    is("localhost") || is(hostname) || name.parse::<Ipv4Addr>().is_ok()
 }
 
 /// Whether a page from `origin` is a page from `host`.
@@ -118,6 +136,28 @@ mod tests {
         {
             assert!(!is_origin(origin.as_bytes(), "127.0.0.1:9525"), "{origin}");
         }
+    }
+
+    #[test]
+    fn loopback_is_who_can_be_no_stranger() {
+        for (caller, expected) in [
+            ("127.0.0.1", true),
+            ("::1", true),
+            ("127.0.0.6", false),
+            ("127.1.1.1", false),
+            ("10.0.0.1", false),
+        ] {
+            assert_eq!(is_loopback(caller.parse().unwrap()), expected, "{caller}");
+        }
+        for name in
+            ["Forwarded", "X-Forwarded-For", "x-forwarded-proto", "Via", "X-Real-IP", "x-envoy-internal"]
+        {
+            let name = header::HeaderName::try_from(name).unwrap();
+            let headers = HeaderMap::from_iter([(name.clone(), header::HeaderValue::from_static("x"))]);
+            assert!(is_passed_on(&headers), "{name}");
+        }
+        let plain = HeaderMap::from_iter([(header::HOST, header::HeaderValue::from_static("localhost"))]);
+        assert!(!is_passed_on(&plain));
     }
 
     #[test]

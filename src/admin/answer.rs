@@ -97,7 +97,7 @@ pub(super) enum Refusal {
     Parameters,
     #[error("this needs the token: Authorization: Bearer TOKEN")]
     Token,
-    #[error("without admin.token this is for callers on loopback only")]
+    #[error("without admin.token this is for callers on loopback only, and not through a proxy")]
     Remote,
     #[error("{} is no host of ours: ask by address, as localhost or by hostname", Escaped(.0))]
     Host(String),
@@ -107,6 +107,8 @@ pub(super) enum Refusal {
     Deadline(Duration),
     #[error("{} is no number of seconds", Escaped(.0))]
     Seconds(String),
+    #[error("{0} requests are under way: that is as many as may be")]
+    Busy(usize),
     #[error("{0} listen already: that is as many as may")]
     Listeners(usize),
     /// All the faults of a configuration; nothing of a caller is in them.
@@ -125,7 +127,7 @@ impl Refusal {
             | Self::Client(_)
             | Self::Parameters
             | Self::Seconds(_) => StatusCode::BAD_REQUEST,
-            Self::Listeners(_) | Self::NobodyObeys => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy(_) | Self::Listeners(_) | Self::NobodyObeys => StatusCode::SERVICE_UNAVAILABLE,
             Self::Configuration(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Token => StatusCode::UNAUTHORIZED,
             Self::Remote | Self::Host(_) | Self::Origin(_) => StatusCode::FORBIDDEN,

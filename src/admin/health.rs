@@ -11,6 +11,8 @@ use hyper::StatusCode;
 use super::Panel;
 use super::answer::{self, Answer};
 use crate::backend::{Backend, LookedUp};
+use crate::config::{Destination, Mode, RecipientSource};
+use crate::observe::metrics::{BackendUse, RouteState};
 use crate::observe::{Alarm, AlarmKind};
 use crate::store::{Account, TierAccount};
 
@@ -112,6 +114,20 @@ pub(super) fn metrics(panel: &Panel) -> Answer {
         for kind in AlarmKind::ALL {
             let count = raised.iter().filter(|alarm| alarm.route == route.name && alarm.kind == kind).count();
             panel.metrics.alarms(&route.name, kind, count);
+        }
+        let is_up = |named: &[Destination]| {
+            let mut destinations = named.iter().filter_map(|named| panel.backends.find(named));
+            if destinations.any(|destination| destination.is_up()) {
+                RouteState::Up
+            } else {
+                RouteState::Down
+            }
+        };
+        panel.metrics.route_up(&route.name, BackendUse::Delivery, is_up(&route.backends));
+        if let RecipientSource::Callout { backends } = &route.verify.source
+            && route.verify.mode != Mode::Off
+        {
+            panel.metrics.route_up(&route.name, BackendUse::Probe, is_up(backends));
         }
     }
     panel.backends.observe();

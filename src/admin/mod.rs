@@ -4,11 +4,12 @@
 //! ask by `access`. A caller can hold no more than this:
 //!
 //! * 64 connections at once, the next ones wait to be accepted; each serves one request;
-//! * a header of 16 KiB within 5 seconds; a body means nothing here and is read up to 16 KiB only;
+//! * 16 of these are for `/livez` and `/readyz` alone: whoever asks for more while 48 requests are under way gets 503;
+//! * a header of 16 KiB within 5 seconds, within 1 while fewer than 16 places are free; a body means nothing here and is read up to 16 KiB only;
 //! * an answer within 60 seconds, and 75 for the connection from its first octet to its last;
 //! * a stream of events, of which there are 16 at most, for as long as it is read and the process lasts.
 //!
-//! Known limits: no TLS. A proxy on this machine makes loopback callers of all its own.
+//! Known limits: no TLS. A proxy on this machine that adds no header makes loopback callers of all its own.
 
 mod access;
 mod answer;
@@ -43,7 +44,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -56,19 +57,23 @@ use crate::net::tls::Keyring;
 use crate::observe::metrics::Metrics;
 use crate::observe::{Alarms, Events, Live};
 use crate::verify::Verifier;
-use answer::Stalled;
+use answer::{Refusal, Stalled};
 
 pub use history::History;
 pub use orders::{Order, Orders, Reloaded};
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 64;
+/// Of these, for who asks whether we live: were they held by others, the process would be ended for it.
+const RESERVED: usize = 16;
 /// Octets of a request's header.
 const MAX_HEADER: usize = 16 * 1024;
 /// Octets of a request's body that are read, to be thrown away.
 const MAX_BODY: usize = 16 * 1024;
 /// How long a request's header may take, and its body.
 const READING: Duration = Duration::from_secs(5);
+/// How long a request's header may take when places are scarce.
+const READING_SCARCE: Duration = Duration::from_secs(1);
 /// How long a connection may take: reading twice, `request::DEADLINE`, and writing.
 const CONNECTION: Duration = Duration::from_secs(75);
 /// How long a request under way has when the process ends.
@@ -131,13 +136,16 @@ pub async fn serve(socket: TcpListener, panel: Arc<ArcSwap<Panel>>) {
 /// Takes caller after caller, as long as there is room. No error of accept ends this.
 async fn accept(socket: &TcpListener, panel: &ArcSwap<Panel>, connections: &TaskTracker) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let unreserved = Arc::new(Semaphore::new(MAX_CONNECTIONS - RESERVED));
     // Nobody closes the semaphore, so this goes on until it is dropped.
     while let Ok(place) = Arc::clone(&room).acquire_owned().await {
         match socket.accept().await {
             Ok((stream, caller)) => {
-                let panel = panel.load_full();
+                let (panel, unreserved) = (panel.load_full(), Arc::clone(&unreserved));
+                let reading = if room.available_permits() < RESERVED { READING_SCARCE } else { READING };
                 connections.spawn(async move {
-                    converse(stream, caller.ip().to_canonical(), &panel).await;
+                    let caller = caller.ip().to_canonical();
+                    converse(stream, caller, &panel, (&unreserved, reading)).await;
                     drop(place);
                 });
             }
@@ -152,11 +160,24 @@ async fn accept(socket: &TcpListener, panel: &ArcSwap<Panel>, connections: &Task
     }
 }
 
-/// One connection: a request and its answer.
-async fn converse(stream: TcpStream, caller: IpAddr, panel: &Panel) {
+/// One connection: a request, whose header comes within `reading`, and its answer. Unless it is for health, it takes
+/// one of the `unreserved` places until the connection ends.
+async fn converse(
+    stream: TcpStream,
+    caller: IpAddr,
+    panel: &Panel,
+    (unreserved, reading): (&Semaphore, Duration),
+) {
     let stream_stalled: OnceLock<CancellationToken> = OnceLock::new();
+    let place_held: OnceLock<SemaphorePermit<'_>> = OnceLock::new();
     let service = service_fn(async |request: Request<Incoming>| {
         let (request, body) = request.into_parts();
+        if !request::is_for_health(&request) {
+            let Ok(place) = unreserved.try_acquire() else {
+                return Ok(Refusal::Busy(MAX_CONNECTIONS - RESERVED).into());
+            };
+            let _ = place_held.set(place);
+        }
         discard(body).await;
         let answer = request::answer(panel, caller, &request).await;
         if let Some(Stalled(stalled)) = answer.extensions().get() {
@@ -172,7 +193,7 @@ async fn converse(stream: TcpStream, caller: IpAddr, panel: &Panel) {
     };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(READING)
+        .header_read_timeout(reading)
         .max_buf_size(MAX_HEADER)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);

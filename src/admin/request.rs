@@ -23,6 +23,12 @@ pub(super) async fn answer(panel: &Panel, caller: IpAddr, request: &Parts) -> An
     done.unwrap_or(Err(Refusal::Deadline(DEADLINE))).unwrap_or_else(Answer::from)
 }
 
+/// Whether a machine asks how we are; it is answered when nobody else can be.
+pub(super) fn is_for_health(request: &Parts) -> bool {
+    let found = Place::at(request.uri.path());
+    found.is_some_and(|(place, _)| matches!(place.resource, Resource::Live | Resource::Ready))
+}
+
 async fn perform(panel: &Panel, caller: IpAddr, request: &Parts) -> Result<Answer, Refusal> {
     let path = request.uri.path();
     let found = Place::at(path);

@@ -45,6 +45,7 @@ enum State {
 struct Sessions {
     idle: u64,
     transaction: u64,
+    data: u64,
 }
 
 /// Connections of clients, and how many there may be.
@@ -245,6 +246,7 @@ fn sessions(panel: &Panel) -> BTreeMap<&str, Sessions> {
         let sessions = Sessions {
             idle: series.sessions(SessionState::Idle),
             transaction: series.sessions(SessionState::Transaction),
+            data: series.sessions(SessionState::Data),
         };
         (&*listener.name, sessions)
     });

@@ -370,6 +370,7 @@ async fn pages_of_strangers_are_refused_by_host_and_origin() {
         (&[("host", "127.0.0.1:9525"), ("origin", "http://127.0.0.1:9525")], 200),
         (&[("host", "127.0.0.1:9525"), ("origin", "http://evil.test")], 403),
         (&[("host", "127.0.0.1:9525"), ("origin", "null")], 403),
+        (&[("host", "127.0.0.1:9525"), ("x-forwarded-for", "192.0.2.9")], 403),
     ] {
         let answer =
             request::answer(&panel, LOOPBACK.parse().unwrap(), &asked("GET", "/api/v1/status", headers))
@@ -421,6 +422,27 @@ async fn a_header_has_a_limit() {
     let header = format!("{start}{}", "x".repeat(MAX_HEADER - start.len()));
     let answer = sent(address, header.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+#[tokio::test]
+async fn health_is_told_when_every_other_place_is_taken() {
+    let (address, _ended, _serving) = served().await;
+    let mut held = Vec::new();
+    for _ in 0..MAX_CONNECTIONS - RESERVED {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // Its body never comes.
+        let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        held.push(stream);
+    }
+    let ask = async |path: &str| {
+        sent(address, format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await
+    };
+    while !ask("/api/v1/status").await.starts_with("HTTP/1.1 503 ") {}
+    assert!(ask("/livez").await.starts_with("HTTP/1.1 200 "));
+    assert!(ask("/readyz").await.contains("listening"));
+    drop(held);
+    while !ask("/api/v1/status").await.starts_with("HTTP/1.1 200 ") {}
 }
 
 #[tokio::test]

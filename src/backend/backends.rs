@@ -68,22 +68,25 @@ impl Backends {
         Self { by_name: by_name.collect(), resolver }
     }
 
+    /// Who says where they are.
+    #[must_use]
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
     /// The destination of this name.
     #[must_use]
     pub fn find(&self, named: &config::Destination) -> Option<&Arc<Destination>> {
         self.by_name.get(named)
     }
 
-    /// Takes leave of every session that is kept with backends that `others` have not, and waits as [`Self::leave`] does.
-    pub async fn leave_but_for(&self, others: &Self, patience: Duration) {
-        let gone = self
-            .by_name
-            .iter()
-            .filter(|(named, own)| others.find(named).is_none_or(|other| !Arc::ptr_eq(own, other)));
-        let backends: Vec<_> = gone
-            .flat_map(|(_, gone)| gone.members().iter().map(|m| Arc::clone(&m.backend)).collect::<Vec<_>>())
-            .collect();
-        let _ = timeout(patience, join_all(backends.iter().map(|backend| backend.leave()))).await;
+    /// Clients to come have `others`: those of ours that are not among them keep no session from now on.
+    pub fn stand_down_but_for(&self, others: &Self) {
+        let is_theirs =
+            |own: &Arc<Destination>| others.find(own.named()).is_some_and(|other| Arc::ptr_eq(own, other));
+        for gone in self.destinations().filter(|own| !is_theirs(own)) {
+            gone.members().iter().for_each(|member| member.backend.stand_down());
+        }
     }
 
     /// All destinations.

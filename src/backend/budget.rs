@@ -248,6 +248,18 @@ impl Budget {
         self.state().slowly = Some(FEW);
     }
 
+    /// From now on there may be so many connections, at least 2. Those above, if any, are not cut, and not replaced.
+    pub(super) fn allow(self: &Arc<Self>, connections: usize) {
+        let mut state = self.state();
+        state.settle(Instant::now());
+        let was_whole = state.limit == state.configured;
+        state.configured = connections.max(LEAST);
+        state.limit = if was_whole { state.configured } else { state.limit.min(state.configured) };
+        drop(state);
+        self.shrunk.notify_waiters();
+        self.serve();
+    }
+
     /// The round that lasts now.
     pub fn round(&self) -> Round {
         Round(self.round.load(Ordering::Relaxed))

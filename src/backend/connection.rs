@@ -85,20 +85,21 @@ pub struct Connection {
     over: bool,
     /// It was sent a PROXY header.
     headed: bool,
+    /// What was said last is about this.
+    phase: Phase,
     secured: Option<(TlsFacts, Handshake)>,
 }
 
 impl Connection {
-    /// Dials, waits for the greeting, says EHLO (HELO where EHLO is refused), again inside TLS where there is to be
-    /// any, and whom it is for.
+    /// Dials, and says in the first octets for whom where they are to say it. Nothing else may be asked of it before it is
+    /// [set up](Self::set_up).
     ///
     /// # Errors
     /// The [`Fault`] with the phase it happened in.
-    pub async fn open(
+    pub(super) async fn dial(
         approach: &Approach,
         opening: &Opening,
         introduction: &Introduction,
-        protection: Protection<'_>,
     ) -> Result<Self, Fault> {
         let Approach { site, dialer, identity, patience } = approach;
         let stream = dialer.dial(site, introduction.origin(), patience.connect).await?;
@@ -122,6 +123,7 @@ impl Connection {
             refusals: 0,
             over: false,
             headed: false,
+            phase: Phase::Greeting,
             secured: None,
         };
         let ends = connection.stream.local_address().zip(connection.stream.peer_address());
@@ -129,23 +131,36 @@ impl Connection {
             connection.write(&header, Phase::Greeting).await?;
             connection.headed = true;
         }
-        if site.endpoint.tls == EndpointTls::Implicit
+        Ok(connection)
+    }
+
+    /// Waits for the greeting, says EHLO (HELO where EHLO is refused), again inside TLS where there is to be any, and whom
+    /// it is for.
+    ///
+    /// # Errors
+    /// The [`Fault`] with the phase it happened in.
+    pub(super) async fn set_up(
+        &mut self,
+        identity: &Identity,
+        introduction: &Introduction,
+        protection: Protection<'_>,
+    ) -> Result<(), Fault> {
+        if self.site.endpoint.tls == EndpointTls::Implicit
             && let Protection::Demanded(handshaking, _) = protection
         {
-            connection.shake_hands(handshaking).await?;
+            self.shake_hands(handshaking).await?;
         }
-        let greeting = connection.expect(Phase::Greeting, 220).await;
-        let greeting = connection.leaving_if_refused(greeting).await?;
+        let greeting = self.expect(Phase::Greeting, 220).await;
+        let greeting = self.leaving_if_refused(greeting).await?;
         if names(&greeting, &identity.hostname) {
             return Err(Fault::Ourselves);
         }
         let name = introduction.greets_as(&identity.hostname);
-        connection.greet_other(name, identity).await?;
-        if site.endpoint.tls == EndpointTls::Negotiated {
-            connection.protect(protection, name, identity).await?;
+        self.greet_other(name, identity).await?;
+        if self.site.endpoint.tls == EndpointTls::Negotiated {
+            self.protect(protection, name, identity).await?;
         }
-        connection.introduce(introduction).await?;
-        Ok(connection)
+        self.introduce(introduction).await
     }
 
     /// Greets one that must not have our own name.
@@ -222,6 +237,11 @@ impl Connection {
         self.secured.as_ref().map(|(facts, _)| facts)
     }
 
+    /// Where it is.
+    pub(super) const fn phase(&self) -> Phase {
+        self.phase
+    }
+
     /// How TLS came about; none without.
     #[must_use]
     pub fn handshake(&self) -> Option<Handshake> {
@@ -272,7 +292,7 @@ impl Connection {
             self.write(announced.command(client).as_bytes(), Phase::Introduction).await?;
             let answer = self.expect(Phase::Introduction, 220).await;
             self.leaving_if_refused(answer).await?;
-            self.greet(&client.helo, Phase::Introduction).await?;
+            self.greet(&client.helo, Phase::HelloOfClient).await?;
         }
         Ok(())
     }
@@ -425,7 +445,7 @@ impl Connection {
     }
 
     async fn write(&mut self, octets: &[u8], phase: Phase) -> Result<(), Fault> {
-        self.round = self.budget.round();
+        (self.round, self.phase) = (self.budget.round(), phase);
         let written = timeout(self.patience.command, write_through(&mut self.stream, octets)).await;
         written.map_err(|_| Fault::Timeout(phase))?.map_err(|fault| Fault::Io(phase, fault))
     }
@@ -434,9 +454,12 @@ impl Connection {
     async fn reply(&mut self, phase: Phase) -> Result<Reply, Fault> {
         let wait = match phase {
             Phase::EndOfData => self.patience.end_of_data,
-            Phase::Greeting | Phase::Hello | Phase::StartTls | Phase::Introduction | Phase::Command => {
-                self.patience.command
-            }
+            Phase::Greeting
+            | Phase::Hello
+            | Phase::StartTls
+            | Phase::Introduction
+            | Phase::HelloOfClient
+            | Phase::Command => self.patience.command,
         };
         let deadline = Instant::now() + wait;
         loop {

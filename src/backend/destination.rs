@@ -40,8 +40,11 @@ pub struct Destination {
     /// Addresses there were beyond those that are used.
     excess: AtomicUsize,
     /// What was withdrawn and is in use yet counts when the address comes back.
-    budgets: Mutex<HashMap<Site, Weak<Budget>>>,
+    budgets: Mutex<Budgets>,
 }
+
+/// What is taken up where.
+type Budgets = HashMap<Site, Weak<Budget>>;
 
 /// One backend of a destination.
 #[derive(Debug, Clone)]
@@ -69,6 +72,11 @@ pub enum LookedUp {
 
 impl Destination {
     pub(super) fn new(named: config::Destination, blueprint: Blueprint) -> Arc<Self> {
+        Self::with(named, blueprint, HashMap::new())
+    }
+
+    /// One whose backends go on with these budgets.
+    fn with(named: config::Destination, blueprint: Blueprint, mut budgets: Budgets) -> Arc<Self> {
         let own = match named.endpoint() {
             Some(endpoint) => endpoint.clone(),
             None => Endpoint { host: named.name().to_owned(), port: 25, tls: named.tls() },
@@ -76,7 +84,9 @@ impl Destination {
         let (first, looked_up) = if blueprint.dialer.needs_addresses() && own.ip().is_none() {
             (Vec::new(), LookedUp::NotYet)
         } else {
-            let backend = Backend::new(Site::of(own), &blueprint, None);
+            let site = Site::of(own);
+            let budget = budgets.remove(&site).and_then(|budget| budget.upgrade());
+            let backend = Backend::new(site, &blueprint, budget);
             (vec![Member { backend, tier: 0, weight: 1 }], LookedUp::Never)
         };
         Arc::new(Self {
@@ -87,13 +97,18 @@ impl Destination {
             resolver: watch::Sender::new(None),
             memory: Mutex::default(),
             excess: AtomicUsize::new(0),
-            budgets: Mutex::default(),
+            budgets: Mutex::new(budgets),
         })
     }
 
-    /// One that is treated as `blueprint` says from now on, and leads where `old`, of the same name, does.
+    /// One that is treated as `blueprint` says from now on, and leads where `old`, of the same name, does. The connections of
+    /// sessions that began before count with its own.
     pub(super) fn after(old: &Self, blueprint: Blueprint) -> Arc<Self> {
-        let new = Self::new(old.named.clone(), blueprint);
+        let mut budgets = lock(&old.budgets).clone();
+        for Member { backend, .. } in &*old.members() {
+            budgets.insert(backend.site().clone(), Arc::downgrade(backend.budget()));
+        }
+        let new = Self::with(old.named.clone(), blueprint, budgets);
         if new.looked_up() != LookedUp::Never {
             let memory = lock(&old.memory).clone();
             new.lead_to(memory.found().to_vec());
@@ -297,12 +312,18 @@ impl Destination {
             .reduce(|all, one| all.intersection(&one))
     }
 
+    /// Whether one of its backends took us when it was last tried.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.members.load().iter().any(|member| member.backend.state() == BackendState::Up)
+    }
+
     /// Brings its metrics up to date.
     pub(super) fn observe(&self) {
         let members = self.members.load();
         let is = |state| members.iter().filter(|member| member.backend.state() == state).count();
         let states = [BackendState::Up, BackendState::Down, BackendState::Untried].map(|s| (s, is(s)));
-        let up = is(BackendState::Up) > 0;
+        let up = self.is_up();
         let dns_up = matches!(self.looked_up(), LookedUp::Never | LookedUp::Known);
         let limit = members.iter().map(|member| member.backend.budget().account().limit).sum();
         for series in &self.blueprint.metrics {

@@ -15,8 +15,10 @@ pub enum Phase {
     Greeting,
     /// EHLO or HELO.
     Hello,
-    /// XCLIENT and what follows it: about the client from here on.
+    /// XCLIENT: about the client from here on.
     Introduction,
+    /// EHLO or HELO in the name of the client that XCLIENT told of.
+    HelloOfClient,
     /// STARTTLS.
     StartTls,
     /// Any command after that.
@@ -119,7 +121,7 @@ impl Fault {
             }
             // Not taken as a command at all, or not from us.
             (Self::Refused(Phase::Introduction, reply), _) if is_about_xclient(reply) => Blame::Route,
-            (Self::Refused(Phase::Introduction, reply), _)
+            (Self::Refused(Phase::Introduction | Phase::HelloOfClient, reply), _)
             | (
                 Self::Refused(Phase::Greeting | Phase::Hello, reply),
                 Some(Means::Proxy(_) | Means::Transparent),
@@ -129,6 +131,12 @@ impl Fault {
             },
             // A client that is kept out there is not always told so.
             (Self::Dial(_), Some(Means::Transparent))
+            | (
+                Self::Closed(Phase::Introduction | Phase::HelloOfClient)
+                | Self::Timeout(Phase::Introduction | Phase::HelloOfClient)
+                | Self::Io(Phase::Introduction | Phase::HelloOfClient, _),
+                _,
+            )
             | (
                 Self::Closed(Phase::Greeting | Phase::Hello)
                 | Self::Timeout(Phase::Greeting | Phase::Hello)

@@ -138,13 +138,13 @@ impl Introduction {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::client::{ClientName, ClientProtocol};
+    use crate::proto::client::{ClientNames, ClientProtocol};
 
     fn client(key: ClientAddress, session: &str, helo: &str) -> Introduction {
         Introduction::of(key, session, || ClientFacts {
             address: "192.0.2.1:40000".parse().unwrap(),
             destination: None,
-            name: ClientName::Unavailable,
+            names: ClientNames::default(),
             helo: helo.into(),
             protocol: ClientProtocol::Esmtp,
             tls: None,

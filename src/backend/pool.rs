@@ -62,6 +62,8 @@ pub struct Backend {
     refuses_canary: AtomicBool,
     /// No destination leads here any more.
     withdrawn: CancellationToken,
+    /// Another is in its place.
+    stands_down: AtomicBool,
     /// One for each route that names it.
     metrics: Vec<BackendMetrics>,
 }
@@ -112,9 +114,10 @@ enum Reuse {
 }
 
 impl Backend {
-    /// A backend at `site` that nothing is known of yet; `budget` is what another took up there before it was withdrawn.
+    /// A backend at `site` that nothing is known of yet; `budget` is what one before it takes up there.
     pub(super) fn new(site: Site, blueprint: &Blueprint, budget: Option<Arc<Budget>>) -> Arc<Self> {
         let Blueprint { quota, dialer, identity, patience, metrics } = blueprint.clone();
+        budget.iter().for_each(|budget| budget.allow(quota.connections));
         Arc::new(Self {
             security: Security::new(quota.tls, &site.endpoint, quota.tls_handshake),
             approach: Approach { site, dialer, identity, patience },
@@ -132,6 +135,7 @@ impl Backend {
             checking: AtomicBool::new(false),
             refuses_canary: AtomicBool::new(false),
             withdrawn: CancellationToken::new(),
+            stands_down: AtomicBool::new(false),
             metrics,
         })
     }
@@ -216,9 +220,13 @@ impl Backend {
     /// No destination leads here any more.
     pub(super) fn withdraw(&self) {
         self.withdrawn.cancel();
-        for kept in std::mem::take(&mut *lock(&self.kept)) {
-            tokio::spawn(kept.leave());
-        }
+        self.keep_none();
+    }
+
+    /// Another is in its place for all clients to come: it serves those it has, and keeps nothing for later.
+    pub(super) fn stand_down(&self) {
+        self.stands_down.store(true, Ordering::Relaxed);
+        self.keep_none();
     }
 
     /// Greets it, so that it is known what it offers.
@@ -375,13 +383,10 @@ impl Backend {
         let Some(attempt) = self.health.attempt(Trier::User) else {
             return Err(LeaseFault::Resting(self.rests_for().unwrap_or_default()));
         };
-        let opened = async {
-            self.make_room().await;
-            let began = Instant::now();
-            let opened = self.connect(&opening, introduction, deadline).await;
-            opened.inspect(|_| self.took(began.elapsed()))
-        };
-        match timeout_at(deadline, opened).await.unwrap_or(Err(Fault::Timeout(Phase::Greeting))) {
+        timeout_at(deadline, self.make_room()).await.map_err(|_| LeaseFault::Busy)?;
+        let began = Instant::now();
+        let opened = self.connect(&opening, introduction, deadline).await;
+        match opened.inspect(|_| self.took(began.elapsed())) {
             Ok(connection) if self.is_withdrawn() => {
                 attempt.succeeded();
                 connection.quit().await;
@@ -425,14 +430,15 @@ impl Backend {
         deadline: Instant,
     ) -> Result<Connection, Fault> {
         let protection = self.security.protection(deadline);
-        let fault = match self.connect_with(opening, introduction, protection).await {
+        let fault = match self.connect_with(opening, introduction, protection, deadline).await {
             Err(fault) if protection.yields_to(&fault) => fault,
             opened => return opened,
         };
-        let opened = self.connect_with(opening, introduction, Protection::Absent).await?;
+        let opened = self.connect_with(opening, introduction, Protection::Absent, deadline).await?;
         self.count_tls(TlsResult::Fallback);
-        // Who was in a hurry has seen nothing that others are to heed.
-        if !fault.is_of_time() || self.security.was_patient(protection) {
+        // Who was in a hurry has seen nothing that others are to heed, nor has whoever the backend may have meant.
+        let is_told_the_client = introduction.bound_to().is_some();
+        if !is_told_the_client && (!fault.is_of_time() || self.security.was_patient(protection)) {
             tracing::warn!(backend = %self.site(), %fault, "no TLS with the backend: going on without for a while");
             self.security.avoid();
         }
@@ -444,18 +450,24 @@ impl Backend {
         opening: &Opening,
         introduction: &Introduction,
         protection: Protection<'_>,
+        deadline: Instant,
     ) -> Result<Connection, Fault> {
-        let opened = Connection::open(&self.approach, opening, introduction, protection).await;
-        match &opened {
-            Ok(connection) => {
-                let handshake = connection.handshake();
-                handshake.into_iter().for_each(|handshake| self.count_tls(counted(Ok(handshake))));
-            }
+        let dialling = timeout_at(deadline, Connection::dial(&self.approach, opening, introduction));
+        let mut connection = dialling.await.unwrap_or(Err(Fault::Timeout(Phase::Greeting)))?;
+        let setting_up = connection.set_up(&self.approach.identity, introduction, protection);
+        let set_up = match timeout_at(deadline, setting_up).await {
+            Ok(set_up) => set_up,
+            Err(_) => Err(Fault::Timeout(connection.phase())),
+        };
+        match &set_up {
             Err(Fault::Tls(fault)) => self.count_tls(counted(Err(fault))),
             Err(Fault::TlsForNothing(_)) => self.count_tls(TlsResult::Failed),
-            Err(_) => {}
+            // What came behind it is no matter of TLS.
+            Ok(()) | Err(_) => {
+                connection.handshake().into_iter().for_each(|h| self.count_tls(counted(Ok(h))));
+            }
         }
-        opened
+        set_up.map(|()| connection)
     }
 
     /// Counts once, whichever routes name the backend.
@@ -504,9 +516,7 @@ impl Backend {
     /// It takes sessions, and is not well: nobody is to be given one that is kept.
     pub(super) fn is_not_well(&self, fault: String) {
         self.is_faulty(fault);
-        for kept in std::mem::take(&mut *lock(&self.kept)) {
-            tokio::spawn(kept.leave());
-        }
+        self.keep_none();
     }
 
     fn is_faulty(&self, fault: String) {

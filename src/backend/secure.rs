@@ -58,7 +58,10 @@ impl Security {
 
     /// What the next connection is to have, which must be there before the deadline.
     pub(super) fn protection(&self, deadline: Instant) -> Protection<'_> {
-        let handshaking = Handshaking { connector: &self.connector, patience: self.patience };
+        let left = deadline.saturating_duration_since(Instant::now());
+        // One that hangs is cut in time to be told of as what it is.
+        let patience = self.patience.min(left * 9 / 10);
+        let handshaking = Handshaking { connector: &self.connector, patience };
         match self.tls.policy {
             TlsPolicy::Off => Protection::Absent,
             // There is no going on without where TLS comes first.
@@ -70,8 +73,7 @@ impl Security {
             }
             TlsPolicy::Opportunistic => {
                 // One that hangs leaves time to go on without.
-                let half = deadline.saturating_duration_since(Instant::now()) / 2;
-                Protection::Offered(Handshaking { patience: self.patience.min(half), ..handshaking })
+                Protection::Offered(Handshaking { patience: self.patience.min(left / 2), ..handshaking })
             }
             TlsPolicy::Required => Protection::Demanded(handshaking, "required"),
             TlsPolicy::Verify(_) => Protection::Demanded(handshaking, "verify"),

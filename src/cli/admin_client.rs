@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 
 use super::terminal::say;
 use super::{ConfigFile, Exit};
+use crate::config::AddressFrom;
 
 /// Longest answer read, in octets.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
@@ -20,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct AdminEndpoint {
     /// The admin endpoint [default: that of the configuration, else http://127.0.0.1:9525].
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", global = true)]
     admin: Option<String>,
     #[command(flatten)]
     file: ConfigFile,
@@ -31,6 +32,8 @@ pub(super) struct AdminEndpoint {
 pub(super) enum AskFault {
     #[error("{0} is no address of an admin endpoint; write http://HOST:PORT")]
     Address(String),
+    #[error("the configuration has no admin endpoint (admin.address is empty); name one with --admin")]
+    Nowhere,
     #[error("{0} does not answer: {1}")]
     Connect(String, std::io::Error),
     #[error("{0} does not answer in time")]
@@ -47,17 +50,23 @@ pub(super) struct AdminClient {
 }
 
 impl AdminClient {
-    /// The endpoint named, or that of the configuration.
-    pub(super) fn new(arguments: &AdminEndpoint) -> Self {
-        let configured =
-            crate::config::load(&arguments.file.source()).ok().and_then(|loaded| loaded.config.admin);
-        let token = configured.as_ref().and_then(|admin| Some(admin.token.as_ref()?.reveal().to_owned()));
-        let address = arguments.admin.as_ref().map(|url| {
-            let address = url.strip_prefix("http://").unwrap_or(url);
-            address.trim_end_matches('/').to_owned()
-        });
-        let address = address.or_else(|| configured.map(|admin| reachable(admin.address).to_string()));
-        Self { address: address.unwrap_or_else(|| "127.0.0.1:9525".to_owned()), token }
+    /// The endpoint named, or that of the configuration. Says what is wrong with the configuration, and where the endpoint
+    /// is taken to be when nothing says it: an answer from another proxy must not pass for that of this one.
+    pub(super) fn new(arguments: &AdminEndpoint) -> Result<Self, AskFault> {
+        let found = crate::config::load_admin(&arguments.file.source());
+        found.faults.iter().for_each(|fault| say(format_args!("fault: {fault}")));
+        let token = found.admin.as_ref().and_then(|admin| Some(admin.token.as_ref()?.reveal().to_owned()));
+        if let Some(url) = &arguments.admin {
+            return Ok(Self { address: host_and_port(url)?, token });
+        }
+        let address = reachable(found.admin.ok_or(AskFault::Nowhere)?.address).to_string();
+        match found.address {
+            AddressFrom::Written => {}
+            AddressFrom::NoFile => say(format_args!("without a configuration, asking {address}")),
+            AddressFrom::LeftOut if found.faults.is_empty() => {}
+            AddressFrom::LeftOut => say(format_args!("asking {address}")),
+        }
+        Ok(Self { address, token })
     }
 
     /// One request; its status and body.
@@ -89,6 +98,14 @@ impl AdminClient {
     }
 }
 
+/// What a URL of an endpoint names; there is no TLS, and no path.
+fn host_and_port(url: &str) -> Result<String, AskFault> {
+    let address = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let parts = address.rsplit_once(':').filter(|(host, _)| !host.is_empty() && !host.contains('/'));
+    let port = parts.and_then(|(_, port)| port.parse::<u16>().ok());
+    port.map(|_| address.to_owned()).ok_or_else(|| AskFault::Address(url.to_owned()))
+}
+
 /// An endpoint that listens on all addresses is asked on loopback.
 const fn reachable(mut address: std::net::SocketAddr) -> std::net::SocketAddr {
     if address.ip().is_unspecified() {
@@ -102,7 +119,11 @@ const fn reachable(mut address: std::net::SocketAddr) -> std::net::SocketAddr {
 
 /// `backstop healthcheck`: 0 when the proxy is ready.
 pub(super) async fn healthcheck(arguments: &AdminEndpoint) -> Exit {
-    match AdminClient::new(arguments).ask(Method::GET, "/readyz").await {
+    let answer = match AdminClient::new(arguments) {
+        Ok(client) => client.ask(Method::GET, "/readyz").await,
+        Err(fault) => Err(fault),
+    };
+    match answer {
         Ok((StatusCode::OK, _)) => Exit::Done,
         Ok((status, _)) => {
             say(format_args!("not ready: {status}"));
@@ -111,6 +132,26 @@ pub(super) async fn healthcheck(arguments: &AdminEndpoint) -> Exit {
         Err(fault) => {
             say(fault);
             Exit::Failed
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_named_by_host_and_port() {
+        for (url, address) in [
+            ("http://127.0.0.1:9525", "127.0.0.1:9525"),
+            ("http://mx.example.org:80/", "mx.example.org:80"),
+            ("[::1]:9525", "[::1]:9525"),
+        ] {
+            assert_eq!(host_and_port(url).unwrap(), address);
+        }
+        for url in ["https://127.0.0.1:9525", "http://127.0.0.1", "127.0.0.1:x", ":9525", "http://a/b:1", ""]
+        {
+            assert!(matches!(host_and_port(url), Err(AskFault::Address(shown)) if shown == url), "{url}");
         }
     }
 }

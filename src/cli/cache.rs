@@ -39,7 +39,13 @@ enum What {
 
 /// Asks the proxy; prints its answers.
 pub(super) async fn cache(arguments: Arguments) -> Exit {
-    let client = AdminClient::new(&arguments.admin);
+    let client = match AdminClient::new(&arguments.admin) {
+        Ok(client) => client,
+        Err(fault) => {
+            say(fault);
+            return Exit::Unavailable;
+        }
+    };
     let recipients = "/api/v1/recipients";
     let requests: Vec<(Method, String)> = match arguments.what {
         What::Stats => vec![(Method::GET, "/api/v1/status".to_owned())],

@@ -64,6 +64,10 @@ impl From<Exit> for ExitCode {
 /// A transparent SMTP front proxy that refuses unknown recipients during the session.
 #[derive(Debug, Parser)]
 #[command(name = "backstop", version, arg_required_else_help = true)]
+#[command(after_help = "Examples:\n  backstop demo\n  \
+    backstop run --listen 0.0.0.0:25 --domain example.org --backend 10.0.0.5:25\n  \
+    backstop config default > /etc/backstop/backstop.toml\n  backstop check\n  \
+    backstop verify ann@example.org nobody-at-all@example.org")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -76,10 +80,13 @@ enum Command {
         backstop run --listen 0.0.0.0:2525 --domain example.org --backend 10.0.0.5:25")]
     Run(run::Arguments),
     /// Read everything `run` would read; print every fault, or the effective configuration.
+    #[command(after_help = "Exit status: 0 it can be used, 78 faults.\n\
+        Examples:\n  backstop check\n  backstop check --config new.toml && mv new.toml /etc/backstop/backstop.toml")]
     Check(ConfigFile),
     /// Ask the mail store about addresses, now.
     #[command(after_help = "Exit status: 0 all deliverable, 67 some unknown, 75 some undetermined.\n\
-        Example:\n  backstop verify --verbose ann@example.org")]
+        Examples:\n  backstop verify --verbose ann@example.org\n  \
+        backstop verify --json - < addresses.txt")]
     Verify(verify::Arguments),
     /// Examine each backend and say what would go wrong with mail, and what to do about it.
     #[command(
@@ -89,19 +96,29 @@ enum Command {
     )]
     Doctor(doctor::Arguments),
     /// Look into, and clear, what a running proxy remembers.
+    #[command(after_help = "Exit status: 0 done, 1 refused, 69 the proxy does not answer.\n\
+        Examples:\n  backstop cache stats\n  backstop cache get ann@example.org\n  \
+        backstop cache forget ann@example.org bob@example.org\n  \
+        backstop cache forget --domain example.org --admin http://10.0.2.5:9525")]
     Cache(cache::Arguments),
     /// Tell what a running proxy refused, or in shadow mode would have refused, by route and cause.
     #[command(after_help = "Exit status: 0 told, 69 the proxy does not answer.\n\
         Examples:\n  backstop report\n  backstop report --json --admin http://127.0.0.1:9525")]
     Report(report::Arguments),
     /// Show it at work: an embedded mail store, the proxy before it, one delivery, one refusal.
+    #[command(after_help = "Exit status: 0 both went as they should, else 1.\n\
+        Examples:\n  backstop demo\n  backstop demo --once")]
     Demo(demo::Arguments),
     /// Configuration help.
+    #[command(after_help = "Examples:\n  backstop config default > backstop.toml\n  \
+        backstop config schema > backstop.schema.json")]
     Config {
         #[command(subcommand)]
         what: ConfigHelp,
     },
     /// Ask the admin endpoint whether the proxy is ready; for containers.
+    #[command(after_help = "Exit status: 0 ready, 1 not.\n\
+        Examples:\n  backstop healthcheck\n  backstop healthcheck --admin http://127.0.0.1:9525")]
     Healthcheck(admin_client::AdminEndpoint),
     /// Print completions for a shell.
     #[command(after_help = "Example:\n  backstop completions bash > /etc/bash_completion.d/backstop")]
@@ -123,7 +140,7 @@ enum ConfigHelp {
 #[derive(Debug, Clone, clap::Args)]
 struct ConfigFile {
     /// The configuration file [default: ./backstop.toml, else /etc/backstop/backstop.toml].
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 }
 
@@ -212,32 +229,4 @@ pub fn main() -> ExitCode {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    #[test]
-    fn the_command_line_is_well_formed() {
-        Arguments::command().debug_assert();
-    }
-
-    /// What containers and units start must be a command line of this binary.
-    #[test]
-    fn what_is_deployed_starts() {
-        let deploy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
-        for (file, start, end) in [
-            ("Dockerfile", "CMD [\"run\"", "]"),
-            ("kustomize/base/deployment.yaml", "args: [run", "]"),
-            ("helm/backstop/templates/workload.yaml", "args: [run", "]"),
-            ("systemd/backstop.service", "ExecStart=/usr/bin/backstop run", "\n"),
-        ] {
-            let text = std::fs::read_to_string(deploy.join(file)).unwrap();
-            let (_, behind) = text.split_once(start).unwrap_or_else(|| panic!("{file} starts nothing"));
-            let (rest, _) = behind.split_once(end).unwrap();
-            let words = rest.split([',', ' ', '"']).filter(|word| !word.is_empty());
-            let line = ["backstop", "run"].into_iter().chain(words);
-            Arguments::try_parse_from(line).unwrap_or_else(|fault| panic!("{file}: {fault}"));
-        }
-    }
-}
+mod tests;

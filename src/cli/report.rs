@@ -48,7 +48,10 @@ struct Count {
 
 /// Asks the proxy and prints what it says.
 pub(super) async fn report(arguments: &Arguments) -> Exit {
-    let told = AdminClient::new(&arguments.admin).ask(Method::GET, "/api/v1/refusals").await;
+    let told = match AdminClient::new(&arguments.admin) {
+        Ok(client) => client.ask(Method::GET, "/api/v1/refusals").await,
+        Err(fault) => Err(fault),
+    };
     let body = match told {
         Ok((status, body)) if status.is_success() => body,
         Ok((status, body)) => {

@@ -3,11 +3,33 @@
 //! A reader that went away (`| head`) is no fault of the command's.
 
 use std::fmt;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 /// A line on standard error.
 pub(super) fn say(line: impl fmt::Display) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// A line on standard error that goes away: how far a command is. Nothing where nobody looks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Passing {
+    shown: bool,
+}
+
+impl Passing {
+    /// Shown where standard error is a terminal, unless `quiet`.
+    pub(super) fn new(quiet: bool) -> Self {
+        Self { shown: !quiet && std::io::stderr().is_terminal() }
+    }
+
+    /// Puts `text` in place of what the line says.
+    pub(super) fn show(self, text: impl fmt::Display) {
+        if self.shown {
+            let mut out = std::io::stderr().lock();
+            let _ = write!(out, "\r\x1b[K{text}");
+            let _ = out.flush();
+        }
+    }
 }
 
 /// A result on standard output.

@@ -1,10 +1,15 @@
 //! `backstop verify`: the callout, now, from the command line.
 
 use std::io::BufRead as _;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::stream::{self, StreamExt as _};
 use serde_json::json;
+use tokio::sync::mpsc;
 
-use super::terminal::{print_line, say};
+use super::terminal::{Passing, print_line, say};
 use super::{ConfigFile, Exit, LOOKED_UP, load};
 use crate::net::dial::Dialer;
 use crate::proto::address::Mailbox;
@@ -31,7 +36,10 @@ pub(super) struct Arguments {
 /// How long taking leave of the mail store may take.
 const FAREWELL: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// Asks about each address in turn; the worst answer decides the exit status.
+/// How many are asked about at once. What a mail store may be asked at once is bounded by its connections.
+const AT_ONCE: usize = 16;
+
+/// Asks about the addresses, several at once, and tells of them in the order given; the worst answer decides the exit status.
 pub(super) async fn verify(arguments: Arguments) -> Exit {
     let loaded = match load(&arguments.file.source()) {
         Ok(loaded) => loaded,
@@ -45,30 +53,65 @@ pub(super) async fn verify(arguments: Arguments) -> Exit {
         }
     };
     context.backends.look_up(LOOKED_UP).await;
-    let mut exit = Exit::Done;
-    for address in addresses(&arguments.addresses) {
+    let given = Given::read(arguments.addresses.clone());
+    let asked =
+        stream::unfold(given.addresses, async |mut addresses| Some((addresses.recv().await?, addresses)));
+    let asked = asked.map(async |address| {
         let outcome = one(&context, &address).await;
+        (address, outcome)
+    });
+    let mut answers = pin!(asked.buffered(AT_ONCE));
+    let (mut exit, mut done, progress) = (Exit::Done, 0, Passing::new(false));
+    while let Some((address, outcome)) = answers.next().await {
+        done += 1;
+        progress.show("");
         outcome.print(&address, &arguments);
         exit = match (exit, outcome.exit()) {
             (Exit::NoUser, _) | (_, Exit::NoUser) => Exit::NoUser,
             (Exit::TempFail, _) | (_, Exit::TempFail) => Exit::TempFail,
             (exit, _) => exit,
         };
+        let given = given.count.load(Ordering::Relaxed);
+        if given > 1 {
+            progress.show(format_args!("{done} of {given}"));
+        }
     }
+    progress.show("");
     context.verifier.leave();
     context.backends.leave(FAREWELL).await;
     exit
 }
 
-fn addresses(given: &[String]) -> impl Iterator<Item = String> + '_ {
-    given.iter().flat_map(|address| -> Box<dyn Iterator<Item = String>> {
-        if address == "-" {
-            let lines = std::io::stdin().lock().lines().map_while(Result::ok);
-            Box::new(lines.map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()))
-        } else {
-            Box::new(std::iter::once(address.clone()))
-        }
-    })
+/// The addresses to ask about.
+struct Given {
+    addresses: mpsc::UnboundedReceiver<String>,
+    /// How many there are so far: all of them once a file is read, which no answer is waited for.
+    count: Arc<AtomicUsize>,
+}
+
+impl Given {
+    /// Takes them from the command line, and where that says `-` from standard input, each as soon as it is there.
+    fn read(arguments: Vec<String>) -> Self {
+        let (found, addresses) = mpsc::unbounded_channel();
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        let tell = move |address: String| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            // Nobody takes it when the command has ended.
+            let _ = found.send(address);
+        };
+        tokio::task::spawn_blocking(move || {
+            for argument in arguments {
+                if argument == "-" {
+                    let lines = std::io::stdin().lock().lines().map_while(Result::ok);
+                    lines.map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).for_each(&tell);
+                } else {
+                    tell(argument);
+                }
+            }
+        });
+        Self { addresses, count }
+    }
 }
 
 /// What came of one address.

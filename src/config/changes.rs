@@ -10,7 +10,7 @@ use super::write::Shown;
 /// of the admin endpoint.
 const LASTING: [&str; 4] = ["cache.", "log.", "admin.address", "harvest.max_clients"];
 /// What concerns every backend.
-const OF_ALL_BACKENDS: [&str; 4] = ["hostname", "timeouts.backend_", "timeouts.tls_handshake", "dns."];
+const OF_ALL_BACKENDS: [&str; 4] = ["hostname", "timeouts.backend_", "timeouts.tls_handshake", "dns.servers"];
 
 /// What a new configuration changes.
 #[derive(Debug, Clone)]

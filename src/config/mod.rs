@@ -56,8 +56,8 @@ pub use secret::Secret;
 pub use shared::{SharedAddress, SharedPrefix, SharedTls};
 pub use source::{Environment, Flags, Source};
 pub use used::{
-    Admin, BackendTls, Cache, Config, Harvest, Limits, Listener, Log, RecipientSource, Route, Shared, Store,
-    Timeouts, Tls, TlsPolicy, Trace, Verify,
+    Admin, BackendTls, Cache, Config, Dns, Harvest, Limits, Listener, Log, RecipientSource, Route, Shared,
+    Store, Timeouts, Tls, TlsPolicy, Trace, Verify,
 };
 pub use validity::Validity;
 pub use value::{Period, Rate, Size};
@@ -113,12 +113,7 @@ pub fn load(source: &Source) -> Result<Loaded, Faults> {
 /// [`Faults`], all of them.
 pub fn load_in(source: &Source, environment: &Environment) -> Result<Loaded, Faults> {
     let source::Gathered { figment, file } = source::gather(source, environment)?;
-    // Cannot fail: the layers were read before, and any value is a value.
-    let merged = figment.extract::<figment::value::Value>().ok();
-    let merged: Dict = merged.and_then(figment::value::Value::into_dict).unwrap_or_default();
-    let mut reader = read::Reader::new(&figment);
-    let mut settings: Settings = reader.section("", merged);
-    let mut findings = reader.findings;
+    let (mut settings, mut findings) = read_settings(&figment);
     let config = check::check(&mut settings, &environment.host_name, &mut findings);
     let finding::Findings { written, faults, warnings } = findings;
     match config {
@@ -129,4 +124,59 @@ pub fn load_in(source: &Source, environment: &Environment) -> Result<Loaded, Fau
         }
         _ => Err(Faults { faults, warnings }),
     }
+}
+
+/// The admin endpoint as far as a configuration tells, for who asks a running proxy: see [`load_admin`].
+#[derive(Debug)]
+pub struct AdminFound {
+    /// The endpoint; none where `admin.address` is empty. What cannot be read has its default.
+    pub admin: Option<Admin>,
+    /// What is wrong with the configuration as written. Files it names, but for `admin.token_file`, are not looked at.
+    pub faults: Vec<Fault>,
+    /// Whether the address was written anywhere, or is the default.
+    pub address: AddressFrom,
+}
+
+/// Where the address of the admin endpoint comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressFrom {
+    /// The file or the environment has it.
+    Written,
+    /// There is a file, and it leaves the address out.
+    LeftOut,
+    /// There is no file.
+    NoFile,
+}
+
+/// Finds the admin endpoint of the proxy that runs with this configuration. It may run well while the file on disk has
+/// faults by now, or names files that only the proxy may read: neither keeps its endpoint from being found.
+#[must_use]
+pub fn load_admin(source: &Source) -> AdminFound {
+    load_admin_in(source, &Environment::of_process())
+}
+
+/// Finds as [`load_admin`] does, in a given environment.
+#[must_use]
+pub fn load_admin_in(source: &Source, environment: &Environment) -> AdminFound {
+    let (source::Gathered { figment, file }, unreadable) = source::gather_readable(source, environment);
+    let (settings, mut findings) = read_settings(&figment);
+    let admin = check::admin(&settings.admin, &mut findings);
+    let address = match file {
+        _ if findings.written.contains_key("admin.address") => AddressFrom::Written,
+        Some(_) => AddressFrom::LeftOut,
+        None => AddressFrom::NoFile,
+    };
+    let mut faults = unreadable.map_or_else(Vec::new, |unreadable| unreadable.faults);
+    faults.append(&mut findings.faults);
+    AdminFound { admin, faults, address }
+}
+
+/// The settings as written, what is not or cannot be used keeping its default.
+fn read_settings(figment: &figment::Figment) -> (Settings, finding::Findings) {
+    // Cannot fail: the layers were read before, and any value is a value.
+    let merged = figment.extract::<figment::value::Value>().ok();
+    let merged: Dict = merged.and_then(figment::value::Value::into_dict).unwrap_or_default();
+    let mut reader = read::Reader::new(figment);
+    let settings = reader.section("", merged);
+    (settings, reader.findings)
 }

@@ -103,7 +103,7 @@ section! {
         harvest: Harvest = Harvest::default();
         /// How long anything may take.
         timeouts: Timeouts = Timeouts::default();
-        /// Who is asked for the addresses of backends.
+        /// Where backends are, and what clients are called.
         dns: Dns = Dns::default();
         /// The endpoint for health, metrics and control.
         admin: Admin = Admin::default();
@@ -340,10 +340,12 @@ section! {
 }
 
 section! {
-    /// Who is asked for the addresses of backends.
+    /// Who is asked for the addresses of backends, and for the names of clients.
     Dns {
         /// Name servers, as `address` or `address:port`. Default: those of the system.
         servers: Vec<NameServer> = Vec::new();
+        /// Whether the names of clients are looked up for backends that are told them (XCLIENT), where no front told them to us.
+        client_names: bool = true;
     }
 }
 

@@ -81,14 +81,28 @@ pub(super) struct Gathered {
 
 /// Reads and merges what `source` and the environment say. The fault is one of a file as a whole.
 pub(super) fn gather(source: &Source, environment: &Environment) -> Result<Gathered, Faults> {
+    if *source == Source::Search {
+        found(environment)?;
+    }
+    match gather_readable(source, environment) {
+        (gathered, None) => Ok(gathered),
+        (_, Some(faults)) => Err(faults),
+    }
+}
+
+/// What there is of [`gather`]'s when the file is missing or cannot be read; the fault of one that is there, or was named.
+pub(super) fn gather_readable(source: &Source, environment: &Environment) -> (Gathered, Option<Faults>) {
     let file = match source {
         Source::File(path) => Some(path.clone()),
-        Source::Search => found(environment)?,
+        Source::Search => environment.search.iter().find(|path| path.exists()).cloned(),
         Source::Flags(_) => None,
     };
     let mut figment = Figment::new();
-    if let Some(path) = &file {
-        figment = figment.merge(Layer::file(path.clone())?);
+    let mut unreadable = None;
+    match file.clone().map(Layer::file) {
+        Some(Ok(layer)) => figment = figment.merge(layer),
+        Some(Err(faults)) => unreadable = Some(faults),
+        None => {}
     }
     for (name, text) in &environment.variables {
         if let Some(key) = name.strip_prefix(PREFIX) {
@@ -98,7 +112,7 @@ pub(super) fn gather(source: &Source, environment: &Environment) -> Result<Gathe
     if let Source::Flags(flags) = source {
         figment = flags.layers().into_iter().fold(figment, Figment::merge);
     }
-    Ok(Gathered { figment, file })
+    (Gathered { figment, file }, unreadable)
 }
 
 /// Where a value with this metadata was written.
@@ -110,12 +124,12 @@ pub(super) fn origin(metadata: Option<&Metadata>) -> Origin {
     }
 }
 
-/// The file to read; none when there is none and a variable names the routes.
-fn found(environment: &Environment) -> Result<Option<PathBuf>, Faults> {
-    let file = environment.search.iter().find(|path| path.exists());
+/// Whether there is a file to read, or a variable names the routes.
+fn found(environment: &Environment) -> Result<(), Faults> {
     let routes = format!("{PREFIX}ROUTE");
-    if file.is_some() || environment.variables.iter().any(|(name, _)| *name == routes) {
-        return Ok(file.cloned());
+    let is_named = environment.variables.iter().any(|(name, _)| *name == routes);
+    if is_named || environment.search.iter().any(|path| path.exists()) {
+        return Ok(());
     }
     let places: Vec<String> = environment.search.iter().map(|path| path.display().to_string()).collect();
     let reason = format!("no configuration: neither {} exists", places.join(" nor "));

@@ -47,14 +47,23 @@ pub struct Config {
     pub harvest: Harvest,
     /// How long anything may take.
     pub timeouts: Timeouts,
-    /// The name servers; empty where the system's are asked.
-    pub dns: Vec<SocketAddr>,
+    /// What DNS is asked, and where.
+    pub dns: Dns,
     /// The admin endpoint, if there is one.
     pub admin: Option<Admin>,
     /// What is logged, and how.
     pub log: Log,
     /// The settings it was made of, each with its origin: to be shown, and nothing else.
     pub shown: Arc<[Shown]>,
+}
+
+/// What DNS is asked, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// The name servers; empty where the system's are asked.
+    pub servers: Vec<SocketAddr>,
+    /// Whether the names of clients are looked up for backends that are told them.
+    pub client_names: bool,
 }
 
 /// A set of sockets clients connect to.

@@ -7,4 +7,4 @@ pub mod listen;
 pub mod resolve;
 pub mod stream;
 pub mod tls;
-mod transparent;
+pub mod transparent;

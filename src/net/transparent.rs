@@ -26,6 +26,15 @@ pub(super) fn allow(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     }
 }
 
+/// Whether the system lets us have addresses that are not this host's.
+///
+/// # Errors
+/// Why it does not: permission denied without `CAP_NET_ADMIN` or `CAP_NET_RAW`.
+pub fn permitted() -> io::Result<()> {
+    let nobodys = SocketAddr::from(([127, 0, 0, 1], 0));
+    allow(&Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?, nobodys)
+}
+
 /// Connects to `backend` from the address of `client`: from its port too where that is free, else from any.
 ///
 /// # Errors

@@ -127,6 +127,18 @@ impl Alarms {
         }
     }
 
+    /// Those that `concern` nobody any more are over: there is nobody left to find their cause gone.
+    pub fn keep(&self, concern: impl Fn(&Alarm) -> bool) {
+        self.lock().retain(|_, alarm| {
+            let kept = concern(alarm);
+            if !kept {
+                let Alarm { route, kind, about, .. } = alarm;
+                tracing::info!(%route, kind = kind.as_str(), about, "the alarm concerns nobody any more");
+            }
+            kept
+        });
+    }
+
     /// Those that are raised, by route.
     #[must_use]
     pub fn raised(&self) -> Vec<Alarm> {

@@ -42,10 +42,20 @@ impl<T: AsRef<[u8]>> fmt::Debug for Escaped<T> {
 fn write_escaped(text: &[u8], limit: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut room = limit;
     for chunk in text.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            let Some(left) = room.checked_sub(shown_len(c)) else { return f.write_char('…') };
-            room = left;
-            show(c, f)?;
+        let mut rest = chunk.valid();
+        while !rest.is_empty() {
+            // Nearly everything a peer says is plain, and goes out in one piece.
+            let plain = rest.bytes().take(room).take_while(|octet| is_plain(*octet)).count();
+            let (shown, behind) = rest.split_at(plain);
+            f.write_str(shown)?;
+            room -= plain;
+            let mut chars = behind.chars();
+            if let Some(c) = chars.next() {
+                let Some(left) = room.checked_sub(shown_len(c)) else { return f.write_char('…') };
+                room = left;
+                show(c, f)?;
+            }
+            rest = chars.as_str();
         }
         for octet in chunk.invalid() {
             let Some(left) = room.checked_sub(r"\xff".len()) else { return f.write_char('…') };
@@ -54,6 +64,11 @@ fn write_escaped(text: &[u8], limit: usize, f: &mut fmt::Formatter<'_>) -> fmt::
         }
     }
     Ok(())
+}
+
+/// Whether it stays as it is.
+const fn is_plain(octet: u8) -> bool {
+    matches!(octet, b' '..=b'~') && octet != b'\\'
 }
 
 fn show(c: char, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -101,6 +116,16 @@ mod tests {
         }
         let umlauts = Escaped(&"ü".repeat(5_000)).to_string();
         assert_eq!(umlauts, format!("{}…", "ü".repeat(LIMIT / 2)));
+    }
+
+    #[test]
+    fn what_is_not_plain_is_shown_in_the_midst_of_what_is() {
+        let shown = Escaped("one\\two\u{1b}thrée \"four\"").to_string();
+        assert_eq!(shown, r#"one\\two\u{1b}thrée "four""#);
+        let text = "a".repeat(LIMIT - 3) + "\u{1b}" + &"a".repeat(9);
+        assert_eq!(Escaped(&text).to_string(), "a".repeat(LIMIT - 3) + "…", "no half of an escape");
+        let text = "a".repeat(LIMIT - 1) + "üa";
+        assert_eq!(Escaped(&text).to_string(), "a".repeat(LIMIT - 1) + "…");
     }
 
     #[test]

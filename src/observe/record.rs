@@ -458,6 +458,41 @@ mod tests {
         assert_eq!(logged(|| refusal.log()), expected);
     }
 
+    /// Whoever follows the runbook need not know which format is set.
+    #[test]
+    fn the_patterns_of_the_runbook_find_a_refusal_in_either_format() {
+        let session = SessionId::new();
+        let grounds = Grounds {
+            result: RecipientResult::RelayDenied,
+            source: RecipientSource::Policy,
+            cause: RefusalCause::NoRoute,
+        };
+        let runbook = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/runbook.md");
+        let runbook = std::fs::read_to_string(runbook).unwrap();
+        let patterns: Vec<_> =
+            runbook.split("--grep '").skip(1).filter_map(|p| p.split('\'').next()).collect();
+        assert!(patterns.iter().any(|pattern| pattern.starts_with("recipient refused")), "{patterns:?}");
+        for reply in [&replies::NO_ROUTE, &replies::UNDETERMINED] {
+            let refusal = Refusal { session: &session, route: "x", recipient: "a@b.example", reply, grounds };
+            let class = reply.to_string().chars().next().unwrap();
+            for format in [Format::Text, Format::Json] {
+                let line = captured(format, "info", || refusal.log());
+                let mut found = patterns.iter().filter(|pattern| matches(pattern, &line));
+                assert!(found.next().is_some_and(|pattern| pattern.ends_with(class)), "{line}");
+                assert_eq!(found.next(), None, "{line}");
+            }
+        }
+    }
+
+    /// As `journalctl --grep` and `grep -E` take these patterns.
+    fn matches(pattern: &str, line: &str) -> bool {
+        let mut grep = std::process::Command::new("grep");
+        let grep = grep.args(["-E", "-q", "-e", pattern]).stdin(std::process::Stdio::piped());
+        let mut running = grep.spawn().unwrap();
+        std::io::Write::write_all(&mut running.stdin.take().unwrap(), line.as_bytes()).unwrap();
+        running.wait().unwrap().success()
+    }
+
     #[test]
     fn a_client_cannot_forge_a_field_of_a_text_line() {
         let mut record = record();

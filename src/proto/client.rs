@@ -16,6 +16,23 @@ pub enum ClientName {
     TemporarilyUnavailable,
 }
 
+/// What a client is called in the DNS.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClientNames {
+    /// The name its address leads to that leads back to it (RFC 8601 §2.7.3).
+    pub verified: ClientName,
+    /// A name its address leads to, whether or not that leads back.
+    pub reverse: ClientName,
+}
+
+impl ClientNames {
+    /// A name that leads both ways, or why there is none of either kind.
+    #[must_use]
+    pub fn both(name: ClientName) -> Self {
+        Self { reverse: name.clone(), verified: name }
+    }
+}
+
 /// Whether the client speaks ESMTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientProtocol {
@@ -32,8 +49,8 @@ pub struct ClientFacts {
     pub address: SocketAddr,
     /// Where it connected to, if that is known.
     pub destination: Option<SocketAddr>,
-    /// Its name in the DNS.
-    pub name: ClientName,
+    /// Its names in the DNS.
+    pub names: ClientNames,
     /// What it called itself in HELO or EHLO.
     pub helo: Box<str>,
     /// How it greeted.

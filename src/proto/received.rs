@@ -11,6 +11,8 @@ use super::client::{ClientFacts, ClientProtocol};
 
 /// Octets of the longest line, CRLFs included.
 pub const MOST: u64 = 1024;
+/// Octets that most lines do not exceed.
+const USUAL: usize = 384;
 /// Longest name written.
 const MAX_NAME: usize = 255;
 /// Longest recipient written.
@@ -35,10 +37,16 @@ impl Trace<'_> {
     /// The whole line, folded, each part of it ended by CRLF.
     #[must_use]
     pub fn line(&self, client: &ClientFacts) -> String {
-        let mut line = format!("Received: from {} (", plain(&client.helo));
+        let mut line = String::with_capacity(USUAL);
+        line.push_str("Received: from ");
+        plain(&client.helo, &mut line);
+        line.push_str(" (");
         literal(client.address, &mut line);
-        let _ =
-            write!(line, ")\r\n\tby {} with {} id {}", plain(self.by), self.protocol(client), self.session);
+        line.push_str(")\r\n\tby ");
+        plain(self.by, &mut line);
+        for part in [" with ", self.protocol(client), " id ", self.session] {
+            line.push_str(part);
+        }
         if let Some(tls) = &client.tls {
             let _ = write!(line, "\r\n\t({tls})");
         }
@@ -64,9 +72,9 @@ impl Trace<'_> {
 }
 
 /// Only the characters of host names and address literals, so that no name ends its place in the line.
-fn plain(name: &str) -> String {
+fn plain(name: &str, out: &mut String) {
     let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
-    name.chars().take(MAX_NAME).map(|c| if known(c) { c } else { '?' }).collect()
+    out.extend(name.chars().take(MAX_NAME).map(|c| if known(c) { c } else { '?' }));
 }
 
 /// A recipient that is left out rather than changed.
@@ -118,7 +126,7 @@ const fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::client::ClientName;
+    use crate::proto::client::ClientNames;
     use crate::proto::tls::{TlsFacts, TlsVersion};
 
     const TLS: TlsFacts =
@@ -128,7 +136,7 @@ mod tests {
         ClientFacts {
             address: "192.0.2.1:40000".parse().unwrap(),
             destination: None,
-            name: ClientName::Unavailable,
+            names: ClientNames::default(),
             helo: "client.example.net".into(),
             protocol: ClientProtocol::Esmtp,
             tls: None,

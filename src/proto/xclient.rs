@@ -6,16 +6,16 @@
 //!
 //! Postfix XCLIENT_README.
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::address::Domain;
 use super::client::{ClientFacts, ClientName, ClientProtocol};
 use super::reply::Reply;
 use super::xtext;
 
 /// What EHLO offers to those who may use it.
-pub const OFFER: &str = "XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT";
-/// Longest value, decoded, in octets.
+pub const OFFER: &str = "XCLIENT NAME REVERSE_NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT";
+/// Longest value, in octets: decoded when it is read, as written when it is told, which is what Postfix counts.
 const MAX_VALUE: usize = 255;
 /// Longest command, CRLF included (XCLIENT_README).
 const MAX_LINE: usize = 512;
@@ -34,13 +34,25 @@ pub enum Told<T> {
     TemporarilyUnavailable,
 }
 
+impl From<Told<Box<str>>> for ClientName {
+    fn from(told: Told<Box<str>>) -> Self {
+        match told {
+            Told::Known(name) => Self::Known(name),
+            Told::Unavailable => Self::Unavailable,
+            Told::TemporarilyUnavailable => Self::TemporarilyUnavailable,
+        }
+    }
+}
+
 /// What one XCLIENT says. An attribute that is not given stays what it was.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Attributes {
     /// NAME.
     pub name: Option<Told<Box<str>>>,
-    /// ADDR.
-    pub address: Option<Told<IpAddr>>,
+    /// REVERSE_NAME.
+    pub reverse_name: Option<Told<Box<str>>>,
+    /// ADDR. One that is not known is a fault: whose rights would that client have?
+    pub address: Option<IpAddr>,
     /// PORT.
     pub port: Option<Told<u16>>,
     /// PROTO.
@@ -85,7 +97,14 @@ impl Attributes {
     fn read(&mut self, name: &str, value: &str) -> Result<(), XclientFault> {
         match name {
             "NAME" => put(&mut self.name, value, host_name),
-            "ADDR" => put(&mut self.address, value, address),
+            "REVERSE_NAME" => put(&mut self.reverse_name, value, host_name),
+            "ADDR" => {
+                let mut told = self.address.map(Told::Known);
+                put(&mut told, value, address)?;
+                let Some(Told::Known(address)) = told else { return Err(XclientFault::Value) };
+                self.address = Some(address);
+                Ok(())
+            }
             "PORT" => put(&mut self.port, value, port),
             "PROTO" => put(&mut self.protocol, value, protocol),
             "HELO" => put(&mut self.helo, value, word),
@@ -154,12 +173,12 @@ fn protocol(text: &str) -> Option<ClientProtocol> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Announced(u8);
 
-/// In the order they are written: what the client calls itself last, for it may be long.
-const ATTRIBUTES: [&str; 7] = ["ADDR", "PORT", "NAME", "PROTO", "DESTADDR", "DESTPORT", "HELO"];
-
-/// Octets that what stands behind NAME takes at most, with HELO unavailable.
-const BEHIND_NAME: usize =
-    " PROTO=ESMTP DESTADDR=IPV6:2001:db8:1111:2222:3333:4444:5555:6666 DESTPORT=[UNAVAILABLE] HELO=[UNAVAILABLE]\r\n".len();
+/// In the order they are written.
+const ATTRIBUTES: [&str; 8] = ["ADDR", "PORT", "NAME", REVERSE_NAME, "PROTO", "DESTADDR", "DESTPORT", "HELO"];
+/// Behind NAME: to Postfix a name that leads back is one that its address leads to, too.
+const REVERSE_NAME: &str = "REVERSE_NAME";
+/// What is left out first where there is no room: the greeting that follows tells HELO, too.
+const DISPENSABLE: [&str; 3] = ["HELO", REVERSE_NAME, "NAME"];
 
 impl Announced {
     /// Reads a backend's reply to EHLO; none when it does not offer XCLIENT with ADDR, without which nothing
@@ -183,70 +202,84 @@ impl Announced {
     }
 
     /// The command, with CRLF, that tells who the client is. Every attribute announced is given, so that
-    /// nothing of an earlier client stays; a name for which there is no room is unavailable.
+    /// nothing of an earlier client stays; what there is no room for is unavailable.
     #[must_use]
     pub fn command(self, client: &ClientFacts) -> String {
-        let mut line = "XCLIENT".to_owned();
-        for name in ATTRIBUTES.iter().filter(|name| self.has(name)) {
-            let room = if *name == "NAME" { MAX_LINE - BEHIND_NAME } else { MAX_LINE };
-            let before = line.len();
-            let _ = write!(line, " {name}=");
-            xtext_of(name, client, &mut line);
-            if line.len() + 2 > room {
-                line.truncate(before);
-                let _ = write!(line, " {name}={UNAVAILABLE}");
-            }
+        let announced = ATTRIBUTES.into_iter().filter(|name| self.has(name));
+        let mut told: Vec<_> = announced.map(|name| (name, xtext_of(name, client))).collect();
+        let mut out_of_room = DISPENSABLE.into_iter();
+        while length(&told) > MAX_LINE
+            && let Some(dispensable) = out_of_room.next()
+        {
+            let value = told.iter_mut().find(|(name, _)| *name == dispensable).map(|(_, value)| value);
+            value.into_iter().for_each(|value| UNAVAILABLE.clone_into(value));
         }
-        line.push_str("\r\n");
-        line
+        let attributes = told.iter().map(|(name, value)| format!(" {name}={value}"));
+        format!("XCLIENT{}\r\n", attributes.collect::<String>())
     }
 }
 
-fn xtext_of(name: &str, client: &ClientFacts, out: &mut String) {
-    match (name, client.destination) {
-        ("NAME", _) => match &client.name {
-            ClientName::Known(known) => xtext::encode(known, out),
-            ClientName::Unavailable => out.push_str(UNAVAILABLE),
-            ClientName::TemporarilyUnavailable => out.push_str(TEMPORARILY_UNAVAILABLE),
+/// Octets of the command that tells this.
+fn length(told: &[(&str, String)]) -> usize {
+    let attributes: usize = told.iter().map(|(name, value)| " =".len() + name.len() + value.len()).sum();
+    "XCLIENT\r\n".len() + attributes
+}
+
+fn xtext_of(name: &str, client: &ClientFacts) -> String {
+    let value = match name {
+        "NAME" => name_of(&client.names.verified),
+        REVERSE_NAME => name_of(&client.names.reverse),
+        "ADDR" => ip(client.address),
+        "PORT" => port_of(client.address),
+        "PROTO" => match client.protocol {
+            ClientProtocol::Smtp => "SMTP".to_owned(),
+            ClientProtocol::Esmtp => "ESMTP".to_owned(),
         },
-        ("ADDR", _) => ip(client.address, out),
-        ("PORT", _) => port_of(client.address, out),
-        ("PROTO", _) => out.push_str(match client.protocol {
-            ClientProtocol::Smtp => "SMTP",
-            ClientProtocol::Esmtp => "ESMTP",
-        }),
-        ("HELO", _) => xtext::encode(&client.helo, out),
-        ("DESTADDR", Some(destination)) => ip(destination, out),
-        ("DESTPORT", Some(destination)) => port_of(destination, out),
-        _ => out.push_str(UNAVAILABLE),
+        "HELO" => xtext::encode(&client.helo),
+        "DESTADDR" => client.destination.map_or_else(unavailable, ip),
+        "DESTPORT" => client.destination.map_or_else(unavailable, port_of),
+        _ => unavailable(),
+    };
+    if value.len() > MAX_VALUE { unavailable() } else { value }
+}
+
+fn unavailable() -> String {
+    UNAVAILABLE.to_owned()
+}
+
+/// A name that a front told us need not be one of a host, and Postfix refuses the client then.
+fn name_of(name: &ClientName) -> String {
+    match name {
+        ClientName::Known(name) if Domain::parse(name).is_ok() => xtext::encode(name),
+        ClientName::Known(_) | ClientName::Unavailable => unavailable(),
+        ClientName::TemporarilyUnavailable => TEMPORARILY_UNAVAILABLE.to_owned(),
     }
 }
 
-fn ip(socket: SocketAddr, out: &mut String) {
-    let _ = match socket.ip().to_canonical() {
-        IpAddr::V4(v4) => write!(out, "{v4}"),
-        IpAddr::V6(v6) => write!(out, "IPV6:{v6}"),
-    };
+fn ip(socket: SocketAddr) -> String {
+    match socket.ip().to_canonical() {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("IPV6:{v6}"),
+    }
 }
 
-fn port_of(socket: SocketAddr, out: &mut String) {
+fn port_of(socket: SocketAddr) -> String {
     match socket.port() {
-        0 => out.push_str(UNAVAILABLE),
-        port => {
-            let _ = write!(out, "{port}");
-        }
+        0 => unavailable(),
+        port => port.to_string(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::client::ClientNames;
 
     fn facts() -> ClientFacts {
         ClientFacts {
             address: "192.0.2.1:40000".parse().unwrap(),
             destination: Some("[2001:db8::25]:25".parse().unwrap()),
-            name: ClientName::Unavailable,
+            names: ClientNames::default(),
             helo: "client.example.net".into(),
             protocol: ClientProtocol::Esmtp,
             tls: None,
@@ -261,7 +294,8 @@ mod tests {
         );
         let expected = Attributes {
             name: Some(Told::Known("spike.example".into())),
-            address: Some(Told::Known("2001:db8::1".parse().unwrap())),
+            reverse_name: None,
+            address: Some("2001:db8::1".parse().unwrap()),
             port: Some(Told::Known(25)),
             protocol: Some(Told::Known(ClientProtocol::Smtp)),
             helo: Some(Told::Known("a+b".into())),
@@ -271,7 +305,7 @@ mod tests {
         };
         assert_eq!(all, Ok(expected));
         let mapped = Attributes::parse("ADDR=IPV6:::ffff:192.0.2.1").unwrap();
-        assert_eq!(mapped.address, Some(Told::Known("192.0.2.1".parse().unwrap())));
+        assert_eq!(mapped.address, Some("192.0.2.1".parse().unwrap()));
     }
 
     #[test]
@@ -312,24 +346,40 @@ mod tests {
         let all = announced(OFFER).unwrap();
         assert_eq!(
             all.command(&facts()),
-            "XCLIENT ADDR=192.0.2.1 PORT=40000 NAME=[UNAVAILABLE] PROTO=ESMTP DESTADDR=IPV6:2001:db8::25 \
+            "XCLIENT ADDR=192.0.2.1 PORT=40000 NAME=[UNAVAILABLE] REVERSE_NAME=[UNAVAILABLE] PROTO=ESMTP DESTADDR=IPV6:2001:db8::25 \
              DESTPORT=25 HELO=client.example.net\r\n"
         );
     }
 
     #[test]
-    fn what_a_client_calls_itself_never_makes_the_line_too_long_or_two() {
+    fn what_a_client_calls_itself_never_makes_the_line_or_a_value_too_long_or_two() {
         let all = Announced::of(&Reply::new(250, format!("x\n{OFFER}"))).unwrap();
-        let (name, helo) = (ClientName::Known("=".repeat(255).into()), "ü".repeat(127).into());
-        let line = all.command(&ClientFacts { name, helo, ..facts() });
-        assert!(line.len() <= MAX_LINE, "{line}");
-        assert!(line.contains(" NAME=[UNAVAILABLE] ") && line.ends_with(" HELO=[UNAVAILABLE]\r\n"), "{line}");
-        let name = ClientName::Known("n".repeat(255).into());
-        let line = all.command(&ClientFacts { name, helo: "ü".repeat(127).into(), ..facts() });
-        assert!(line.len() <= MAX_LINE && line.contains("NAME=nnn"), "{line}");
-        assert!(line.ends_with(" HELO=[UNAVAILABLE]\r\n"), "{line}");
-        let hostile = ClientFacts { helo: "a\r\nQUIT".into(), ..facts() };
-        assert!(all.command(&hostile).ends_with(" HELO=a+0D+0AQUIT\r\n"));
+        let long = format!("{0}.{0}.{0}.{0}.test", "n".repeat(60));
+        let called = |verified: &str, reverse: &str| ClientNames {
+            verified: ClientName::Known(verified.into()),
+            reverse: ClientName::Known(reverse.into()),
+        };
+        let line = |names, helo: &str| {
+            let line = all.command(&ClientFacts { names, helo: helo.into(), ..facts() });
+            assert!(line.len() <= MAX_LINE && line.ends_with("\r\n"), "{line}");
+            line
+        };
+        // HELO goes first, for EHLO follows; then the name that proves nothing.
+        let both = line(called(&long, "short.test"), &"h".repeat(255));
+        assert!(both.contains(&format!(" NAME={long} REVERSE_NAME=short.test ")), "{both}");
+        assert!(both.ends_with(" HELO=[UNAVAILABLE]\r\n"), "{both}");
+        let verified = line(called(&long, &long), &"h".repeat(255));
+        assert!(verified.contains(&format!(" NAME={long} REVERSE_NAME=[UNAVAILABLE] ")), "{verified}");
+        // Postfix takes no value that is longer than 255 octets as it is written.
+        let escaped = line(ClientNames::default(), &"=".repeat(86));
+        assert!(escaped.ends_with(" HELO=[UNAVAILABLE]\r\n"), "{escaped}");
+        assert!(line(ClientNames::default(), &"=".repeat(85)).contains(" HELO=+3D+3D"));
+        // Nor a name that no host can have.
+        let odd = line(called("not-a-host!", "a..b"), "x");
+        assert!(odd.contains(" NAME=[UNAVAILABLE] REVERSE_NAME=[UNAVAILABLE] "), "{odd}");
+        let open = ClientNames::both(ClientName::TemporarilyUnavailable);
+        assert!(line(open, "x").contains(" NAME=[TEMPUNAVAIL] REVERSE_NAME=[TEMPUNAVAIL] "));
+        assert!(line(ClientNames::default(), "a\r\nQUIT").ends_with(" HELO=a+0D+0AQUIT\r\n"));
     }
 
     #[test]
@@ -338,7 +388,7 @@ mod tests {
         let command = all.command(&facts());
         let argument = command.trim_end().strip_prefix("XCLIENT ").unwrap();
         let read = Attributes::parse(argument).unwrap();
-        assert_eq!(read.address, Some(Told::Known("192.0.2.1".parse().unwrap())));
+        assert_eq!(read.address, Some("192.0.2.1".parse().unwrap()));
         assert_eq!(read.helo, Some(Told::Known("client.example.net".into())));
         assert_eq!(read.login, None, "never invented");
     }

@@ -3,8 +3,10 @@
 
 use std::fmt::Write as _;
 
-/// Writes `text` as xtext.
-pub fn encode(text: &str, out: &mut String) {
+/// `text` as xtext.
+#[must_use]
+pub fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
     for octet in text.bytes() {
         match octet {
             b'!'..=b'~' if !matches!(octet, b'+' | b'=') => out.push(char::from(octet)),
@@ -13,6 +15,7 @@ pub fn encode(text: &str, out: &mut String) {
             }
         }
     }
+    out
 }
 
 /// Reads xtext; none when it is not xtext, or not UTF-8 when decoded. Digits in lower case are taken.
@@ -48,8 +51,7 @@ mod tests {
             ("x\r\ny", "x+0D+0Ay"),
             ("grün", "gr+C3+BCn"),
         ] {
-            let mut out = String::new();
-            encode(text, &mut out);
+            let out = encode(text);
             assert_eq!(out, written);
             assert_eq!(decode(&out).as_deref(), Some(text));
         }

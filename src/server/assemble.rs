@@ -167,5 +167,5 @@ fn backends(
         command: config.timeouts.backend_command,
         end_of_data: config.timeouts.backend_end_of_data,
     };
-    Backends::new(named, dialer, &identity, patience, &config.dns, before, is_kept)
+    Backends::new(named, dialer, &identity, patience, &config.dns.servers, before, is_kept)
 }

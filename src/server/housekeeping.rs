@@ -17,9 +17,10 @@ pub async fn greet_backends(context: &Context) {
     greet(context, |_| true).await;
 }
 
-/// Greets the backends nobody has greeted yet, as [`greet_backends`] does.
+/// Greets the backends nobody has greeted yet, as [`greet_backends`] does; those that clients of an earlier configuration
+/// have taken up are greeted with the first session they can give.
 pub(super) async fn greet_new_backends(context: &Context) {
-    greet(context, |backend| backend.announced().is_none()).await;
+    greet(context, |backend| backend.announced().is_none() && !backend.budget().is_scarce()).await;
 }
 
 async fn greet(context: &Context, whom: impl Fn(&Backend) -> bool) {

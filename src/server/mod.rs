@@ -16,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin;
-use crate::config::Config;
+use crate::config::{ClientAddress, Config, Route};
 use crate::net::dial::Dialer;
 use crate::net::inherited::Inherited;
 use crate::net::listen::{Reach, Sharing};
+use crate::net::transparent;
 use crate::session::Context;
 use crate::verify::ListFault;
 use listen::{Door, Place};
@@ -89,6 +90,7 @@ impl Server {
     ) -> Result<Self, StartFault> {
         let dialer = Dialer::network();
         let context = Arc::new(assemble_with_store(config, &dialer)?);
+        say_what_is_not_permitted(&context.config);
         let places = Place::all(&context.config);
         let doors = places.map(|place| Door::bind(place, &mut inherited, &context));
         let doors = doors.collect::<Result<Vec<_>, _>>()?;
@@ -222,6 +224,20 @@ pub enum Drained {
 
 /// How long names of backends may take at the start. One that takes longer is followed as soon as it has an address.
 const LOOKED_UP: Duration = Duration::from_secs(5);
+
+/// What would be found out with the first message for a route is said before.
+fn say_what_is_not_permitted(config: &Config) {
+    let is_transparent = |route: &&Arc<Route>| route.client_address == ClientAddress::Transparent;
+    if let Some(route) = config.routes.iter().find(is_transparent)
+        && let Err(fault) = transparent::permitted()
+    {
+        tracing::error!(
+            route = %route.name, %fault,
+            "the system does not allow client_address = \"transparent\", and mail is deferred (451 4.3.5): give CAP_NET_ADMIN, \
+             or write another client_address"
+        );
+    }
+}
 
 /// What the last words to clients, to backends, and to the store may take.
 const FAREWELL: Duration = Duration::from_secs(5);

@@ -2,28 +2,26 @@
 //!
 //! What it needs is made first: its shared parts, the sockets it adds, a first look at its backends. Only then it is put in
 //! force, with no step left that can fail. Sessions keep what they began with; whoever comes later gets the new. A listener that
-//! stays keeps its socket, so there is no moment without one. What only the old configuration used is left once its last session is over.
+//! stays keeps its socket, so there is no moment without one. What only the old one used keeps serving its sessions, within the same budget, and nothing else.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::{named_by, reassemble};
 use super::housekeeping::greet_new_backends;
 use super::listen::{Door, Place};
-use super::{Bound, FAREWELL, LOOKED_UP, Server, StartFault};
+use super::{Bound, LOOKED_UP, Server, StartFault, say_what_is_not_permitted};
 use crate::admin::Panel;
-use crate::backend::Backends;
-use crate::config::{Changes, Config};
+use crate::config::{Changes, Config, Mode, Route};
 use crate::net::inherited::Inherited;
 use crate::observe::metrics::Metrics;
+use crate::observe::{Alarm, AlarmKind};
+use crate::proto::address::Domain;
 use crate::session::Context;
-
-/// How often it is looked whether the last session of an old configuration is over.
-const LOOKED_AFTER: Duration = Duration::from_secs(1);
 
 /// What was taken over.
 #[derive(Debug, Clone)]
@@ -50,6 +48,7 @@ impl Server {
         let changes = Changes::take_over(&old.config, &mut config);
         let opened = self.bind_new(&config, &old)?;
         let new = Arc::new(reassemble(&old, config, &changes, &self.dialer)?);
+        say_what_is_not_permitted(&new.config);
         let replaced = self.parted.child_token();
         new.backends.follow(&self.parted, LOOKED_UP).await;
         let greeted = Arc::clone(&new);
@@ -64,7 +63,7 @@ impl Server {
             acceptor.keyring().reread();
         }
         old.verifier.leave_but_for(&new.verifier);
-        tokio::spawn(retire(old, Arc::clone(&new.backends)));
+        old.backends.stand_down_but_for(&new.backends);
         Ok(reloaded)
     }
 
@@ -124,7 +123,8 @@ impl Server {
         let admin = self.bound.iter().filter(|bound| &*bound.name == "admin").cloned().collect::<Vec<_>>();
         self.bound = bounds(&self.doors).into_iter().chain(admin).collect();
         std::mem::replace(&mut self.replaced, replaced).cancel();
-        forget_backends(&self.context().config, &new.config, &new.metrics);
+        forget(&self.context().config, &new.config, &new.metrics);
+        new.alarms.keep(|alarm| concerns(alarm, &new.config));
         self.current.store(Arc::clone(new));
         let panel = self.panel.load().showing(new);
         let generation = panel.generation;
@@ -134,18 +134,42 @@ impl Server {
     }
 }
 
-/// The numbers of backends that no route has any more.
-fn forget_backends(old: &Config, new: &Config, metrics: &Metrics) {
-    let named = |config: &Config| -> HashSet<(Arc<str>, String)> {
+/// Takes the numbers of what is not there any more out of sight: it would be seen as down, or ending, for ever.
+fn forget(old: &Config, new: &Config, metrics: &Metrics) {
+    let backends = |config: &Config| -> HashSet<(Arc<str>, String)> {
         let by_route = config
             .routes
             .iter()
             .flat_map(|route| named_by(route).map(|n| (Arc::clone(&route.name), n.to_string())));
         by_route.collect()
     };
-    for (route, backend) in named(old).difference(&named(new)) {
+    for (route, backend) in backends(old).difference(&backends(new)) {
         metrics.forget_backend(route, backend);
     }
+    let asked = |route: &Route| route.verify.mode != Mode::Off;
+    let routes = |config: &Config| -> HashSet<(Arc<str>, bool)> {
+        config.routes.iter().map(|route| (Arc::clone(&route.name), asked(route))).collect()
+    };
+    routes(old).difference(&routes(new)).for_each(|(route, _)| metrics.forget_route(route));
+    let chains = |config: &Config| -> HashSet<PathBuf> {
+        config.tls.certificates.iter().map(|certificate| certificate.files.chain.clone()).collect()
+    };
+    for chain in chains(old).difference(&chains(new)) {
+        metrics.forget_certificate(&chain.to_string_lossy());
+    }
+}
+
+/// Whether an alarm is about something that is still there, and still looked at.
+fn concerns(alarm: &Alarm, config: &Config) -> bool {
+    let Some(route) = config.routes.iter().find(|route| route.name == alarm.route) else { return false };
+    let about_the_store = !matches!(alarm.kind, AlarmKind::OpenRelay | AlarmKind::RelayUntested);
+    if about_the_store && route.verify.mode == Mode::Off {
+        return false;
+    }
+    let is_covered = |domain: Domain| config.routes.find(&domain).is_some_and(|of| of.name == route.name);
+    alarm.about.is_empty()
+        || route.domains.iter().any(|pattern| pattern.to_string() == alarm.about)
+        || Domain::parse(&alarm.about).is_ok_and(is_covered)
 }
 
 impl Panel {
@@ -161,13 +185,4 @@ impl Panel {
             ..self.clone()
         }
     }
-}
-
-/// Once the last session with the `old` configuration is over, takes leave of the backends that the `new` one does not use.
-async fn retire(old: Arc<Context>, new: Arc<Backends>) {
-    while Arc::strong_count(&old) > 1 {
-        sleep(LOOKED_AFTER).await;
-        old.backends.iter().for_each(|backend| backend.sweep());
-    }
-    old.backends.leave_but_for(&new, FAREWELL).await;
 }

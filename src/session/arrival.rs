@@ -17,7 +17,7 @@ use crate::net::client_key::ClientKey;
 use crate::observe::metrics::ConnectionResult;
 use crate::observe::record::End;
 use crate::proto::body::BareNewlines;
-use crate::proto::client::{ClientFacts, ClientName, ClientProtocol};
+use crate::proto::client::{ClientFacts, ClientNames, ClientProtocol};
 use crate::proto::dialogue::{Hello, HelloKind, Input, Step, Xclient};
 use crate::proto::proxy_header::Source;
 use crate::proto::replies;
@@ -44,7 +44,8 @@ pub(super) struct Arrival {
 struct Described {
     address: SocketAddr,
     destination: Option<SocketAddr>,
-    name: ClientName,
+    /// None until somebody says it, or it was looked up.
+    names: Option<ClientNames>,
     /// What a front says the client called itself.
     helo: Option<Box<str>>,
     protocol: Option<ClientProtocol>,
@@ -73,7 +74,7 @@ impl Arrival {
             client: Described {
                 address: peer,
                 destination: destination.map(canonical),
-                name: ClientName::Unavailable,
+                names: None,
                 helo: None,
                 protocol: None,
                 spoken_for: false,
@@ -125,13 +126,12 @@ impl Arrival {
         }
     }
 
-    /// XCLIENT said so, inside TLS or not. What it does not name stays; an address that is not known is nobody's but the
-    /// front's own.
+    /// XCLIENT said so, inside TLS or not. What it does not name stays.
     fn tell(&mut self, attributes: Attributes, inside_tls: bool) {
         if !inside_tls && self.before_xclient.is_none() {
             self.before_xclient = Some(Box::new(self.client.clone()));
         }
-        self.client.tell(attributes, self.peer);
+        self.client.tell(attributes);
     }
 
     /// TLS begins: what XCLIENT said before it was said by whoever wrote on the wire (RFC 3207 §4.2). Gives whether
@@ -151,11 +151,11 @@ impl Arrival {
             HelloKind::Helo => ClientProtocol::Smtp,
             HelloKind::Ehlo => ClientProtocol::Esmtp,
         });
-        let Described { address, destination, name, helo, protocol, spoken_for: _ } = &self.client;
+        let Described { address, destination, names, helo, protocol, spoken_for: _ } = &self.client;
         ClientFacts {
             address: *address,
             destination: *destination,
-            name: name.clone(),
+            names: names.clone().unwrap_or_default(),
             // A front greets for itself, perhaps in its own name.
             helo: helo.clone().or_else(|| Some(hello?.name.clone())).unwrap_or_else(|| "unknown".into()),
             protocol: protocol.unwrap_or(said),
@@ -165,25 +165,33 @@ impl Arrival {
 }
 
 impl Described {
-    fn tell(&mut self, attributes: Attributes, front: SocketAddr) {
-        use xclient::Told::{Known, TemporarilyUnavailable, Unavailable};
+    fn tell(&mut self, attributes: Attributes) {
+        use xclient::Told::Known;
         self.spoken_for = true;
-        let Attributes { name, address, port, protocol, helo, login: _, destination, destination_port } =
-            attributes;
+        let Attributes {
+            name,
+            reverse_name,
+            address,
+            port,
+            protocol,
+            helo,
+            login: _,
+            destination,
+            destination_port,
+        } = attributes;
         if let Some(address) = address {
-            let known = |ip| SocketAddr::new(ip, 0);
-            self.address = if let Known(ip) = address { known(ip) } else { front };
-            // A name and a greeting belong to the client they were told of.
-            (self.name, self.helo, self.protocol) = (ClientName::Unavailable, None, None);
+            self.address = SocketAddr::new(address, 0);
+            // Names and a greeting belong to the client they were told of.
+            (self.names, self.helo, self.protocol) = (None, None, None);
         }
         if let Some(Known(port)) = port {
             self.address.set_port(port);
         }
-        match name {
-            None => {}
-            Some(Known(name)) => self.name = ClientName::Known(name),
-            Some(Unavailable) => self.name = ClientName::Unavailable,
-            Some(TemporarilyUnavailable) => self.name = ClientName::TemporarilyUnavailable,
+        if let Some(name) = name {
+            self.names = Some(ClientNames::both(name.into()));
+        }
+        if let Some(name) = reverse_name {
+            self.names.get_or_insert_default().reverse = name.into();
         }
         if let Some(helo) = helo {
             self.helo = if let Known(helo) = helo { Some(helo) } else { None };
@@ -321,13 +329,16 @@ impl Session {
         }
     }
 
-    /// All that is known of the client, and of the TLS session with whoever is at the other end of the socket.
-    pub(super) fn facts(&self) -> ClientFacts {
-        self.arrival.facts(self.dialogue.hello(), self.record.tls().cloned())
+    /// Looks the client's names up, unless they are known already, what a front said of them included.
+    pub(super) async fn name_client(&mut self) {
+        if self.context.config.dns.client_names && self.arrival.client.names.is_none() {
+            let address = self.arrival.address().ip();
+            self.arrival.client.names = Some(self.context.backends.resolver().client_names(address).await);
+        }
     }
 
-    /// The same with what is the client's own alone.
-    pub(super) fn own_facts(&self) -> ClientFacts {
+    /// All that is known of the client; a TLS session with a front that speaks for it is not its own.
+    pub(super) fn facts(&self) -> ClientFacts {
         let tls = self.record.tls().cloned().filter(|_| !self.arrival.client.spoken_for);
         self.arrival.facts(self.dialogue.hello(), tls)
     }
@@ -335,6 +346,9 @@ impl Session {
     /// XCLIENT: the session is another client's from now on.
     pub(super) fn become_client(&mut self, attributes: Attributes) -> Result<Step, End> {
         self.arrival.tell(attributes, self.record.tls().is_some());
+        // The one it names now may speak for others only if it is a front of ours, too: who passes on what its own clients
+        // say (nginx does) would let each of them be anybody.
+        self.dialogue.set_xclient(self.arrival.xclient());
         match self.admit() {
             None => Ok(self.dialogue.step(Input::ClientKnown)),
             Some(end) => Err(end),
@@ -346,6 +360,7 @@ impl Session {
         if !self.arrival.forget_xclient() {
             return Ok(());
         }
+        self.dialogue.set_xclient(self.arrival.xclient());
         self.admit().map_or(Ok(()), Err)
     }
 

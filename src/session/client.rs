@@ -19,7 +19,7 @@ use crate::proto::reply::Reply;
 use crate::proto::tls::TlsFacts;
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 /// Replies wait for each other for so long at most.
 const OVERDUE: Duration = Duration::from_secs(1);
@@ -273,7 +273,7 @@ impl Client {
                 biased;
                 () = drain.all_end() => return Heard::Drain,
                 () = drain.idle_ends(), if committed == Committed::ToNothing && !begun => return Heard::Drain,
-                read = before(deadline, reading, || patience.is_spent(began)) => read,
+                read = before(deadline, reading, patience.holds.as_deref(), |budget| is_spent(began, budget)) => read,
             };
             match read {
                 None => return Heard::Timeout,
@@ -285,12 +285,12 @@ impl Client {
 
     /// Keeps the client waiting, unless it leaves, we are to end or it is to wait no longer. What it sends meanwhile is
     /// kept, up to a line's length, as if it had come behind.
-    pub(super) async fn pause(&mut self, pause: Duration, drain: &Drain, spent: impl Fn() -> bool) -> Paused {
+    pub(super) async fn pause(&mut self, pause: Duration, drain: &Drain, holds: Option<&Budget>) -> Paused {
         let deadline = Instant::now() + pause;
         self.compact();
         while self.input.len() < self.line_limit {
             let read = tokio::select! {
-                read = before(deadline, read_some(&mut self.stream, &mut self.input), &spent) => read,
+                read = before(deadline, read_some(&mut self.stream, &mut self.input), holds, Budget::is_scarce) => read,
                 () = drain.idle_ends() => return Paused::Drain,
             };
             match read {
@@ -300,7 +300,7 @@ impl Client {
             }
         }
         tokio::select! {
-            _ = before(deadline, std::future::pending::<()>(), &spent) => Paused::Over,
+            _ = before(deadline, std::future::pending::<()>(), holds, Budget::is_scarce) => Paused::Over,
             () = drain.idle_ends() => Paused::Drain,
         }
     }
@@ -406,25 +406,26 @@ impl Client {
     }
 }
 
-impl Patience {
-    /// Whether a client that was given the word at `began` holds up others.
-    fn is_spent(&self, began: Instant) -> bool {
-        began.elapsed() >= HURRIED && self.holds.as_ref().is_some_and(|budget| budget.is_scarce())
-    }
+/// Whether a client that was given the word at `began`, and holds one of these connections, holds up others.
+fn is_spent(began: Instant, budget: &Budget) -> bool {
+    began.elapsed() >= HURRIED && budget.is_scarce()
 }
 
-/// What `waiting` comes to before `deadline`, and before `spent`, which is looked at first and every second.
+/// What `waiting` comes to before `deadline`; for a client that holds one of a backend's connections also before it is
+/// `spent`, which is looked at first and every second.
 pub(super) async fn before<T>(
     deadline: Instant,
     waiting: impl Future<Output = T>,
-    spent: impl Fn() -> bool,
+    holds: Option<&Budget>,
+    spent: impl Fn(&Budget) -> bool,
 ) -> Option<T> {
     let mut waiting = std::pin::pin!(waiting);
     if let Some(outcome) = waiting.as_mut().now_or_never() {
         return Some(outcome);
     }
+    let Some(budget) = holds else { return timeout_at(deadline, waiting).await.ok() };
     // Here too, or who sends an octet more often than we look would never be found out.
-    if spent() {
+    if spent(budget) {
         return None;
     }
     loop {
@@ -432,7 +433,7 @@ pub(super) async fn before<T>(
         tokio::select! {
             biased;
             outcome = &mut waiting => return Some(outcome),
-            () = sleep_until(look) => if look == deadline || spent() { return None },
+            () = sleep_until(look) => if look == deadline || spent(budget) { return None },
         }
     }
 }
@@ -453,7 +454,7 @@ mod tests {
         let (mut client, drain) = (Client::new(Stream::Memory(near), 512), Drain::default());
         let began = Instant::now();
         let pausing = async {
-            let paused = client.pause(PAUSE, &drain, || false).await;
+            let paused = client.pause(PAUSE, &drain, None).await;
             (paused, began.elapsed().as_secs())
         };
         let doing = async {

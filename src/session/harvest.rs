@@ -116,7 +116,6 @@ impl Session {
             return Paused::Left;
         }
         let holds = self.budget();
-        let scarce = || holds.as_ref().is_some_and(|budget| budget.is_scarce());
-        self.client.pause(pause, &self.context.drain, scarce).await
+        self.client.pause(pause, &self.context.drain, holds.as_deref()).await
     }
 }

@@ -466,8 +466,12 @@ impl Session {
         lost: Option<Arc<Backend>>,
         recipients: impl Iterator<Item = &Recipient> + Clone,
     ) -> Result<Attachment, Reply> {
+        if route.client_address == ClientAddress::Xclient {
+            self.name_client().await;
+        }
         let introduction = self.introduction(route);
         let mut reply = replies::BACKEND_UNREACHABLE;
+        // What looking up took is not the backend's.
         let deadline = Instant::now() + route.verify.timeout;
         let client = (route.client_address == ClientAddress::Transparent).then(|| self.arrival.address());
         let Some(mut order) =
@@ -514,7 +518,7 @@ impl Session {
     /// As whom a backend of the route is to know us.
     fn introduction(&self, route: &Route) -> Introduction {
         let session = self.record.session.to_string();
-        Introduction::of(route.client_address, &session, || self.own_facts())
+        Introduction::of(route.client_address, &session, || self.facts())
     }
 
     /// Counts, logs and tells a refusal.

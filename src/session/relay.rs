@@ -243,14 +243,13 @@ impl Pace {
     async fn read(&mut self, client: &mut Client, limits: &Limits) -> Result<(), Loss> {
         let began = Instant::now();
         let deadline = earlier(began + limits.data, limits.session_end);
-        let holds_up = || {
-            self.is_below(limits.min_rate, HURRIED, self.waited + began.elapsed())
-                && limits.holds.as_ref().is_some_and(|budget| budget.is_scarce())
+        let holds_up = |budget: &Budget| {
+            self.is_below(limits.min_rate, HURRIED, self.waited + began.elapsed()) && budget.is_scarce()
         };
         let read = tokio::select! {
             biased;
             () = limits.drain.all_end() => return Err(Loss::Drained),
-            read = before(deadline, client.read_body(), holds_up) => read,
+            read = before(deadline, client.read_body(), limits.holds.as_deref(), holds_up) => read,
         };
         let octets = read.ok_or(Loss::Timeout)?.map_err(|_| Loss::Gone)?;
         if octets == 0 {

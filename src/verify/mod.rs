@@ -531,6 +531,7 @@ impl Verifier {
     /// Gives up what is past all use. May take a while.
     pub fn sweep(&self) {
         self.shared.cache.sweep();
+        self.callouts().for_each(|callout| callout.scopes.sweep());
     }
 
     /// Brings the metrics of the cache up to date.

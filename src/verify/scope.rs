@@ -3,6 +3,8 @@
 //! Is the store truthful about it, at RCPT, at DATA; is the delivery port; do its refusals deserve belief; who
 //! are two of its recipients. Subdomains that one wildcard covers share all of it; domains behind `*` do not.
 
+mod belief;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -10,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::brake::{Brake, Braking};
+use super::brake::Brake;
 use super::cache::{Guard, Tally};
 use super::key::Key;
 use super::sights::Sights;
@@ -414,53 +416,6 @@ impl Scope {
         }
     }
 
-    /// The store knows `mailbox`, and would not say so of anyone.
-    pub(super) fn knows(&self, mailbox: &Mailbox) {
-        let mut state = self.state();
-        if !state.witnesses.contains(mailbox) {
-            state.witnesses.truncate(WITNESSES - 1);
-            state.witnesses.push_front(mailbox.clone());
-        }
-        state.knew = Some(Instant::now());
-        state.alone = None;
-        self.are_there_witnesses(&state);
-        let braking = state.brake.knows();
-        drop(state);
-        self.braked(braking);
-    }
-
-    /// `mailbox` is remembered as good. What was learnt before a restart names its witnesses again as it is used.
-    pub(super) fn recalls(&self, mailbox: &Mailbox) {
-        if self.flags.load(Ordering::Relaxed) & WITNESSED != 0 {
-            return;
-        }
-        let mut state = self.state();
-        if state.witnesses.len() < WITNESSES && !state.witnesses.contains(mailbox) {
-            state.witnesses.push_back(mailbox.clone());
-        }
-        self.are_there_witnesses(&state);
-    }
-
-    fn are_there_witnesses(&self, state: &State) {
-        if state.witnesses.len() < WITNESSES {
-            self.flags.fetch_and(!WITNESSED, Ordering::Relaxed);
-        } else {
-            self.flags.fetch_or(WITNESSED, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether the refusal of a recipient that was good, first met at `since`, is believed: the store knew another
-    /// meanwhile, or there is none. Where others are remembered and none could be heard it is, after a while.
-    pub(super) fn believes_refusal(&self, since: Instant) -> bool {
-        let mut state = self.state();
-        let heard = state.knew.is_some_and(|knew| knew >= since);
-        if heard || self.tally().count() <= 1 {
-            return true;
-        }
-        let alone = *state.alone.get_or_insert_with(Instant::now);
-        alone.elapsed() >= ALONE
-    }
-
     /// The answer for `entry` was good, and whether that means anything is being tested.
     pub(super) fn provisionally(&self, entry: Key) {
         let mut state = self.state();
@@ -487,59 +442,6 @@ impl Scope {
         self.state().provisional.retain(|other| *other != entry);
     }
 
-    /// Recipients the store knew a moment ago, latest first.
-    pub(super) fn witnesses(&self) -> Vec<Mailbox> {
-        self.state().witnesses.iter().cloned().collect()
-    }
-
-    /// A recipient that was good is refused for good.
-    pub(super) fn turned(&self, mailbox: &Mailbox) {
-        let good = usize::try_from(self.tally().count()).unwrap_or(usize::MAX);
-        let mut state = self.state();
-        state.witnesses.retain(|witness| witness != mailbox);
-        self.are_there_witnesses(&state);
-        let braking = state.brake.turned(good);
-        drop(state);
-        self.braked(braking);
-    }
-
-    /// A recipient that was good is refused for good, and so is a witness that was asked beside it.
-    pub(super) fn denied(&self, witness: &Mailbox) {
-        let mut state = self.state();
-        if state.witnesses.front() == Some(witness) {
-            // The other one is asked next.
-            state.witnesses.rotate_left(1);
-        }
-        let braking = state.brake.set();
-        drop(state);
-        self.braked(braking);
-    }
-
-    /// A witness to ask whether the store has recovered, every now and then while its refusals are not believed.
-    pub(super) fn begin_recovery(&self) -> Option<Mailbox> {
-        if !self.is_braked() {
-            return None;
-        }
-        let mut state = self.state();
-        let witness = state.witnesses.front().cloned()?;
-        state.brake.begin_recovery().then_some(witness)
-    }
-
-    fn braked(&self, braking: Braking) {
-        match braking {
-            Braking::Began => {
-                self.flags.fetch_or(BRAKED, Ordering::Relaxed);
-                let detail = "recipients that were good are refused in numbers";
-                self.alarms.raise(&self.route, AlarmKind::StoreIll, &self.about, detail);
-            }
-            Braking::Ended => {
-                self.flags.fetch_and(!BRAKED, Ordering::Relaxed);
-                self.alarms.clear(&self.route, AlarmKind::StoreIll, &self.about);
-            }
-            Braking::Unchanged => {}
-        }
-    }
-
     /// What is known of it.
     pub(super) fn report(&self) -> ScopeReport {
         let state = self.state();
@@ -553,8 +455,23 @@ impl Scope {
         }
     }
 
+    /// Whether nothing is lost if it is met anew: none of its recipients is remembered, and nobody took a random name.
+    pub(super) fn is_dispensable(&self) -> bool {
+        let state = self.state();
+        let was_blind =
+            [&state.recipient, &state.data, &state.delivery].iter().any(|t| t.truth() == Truth::Blind)
+                || self.generation.load(Ordering::Relaxed) > 0;
+        self.is_unnamed() && !was_blind && !state.brake.is_on() && self.tally().count() == 0
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        self.sights.lost(self);
     }
 }
 

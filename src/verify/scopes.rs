@@ -1,7 +1,8 @@
 //! All scopes of a route, found by domain.
 //!
 //! Domains that are written out have a scope from the start; those behind a wildcard are met as they come, and
-//! kept up to [`MOST`]. Beyond, those behind `*` share one too: an attacker chooses them.
+//! kept up to [`MOST`]. Beyond, those behind `*` share one too: an attacker chooses them. So places are kept free by
+//! giving up those nothing is lost with.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -98,6 +99,13 @@ impl Scopes {
         }
     }
 
+    /// Gives up domains that only `*` covers, where they are many, and nothing is lost with them.
+    pub(super) fn sweep(&self) {
+        if self.by_domain.len() > MOST / 2 {
+            self.by_domain.retain(|_, scope| Arc::strong_count(scope) > 1 || !scope.is_dispensable());
+        }
+    }
+
     fn reset_one(&self, scope: &Scope, cache: &Cache) {
         scope.reset(cache.tally_anew(&self.common.route, scope.name()));
     }
@@ -121,5 +129,50 @@ impl Scopes {
         reports.dedup_by(|a, b| a.name == b.name);
         reports.truncate(most);
         reports
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{self, Environment, Source};
+    use crate::verify::cache::tests::lifetimes;
+    use crate::verify::scope::Tested;
+    use crate::verify::truth::Sighting;
+
+    #[tokio::test(start_paused = true)]
+    async fn domains_that_anybody_may_name_keep_no_places_for_ever() {
+        let file = std::env::temp_dir().join(format!("backstop-scopes-{}.toml", std::process::id()));
+        std::fs::write(&file, "[[route]]\ndomains = ['example.org', '*']\nbackends = ['10.0.0.1:25']\n")
+            .unwrap();
+        let environment = Environment { host_name: "mx.example.org".to_owned(), ..Environment::default() };
+        let routes = config::load_in(&Source::File(file.clone()), &environment).unwrap().config.routes;
+        std::fs::remove_file(file).unwrap();
+        let (cache, route) = (Cache::new(lifetimes()), routes.iter().next().unwrap());
+        let common = Common {
+            route: Arc::clone(&route.name),
+            stage: route.verify.stage,
+            blind_ttl: Duration::from_secs(3600),
+            alarms: Default::default(),
+            identity: Arc::from(&b"store"[..]),
+            sights: Arc::default(),
+        };
+        let scopes = Scopes::new(common, route, &cache, None);
+        let of = |domain: &str| scopes.of(&Mailbox::parse(&format!("a@{domain}")).unwrap(), &routes, &cache);
+        of("blind.test").tested(Tested::Recipient, Sighting::Taken);
+        let in_use = of("in-use.test");
+        (0..MOST).for_each(|number| drop(of(&format!("d{number}.test"))));
+        let crowded = of("late.test");
+        assert_eq!(crowded.name(), "*", "no place is left");
+        scopes.sweep();
+        let left: Vec<_> = scopes.by_domain.iter().map(|scope| scope.name().to_owned()).collect();
+        for kept in ["example.org", "blind.test", "in-use.test"] {
+            assert!(left.iter().any(|name| name == kept), "{kept} of {left:?}");
+        }
+        assert_eq!(left.len(), 3, "{left:?}");
+        assert_eq!(of("late.test").name(), "late.test");
+        assert!(Arc::ptr_eq(&of("in-use.test"), &in_use));
     }
 }

@@ -63,6 +63,15 @@ impl Sights {
         }
     }
 
+    /// Nobody has this scope any more. Its domain may have been met anew.
+    pub(super) fn lost(&self, scope: &Scope) {
+        let Some(hash) = self.hash(scope) else { return };
+        let mut domains = self.domains();
+        if domains.met.get(&hash).is_some_and(|met| met.strong_count() == 0) {
+            domains.met.remove(&hash);
+        }
+    }
+
     /// Something was seen.
     pub(super) fn saw(&self, scope: &Scope) {
         let Some(hash) = self.hash(scope) else { return };

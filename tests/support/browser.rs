@@ -42,8 +42,8 @@ pub struct View {
 pub const VIEWS: [View; 4] = [
     View { name: "desktop-light", width: 1280, height: 900, scheme: "light" },
     View { name: "desktop-dark", width: 1280, height: 900, scheme: "dark" },
-    View { name: "phone-light", width: 390, height: 844, scheme: "light" },
-    View { name: "phone-dark", width: 390, height: 844, scheme: "dark" },
+    View { name: "phone-light", width: 375, height: 812, scheme: "light" },
+    View { name: "phone-dark", width: 375, height: 812, scheme: "dark" },
 ];
 
 /// What every page is told before it begins.
@@ -51,6 +51,65 @@ const WATCH: &str = "window.violations = []; window.faults = []; window.ran = 0;
     addEventListener('securitypolicyviolation', (e) => violations.push(e.violatedDirective + ' ' + e.blockedURI));\
     addEventListener('error', (e) => faults.push(String(e.message)));\
     addEventListener('unhandledrejection', (e) => faults.push(String(e.reason)));";
+
+/// Each text that is shown, with the colour it has and the one behind it (WCAG 2.2, "contrast ratio").
+const CONTRAST: &str = r"(() => {
+    const colour = (text) => {
+        const parts = text.match(/^rgba?\(([^)]*)\)$/);
+        if (!parts) throw new Error('a colour that cannot be measured: ' + text);
+        const [r, g, b, a = 1] = parts[1].split(/[ ,\/]+/).map(Number);
+        return { rgb: [r, g, b], a };
+    };
+    const over = (top, share, below) => top.map((value, i) => value * share + below[i] * (1 - share));
+    const light = (rgb) => {
+        const [r, g, b] = rgb.map((v) => v / 255).map((v) => (v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4));
+        return .2126 * r + .7152 * g + .0722 * b;
+    };
+    const ratio = (one, other) => {
+        const [low, high] = [light(one), light(other)].sort((a, b) => a - b);
+        return (high + .05) / (low + .05);
+    };
+    // What is behind an element's text, and the groups of less than full opacity it is in, the outermost first.
+    const behind = (element) => {
+        const line = [];
+        for (let e = element; e; e = e.parentElement) line.unshift(getComputedStyle(e));
+        let ground = matchMedia('(prefers-color-scheme: dark)').matches ? [18, 18, 18] : [255, 255, 255];
+        const groups = [];
+        for (const style of line) {
+            if (style.opacity < 1) groups.push({ share: Number(style.opacity), ground });
+            const { rgb, a } = colour(style.backgroundColor);
+            ground = over(rgb, a, ground);
+        }
+        return { ground, groups };
+    };
+    const seen = new Set();
+    const faint = new Set();
+    const measure = (element, style, text) => {
+        const { ground, groups } = behind(element);
+        const { rgb, a } = colour(element.namespaceURI.endsWith('svg') ? style.fill : style.color);
+        const through = (rgb) => groups.reduceRight((rgb, group) => over(rgb, group.share, group.ground), rgb);
+        const found = ratio(through(over(rgb, a, ground)), through(ground));
+        const size = parseFloat(style.fontSize);
+        const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+        const pair = `${style.color} on ${ground.map(Math.round)} at ${style.fontSize}`;
+        seen.add(text);
+        if (found < (large ? 3 : 4.5)) faint.add(`${found.toFixed(2)}: ${text.slice(0, 40)} (${pair})`);
+    };
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    for (let node = texts.nextNode(); node; node = texts.nextNode()) {
+        const element = node.parentElement;
+        const range = document.createRange();
+        range.selectNodeContents(node);
+        const { width, height } = range.getBoundingClientRect();
+        const shown = width > 0 && height > 0 && element.checkVisibility({ visibilityProperty: true });
+        const exempt = element.closest('script, style, .hidden, .skip, :disabled');
+        if (shown && !exempt && node.data.trim()) measure(element, getComputedStyle(element), node.data.trim());
+    }
+    for (const field of document.querySelectorAll('input:placeholder-shown')) {
+        if (field.checkVisibility()) measure(field, getComputedStyle(field, '::placeholder'), field.placeholder);
+    }
+    return { seen: seen.size, faint: [...faint] };
+})()";
 
 impl Browser {
     /// Starts one on an empty page.
@@ -192,6 +251,42 @@ impl Browser {
                 PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("page-{name}-{}.png", view.name));
             std::fs::write(file, decoded(shot["data"].as_str().expect("a picture")))
                 .expect("our own directory");
+        }
+    }
+
+    /// Fails the test if some text of the page is not told from what is behind it as WCAG 2.2 AA wants: 4.5 to 1, large text
+    /// 3 to 1 (§1.4.3; what is disabled is exempt), or if the page shows next to none.
+    pub async fn is_legible(&mut self) {
+        for view in VIEWS {
+            self.view(view).await;
+            let found = self.evaluate(CONTRAST).await;
+            assert_eq!(found["faint"], json!([]), "{view:?}");
+            assert!(found["seen"].as_u64() > Some(10), "{view:?}: {found}");
+        }
+        self.view(VIEWS[0]).await;
+        self.measures_contrast().await;
+    }
+
+    /// What is too faint, put there, is found: the measure measures.
+    async fn measures_contrast(&mut self) {
+        let put = |style: &str| {
+            format!(
+                "(() => {{ const p = document.createElement('p'); p.id = 'faint'; p.textContent = 'faint'; \
+                 p.style.cssText = '{style}'; document.body.append(p); }})()"
+            )
+        };
+        // 4.48 and 4.54 to 1; 2.85 and 3.03 for large text; black on white, but for its opacity.
+        for (style, too_faint) in [
+            ("color: #777; background: #fff; font-size: 16px", true),
+            ("color: #767676; background: #fff; font-size: 16px", false),
+            ("color: #999; background: #fff; font-size: 24px", true),
+            ("color: #949494; background: #fff; font-size: 24px", false),
+            ("color: #000; background: #fff; opacity: .3", true),
+        ] {
+            self.evaluate(&put(style)).await;
+            let found = self.evaluate(CONTRAST).await;
+            self.evaluate("document.getElementById('faint').remove()").await;
+            assert_eq!(found["faint"] != json!([]), too_faint, "{style}: {found}");
         }
     }
 

@@ -36,9 +36,11 @@ pub enum Data {
     Address(IpAddr),
     Srv { priority: u16, weight: u16, port: u16, target: &'static str },
     Mx { preference: u16, exchange: &'static str },
+    Ptr(&'static str),
 }
 
 pub const A: u16 = 1;
+pub const PTR: u16 = 12;
 pub const MX: u16 = 15;
 pub const AAAA: u16 = 28;
 pub const SRV: u16 = 33;
@@ -174,6 +176,7 @@ impl Data {
                 data.extend(name(exchange));
                 (MX, data)
             }
+            Self::Ptr(target) => (PTR, name(target)),
         }
     }
 }

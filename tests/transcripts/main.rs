@@ -57,6 +57,7 @@ transcripts! {
     a_chunk_whose_line_is_too_long_ends_the_session
     a_chunk_with_a_nul_ends_the_session
     a_clean_client_has_an_old_refusal_asked_again
+    a_client_cut_off_behind_xclient_is_no_sign_of_illness
     a_client_kept_out_without_a_word_is_no_sign_of_illness
     a_client_refused_anew_costs_one_kept_session
     a_client_silent_in_a_message_is_left
@@ -67,6 +68,7 @@ transcripts! {
     a_client_that_leaves_behind_the_end_gets_its_message_delivered
     a_client_that_leaves_does_not_take_the_answer_along
     a_client_that_vanishes_in_the_middle_of_a_message
+    a_client_whose_address_is_not_known_is_not_taken_for_its_front
     a_connection_without_the_header_that_must_come_is_closed
     a_delivery_port_that_is_down_is_said_so
     a_domain_the_backend_of_every_domain_does_not_serve_is_refused
@@ -83,6 +85,7 @@ transcripts! {
     a_good_recipient_outlives_its_store
     a_greeting_a_backend_refuses_is_the_clients_affair
     a_greeting_in_the_place_of_an_answer_condemns_the_backend_session
+    a_greeting_refused_behind_xclient_is_the_clients_answer
     a_greeting_that_refuses_a_header_never_taken_is_a_fault_of_the_route
     a_greylisted_probe_lets_the_client_try
     a_handshake_that_fails_ends_the_session
@@ -252,6 +255,7 @@ transcripts! {
     the_last_chunk_may_be_empty
     the_next_backend_of_the_route_is_tried
     the_rest_of_a_long_reply_line_is_cut
+    tls_refused_to_one_client_is_not_given_up_for_others
     too_many_connections_is_waited_out
     too_many_errors_end_the_session
     two_answers_to_ehlo_condemn_the_backend_session
@@ -261,6 +265,7 @@ transcripts! {
     what_is_offered_follows_a_backend_that_is_told_the_client
     who_a_header_names_may_not_name_another
     who_speaks_before_the_greeting_is_refused
+    whom_a_front_named_cannot_name_another
     whom_nobody_can_ask_about_is_accepted_where_that_is_wanted
     xclient_attributes_with_line_ends_are_refused
     xclient_is_not_taken_from_strangers

@@ -57,7 +57,7 @@ fn certificate() -> &'static str {
 }
 
 /// What the transcript writes and, where it says nothing of them, one route, `stage = "rcpt"` and `tarpit = "0s"`: only the
-/// transcripts about random names, and those about pauses, are to expect them.
+/// transcripts about random names, and those about pauses, are to expect them. DNS is not in memory, so it is not asked.
 fn settings_of(written: &str) -> String {
     let written = &match (written.contains("tarpit ="), written.split_once("[harvest]\n")) {
         (true, _) => written.to_owned(),
@@ -65,7 +65,7 @@ fn settings_of(written: &str) -> String {
         (false, Some((before, after))) => format!("{before}[harvest]\ntarpit = \"0s\"\n{after}"),
     };
     let route = if written.contains("[[route]]") { "" } else { ROUTE };
-    let whole = format!("{written}\n{route}");
+    let whole = format!("{written}\n[dns]\nclient_names = false\n{route}");
     if written.contains("stage =") {
         return whole;
     }

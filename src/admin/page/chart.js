@@ -80,7 +80,8 @@ function drawChart() {
   for (const minutes of [15, 10, 5, 0]) {
     const at = left + (width - left) * (1 - minutes / 15);
     const label = svg("text", { x: at, y: height - 4, "text-anchor": minutes === 15 ? "start" : minutes === 0 ? "end" : "middle" });
-    label.textContent = minutes ? `${minutes} min ago` : "now";
+    const unit = width > 500 ? " min ago" : " min";
+    label.textContent = minutes ? minutes + unit : "now";
     picture.append(label);
   }
   const heights = drawn.map(() => 0);

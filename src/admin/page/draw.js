@@ -30,10 +30,14 @@ function make(tag, className, ...children) {
 
 const pill = (kind, text) => make("span", "pill " + kind, text);
 
+// A path of SMTP as people write addresses; the null sender stays what it is.
+const bare = (path) => path.replace(/^<(.+)>$/, "$1");
+
 // Rows of a table, each kept as long as its key is there: what is focused or selected stays so.
 // A column says its text, or makes and updates a node of its own.
 function fill(id, items, key, columns) {
   const body = byId(id);
+  const titles = [...body.parentElement.tHead.rows[0].cells].map((title) => title.textContent);
   const known = body.rowsByKey || (body.rowsByKey = new Map());
   const wanted = new Set();
   let before = null;
@@ -43,8 +47,15 @@ function fill(id, items, key, columns) {
     wanted.add(name);
     let row = known.get(name);
     if (!row) {
+      // On a phone rows are cards: each cell bears its title, and roles say what it was drawn as no more.
       row = document.createElement("tr");
-      columns.forEach((column) => row.append(make("td", column.className || "")));
+      row.setAttribute("role", "row");
+      columns.forEach((column, at) => {
+        const node = make("td", column.className || "");
+        node.setAttribute("role", "cell");
+        node.dataset.title = titles[at];
+        row.append(node);
+      });
       known.set(name, row);
     }
     columns.forEach((column, at) => cell(row.children[at], column, item));

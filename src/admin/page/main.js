@@ -5,9 +5,14 @@ const EVERY = 2000;
 let streaming = false;
 let seen = 0;
 
-function demandToken(why) {
+// The token was wanted for a change: that one may read without it says nothing then.
+let wanted = false;
+
+function demandToken(why, forChange) {
+  wanted = Boolean(forChange);
   byId("gate").hidden = false;
   put("gate-why", why);
+  if (forChange) byId("token").focus();
 }
 
 function linked(kind, text) {
@@ -28,6 +33,8 @@ function failed(fault) {
     linked("bad", seen ? "no answer since " + clock(seen) : "no answer");
   }
   document.body.classList.add("stale");
+  byId("stale").hidden = !seen;
+  put("stale", `Nothing new came since ${clock(seen)}: what is below is from then.`);
 }
 
 async function refresh() {
@@ -36,7 +43,8 @@ async function refresh() {
   ]);
   seen = Date.now() / 1000;
   document.body.classList.remove("stale");
-  byId("gate").hidden = true;
+  byId("stale").hidden = true;
+  if (!wanted) byId("gate").hidden = true;
   drawStatus(status);
   drawSessions(sessions);
   drawClients(clients, pardon);
@@ -60,7 +68,22 @@ async function pardon(client, button) {
     drawClients(await ask("GET", "api/v1/clients"), pardon);
   } catch (fault) {
     button.disabled = false;
-    if (fault.status === 401) demandToken("Lifting a ban needs the token.");
+    if (fault.status === 401) demandToken("Lifting a ban needs the token.", true);
+  }
+}
+
+// A link cannot send the token, and would show a refusal in place of the page.
+async function saveDescription(event) {
+  event.preventDefault();
+  try {
+    const text = JSON.stringify(await ask("GET", "api/v1/openapi.json"), null, 2);
+    const link = make("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+    link.download = "backstop-openapi.json";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), EVERY);
+  } catch (fault) {
+    failed(fault);
   }
 }
 
@@ -99,17 +122,20 @@ async function keepListening() {
   }
 }
 
-let wake = () => {};
+// Who pauses: each leaves when its time is over, so that this never grows with the hours the page is open.
+const wakers = new Set();
 const pause = (time) => new Promise((over) => {
-  const timer = setTimeout(over, time);
-  const before = wake;
-  wake = () => { clearTimeout(timer); before(); over(); };
+  const wake = () => {
+    clearTimeout(timer);
+    wakers.delete(wake);
+    over();
+  };
+  const timer = setTimeout(wake, time);
+  wakers.add(wake);
 });
 
 function now() {
-  const all = wake;
-  wake = () => {};
-  all();
+  for (const wake of [...wakers]) wake();
 }
 
 function start() {
@@ -120,6 +146,7 @@ function start() {
     event.preventDefault();
     sessionStorage.setItem(TOKEN, byId("token").value.trim());
     byId("token").value = "";
+    wanted = false;
     now();
   });
   byId("hold").addEventListener("click", () => {
@@ -137,6 +164,7 @@ function start() {
       failed(fault);
     }
   });
+  byId("description").addEventListener("click", saveDescription);
   byId("filter").addEventListener("input", drawSettings);
   byId("written").addEventListener("change", drawSettings);
   document.addEventListener("visibilitychange", () => document.hidden || now());

@@ -32,11 +32,12 @@ function drawStatus(status) {
   put("cache-deferred", count(cache.deferred));
   put("cache-room", count(cache.max_entries));
   put("cache-evictions", count(cache.evictions));
-  put("cache-store", cache.store ? (cache.store.fault ? "memory (store fails)" : "the store") : "memory");
+  const kept = cache.store ? (cache.store.fault ? "memory (store fails)" : "the store") : "memory";
+  put("cache-store", kept + (cache.shared ? (cache.shared.up ? ", shared" : ", alone") : ""));
   put("open", count(connections.open));
   put("open-max", count(connections.max));
   byId("open-line").firstElementChild.style.width = Math.min(100, (100 * connections.open) / connections.max) + "%";
-  put("in-transaction", count(Object.values(status.sessions).reduce((sum, s) => sum + s.transaction, 0)));
+  put("in-transaction", count(Object.values(status.sessions).reduce((sum, s) => sum + s.transaction + s.data, 0)));
   put("clients-known", count(clients.known));
   put("clients-room", count(clients.max_clients));
   const probes = routes.map((route) => route.probes).filter(Boolean);
@@ -147,35 +148,58 @@ function drawCertificates(certificates) {
 // What an operator should look at, the worst first.
 function problemsOf(status) {
   const all = [];
-  const say = (kind, name, text, more) => all.push({ kind, name, text, more: more || "" });
+  // What goes on counting is apart, as `age`: the rest stays as it was drawn, so that it can be selected.
+  const say = (kind, name, text, more, age) => all.push({ kind, name, text, more: more || "", age: age || "" });
   for (const route of status.routes) {
     const destinations = destinationsOf(route);
     destinations.filter((d) => d.dns && d.dns.fault).forEach((d) =>
       say("warn", "dns", `${d.address} (${route.name}) cannot be looked up${d.members.length ? "; what was known last is used" : ""}.`, d.dns.fault));
     const backends = backendsOf(route);
     const down = backends.filter((b) => b.state === "down");
-    if (down.length && down.length === backends.length) say("bad", "down", `No backend of ${route.name} can be reached; its mail is answered 451.`, down[0].last_fault);
+    const without = (use) => {
+      const used = backends.filter((b) => b.uses.includes(use));
+      return used.length > 0 && used.every((b) => b.state === "down");
+    };
+    if (without("mail")) say("bad", "down", `No backend of ${route.name} can be reached; its mail is answered 451.`, down[0].last_fault);
+    else if (without("questions")) say("bad", "down", `Nobody who knows the recipients of ${route.name} can be reached; those that are not remembered are answered 451.`, down[0].last_fault);
     else down.forEach((b) => say("warn", "down", `${b.address} (${route.name}) cannot be reached.`, b.last_fault));
-    route.alarms.forEach((a) => say(a.kind === "relay-untested" ? "warn" : "bad", a.kind, `${route.name} ${a.about}: ${a.advice}`, `for ${lasting(a.seconds)}: ${a.detail}`));
-    route.one_recipient.forEach((m) => say("warn", "one by one", `Recipients of ${m.domain} are asked to come alone: the server refuses whole messages for one of them.`, `for ${lasting(m.remaining_seconds)} more`));
+    route.alarms.forEach((a) => say(a.kind === "relay-untested" ? "warn" : "bad", a.kind, `${route.name} ${a.about}: ${a.advice}`, a.detail, `for ${lasting(a.seconds)}: `));
+    route.one_recipient.forEach((m) => say("warn", "one by one", `Recipients of ${m.domain} are asked to come alone: the server refuses whole messages for one of them.`, "", `for ${lasting(m.remaining_seconds)} more`));
   }
   for (const c of status.certificates) {
     if (c.fault) say("bad", "certificate", `${c.chain} ${c.fault}`);
     else if (c.not_after !== null && left(c) < 14 * 86400) say("warn", "certificate", `${c.chain} expires in ${lasting(left(c))}.`);
   }
   if (status.cache.store && status.cache.store.fault) say("bad", "store", "The store cannot be written; a restart will be cold.", status.cache.store.fault);
+  const { shared } = status.cache;
+  if (shared && shared.fault) say("warn", "shared", "This instance shares nothing now: it remembers, asks and counts for itself.", `${shared.address}, ${shared.fault}`, `for ${lasting(shared.seconds)}: `);
   if (status.connections.open >= 0.9 * status.connections.max) say("warn", "connections", `${count(status.connections.open)} of ${count(status.connections.max)} connections are open.`);
   return all.sort((a, b) => (a.kind === b.kind ? 0 : a.kind === "bad" ? -1 : 1));
 }
 
+const drawnProblems = new Map();
+
 function drawProblems(status) {
-  const problems = problemsOf(status);
-  byId("attention").hidden = problems.length === 0;
-  byId("problems").replaceChildren(...problems.map((p) => {
-    const item = make("li", "", pill(p.kind, p.name), make("span", "", p.text));
-    if (p.more) item.append(make("small", "", p.more));
-    return item;
-  }));
+  const problems = new Map(problemsOf(status).map((p) => [[p.kind, p.name, p.text, p.more].join("\0"), p]));
+  byId("attention").hidden = problems.size === 0;
+  for (const [key, { item }] of drawnProblems) {
+    if (problems.has(key)) continue;
+    item.remove();
+    drawnProblems.delete(key);
+  }
+  let place = byId("problems").firstChild;
+  for (const [key, p] of problems) {
+    if (!drawnProblems.has(key)) {
+      const age = make("span");
+      const item = make("li", "", pill(p.kind, p.name), make("span", "", p.text));
+      if (p.more || p.age) item.append(make("small", "", age, make("span", "", p.more)));
+      drawnProblems.set(key, { item, age });
+    }
+    const { item, age } = drawnProblems.get(key);
+    write(age, p.age);
+    if (item === place) place = place.nextSibling;
+    else byId("problems").insertBefore(item, place);
+  }
 }
 
 function drawSessions(list) {
@@ -186,7 +210,7 @@ function drawSessions(list) {
     { className: "text", text: (s) => s.helo || "–" },
     { text: (s) => s.state },
     { className: "n", text: (s) => lasting(s.seconds) },
-    { className: "text", text: (s) => s.from || "–" },
+    { className: "text", text: (s) => (s.from ? bare(s.from) : "–") },
     { className: "n", text: (s) => count(s.recipients.accepted) },
     { className: "n", text: (s) => count(refused(s.recipients)) },
     { className: "n", text: (s) => count(s.messages) },
@@ -208,7 +232,16 @@ function drawRefusals() {
   fill("refusals", refusals, (r) => r.session + "\0" + r.time + "\0" + r.recipient, [
     { text: (r) => clock(r.time) },
     { className: "code", text: (r) => r.client },
-    { className: "text", text: (r) => r.recipient },
+    {
+      className: "text",
+      shows: (r) => r.recipient,
+      node: (r) => {
+        const button = make("button", "link", bare(r.recipient));
+        button.type = "button";
+        button.title = "Why this address?";
+        return button;
+      },
+    },
     { shows: (r) => [r.cause, r.shadow], node: (r) => (r.shadow ? [pill("quiet", "shadow"), " " + plain(r.cause)] : plain(r.cause)) },
     { text: (r) => r.source },
     { className: "wide", text: (r) => r.reply },

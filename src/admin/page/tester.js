@@ -71,7 +71,7 @@ async function test(method, path, draw) {
     const value = await ask(method, path);
     if (mine === asked) byId("answer").replaceChildren(...draw(value));
   } catch (fault) {
-    if (fault.status === 401) demandToken(fault.message);
+    if (fault.status === 401) demandToken(fault.message, method !== "GET");
     if (mine === asked) byId("answer").replaceChildren(make("p", "notice bad", fault.message));
   } finally {
     if (mine === asked) buttons.forEach((button) => (button.disabled = false));
@@ -90,10 +90,11 @@ function startTester() {
   byId("forget").addEventListener("click", given(() =>
     test("DELETE", recipientPath(address()), (value) => [make("p", "verdict", pill("good", "forgotten"), make("strong", "", value.forgotten))])));
   // From a refused recipient to why.
-  byId("refusals").addEventListener("dblclick", (event) => {
-    const row = event.target.closest("tr");
-    if (!row) return;
-    byId("address").value = row.children[2].textContent.replace(/^<(.*)>$/, "$1");
+  byId("refusals").addEventListener("click", (event) => {
+    const recipient = event.target.closest("button.link");
+    if (!recipient) return;
+    byId("address").value = recipient.textContent;
+    byId("tester").focus();
     byId("tester").scrollIntoView();
     lookUp();
   });

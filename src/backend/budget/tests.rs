@@ -44,6 +44,32 @@ async fn settled() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn another_limit_holds_at_once_and_nothing_is_cut() {
+    let budget = Budget::new(10);
+    let mut held = all(&budget, client(1)).await;
+    assert_eq!(held.len(), 9);
+    budget.allow(4);
+    let waiting = waiter(&budget, client(2)).await;
+    held.truncate(3);
+    settled().await;
+    assert!(!waiting.is_finished(), "three of four are for deliveries");
+    held.truncate(2);
+    held.push(waiting.await.unwrap());
+    let waiting = waiter(&budget, client(2)).await;
+    budget.allow(10);
+    held.push(waiting.await.unwrap());
+    assert_eq!(budget.account().limit, 10);
+    // What the backend refused stays refused, and grows back as far as it may now.
+    assert_eq!(budget.refused(budget.round()), Shrunk::To(5));
+    budget.allow(20);
+    assert_eq!((budget.account().limit, budget.account().configured), (5, 20));
+    advance(MINUTE).await;
+    assert_eq!(budget.account().limit, 6);
+    budget.allow(3);
+    assert_eq!(budget.account().limit, 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn neither_use_can_starve_the_other() {
     for (connections, probes, deliveries) in [(45, 22, 41), (18, 9, 17), (2, 1, 1), (10, 5, 9)] {
         let budget = Budget::new(connections);

@@ -3,6 +3,7 @@
 //! One that is kept holds no permit: who waits for one would never get it. It stands in a slot nobody needs, and
 //! leaves when a new connection needs that slot, or the backend finds that there are too many.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -40,8 +41,9 @@ impl Backend {
     /// Keeps a session whose permit is about to be given back. Gives it back when there is no room for it.
     pub(in crate::backend) fn keep(&self, kept: Kept) -> Option<Kept> {
         let mut shelf = lock(&self.kept);
+        let is_needed = !self.is_withdrawn() && !self.stands_down.load(Ordering::Relaxed);
         // Above a budget that shrank nothing is kept: it would be one connection too many.
-        if !self.is_withdrawn() && shelf.len() < MAX_KEPT && shelf.len() < self.budget.free_but_for_one() {
+        if is_needed && shelf.len() < MAX_KEPT && shelf.len() < self.budget.free_but_for_one() {
             shelf.push(kept);
             None
         } else {
@@ -71,6 +73,8 @@ impl Backend {
             match fault.blame(introduction) {
                 // With 421 the session ends (RFC 5321 §3.8): a new one may not.
                 Blame::Unclear(Some(reply)) if reply.code() == 421 => {}
+                // Nor does one that was over when it was taken up.
+                Blame::Unclear(None) => {}
                 Blame::Client(_) | Blame::Unclear(_) => return Err(fault),
                 // Whether it is one of the route a new session shows.
                 Blame::Route => *lock(&self.refuses_anew) = Some(Instant::now()),
@@ -110,6 +114,13 @@ impl Backend {
         *shelf = others;
         drop(shelf);
         for kept in bound {
+            tokio::spawn(kept.leave());
+        }
+    }
+
+    /// Takes leave of all of them.
+    pub(super) fn keep_none(&self) {
+        for kept in std::mem::take(&mut *lock(&self.kept)) {
             tokio::spawn(kept.leave());
         }
     }

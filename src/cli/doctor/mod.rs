@@ -7,14 +7,14 @@ mod lists;
 mod target;
 mod text;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::terminal::{print, say};
+use super::terminal::{Passing, print, say};
 use super::{ConfigFile, ConfigFlags, Exit, LOOKED_UP, load};
 use crate::backend::Backend;
 use crate::net::dial::Dialer;
@@ -163,13 +163,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 struct Progress<'t> {
     backend: &'t str,
     began: tokio::time::Instant,
-    shown: bool,
+    line: Passing,
 }
 
 impl<'t> Progress<'t> {
     fn new(backend: &'t str, json: bool) -> Self {
-        let shown = !json && std::io::stderr().is_terminal();
-        Self { backend, began: tokio::time::Instant::now(), shown }
+        Self { backend, began: tokio::time::Instant::now(), line: Passing::new(json) }
     }
 
     /// Does what `work` does, which tells us how far it is. Gives its result, and how long it took.
@@ -180,25 +179,16 @@ impl<'t> Progress<'t> {
         }));
         let mut work = std::pin::pin!(work);
         let done = loop {
-            self.line(&self.told(*step.borrow()));
+            self.line.show(self.told(*step.borrow()));
             if let Ok(done) = timeout(LOOK_EVERY, &mut work).await {
                 break done;
             }
         };
-        self.line("");
+        self.line.show("");
         (done, self.began.elapsed())
     }
 
     fn told(&self, step: Step) -> String {
         format!("{}: {} ({} s)", self.backend, step.as_str(), self.began.elapsed().as_secs())
-    }
-
-    /// Puts `text` in place of what the line says.
-    fn line(&self, text: &str) {
-        if self.shown {
-            let mut out = std::io::stderr().lock();
-            let _ = write!(out, "\r\x1b[K{text}");
-            let _ = out.flush();
-        }
     }
 }

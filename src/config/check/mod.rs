@@ -17,7 +17,7 @@ use super::finding::Findings;
 use super::leaf::Leaf;
 use super::secret::Secret;
 use super::settings::{self, Settings};
-use super::used::{Admin, Cache, Config, Limits, Log, Shared, Store, Timeouts};
+use super::used::{Admin, Cache, Config, Dns, Limits, Log, Shared, Store, Timeouts};
 use super::value::Period;
 use crate::proto::address::{Domain, Mailbox};
 
@@ -39,7 +39,10 @@ pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Fin
         limits: limits(&settings.limits, findings),
         harvest: harvest::check(settings, findings),
         timeouts: timeouts(&settings.timeouts, findings),
-        dns: settings.dns.servers.iter().map(|server| server.0).collect(),
+        dns: Dns {
+            servers: settings.dns.servers.iter().map(|server| server.0).collect(),
+            client_names: settings.dns.client_names,
+        },
         admin: admin(&settings.admin, findings),
         log: Log {
             format: settings.log.format,
@@ -182,7 +185,7 @@ fn timeouts(timeouts: &settings::Timeouts, findings: &mut Findings) -> Timeouts 
     }
 }
 
-fn admin(admin: &settings::Admin, findings: &mut Findings) -> Option<Admin> {
+pub(super) fn admin(admin: &settings::Admin, findings: &mut Findings) -> Option<Admin> {
     let token = secret("admin.token", (&admin.token, &admin.token_file), findings);
     admin.address.map(|address| Admin { address, token })
 }

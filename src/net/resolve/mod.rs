@@ -2,22 +2,26 @@
 //!
 //! [`Resolver`] asks: the hosts file first, as the system does, then name servers. [`Follower`] remembers what was
 //! said of one destination, so that a name server's fault takes nothing away. Nothing is cached between the two: who
-//! follows asks when an answer ends, and not before.
+//! follows asks when an answer ends, and not before. Nor are the names of clients ([`Resolver::client_names`]): caching
+//! them is what name servers are for.
 //!
 //! The files of the system are read again when they change. Known limit: of the system's own sources of names
 //! (nsswitch.conf) only `files` and `dns` are known.
 
+mod client_names;
 mod follow;
 mod system;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::observe::Escaped;
 use crate::proto::address::Domain;
@@ -34,6 +38,10 @@ pub struct Resolver {
     /// Empty where the system's are asked.
     servers: Vec<SocketAddr>,
     system: Mutex<Option<Arc<System>>>,
+    /// Places for clients that are looked up.
+    clients: Semaphore,
+    /// When it was said last that their names cannot be found out.
+    said: Mutex<Option<Instant>>,
 }
 
 /// What is asked for.
@@ -51,6 +59,7 @@ enum Kind {
     Aaaa,
     Srv,
     Mx,
+    Ptr,
 }
 
 /// Whether the domains the system searches may be put behind a name.
@@ -68,6 +77,7 @@ enum Data {
     Address(IpAddr),
     Srv { priority: u16, weight: u16, port: u16, target: String },
     Mx { preference: u16, exchange: String },
+    Ptr(String),
 }
 
 /// Records, and for how long they hold.
@@ -100,7 +110,12 @@ impl Resolver {
     /// One that asks `servers`, or those of the system where there are none.
     #[must_use]
     pub fn new(servers: &[SocketAddr]) -> Arc<Self> {
-        Arc::new(Self { servers: servers.to_vec(), system: Mutex::default() })
+        Arc::new(Self {
+            servers: servers.to_vec(),
+            system: Mutex::default(),
+            clients: Semaphore::new(client_names::AT_ONCE),
+            said: Mutex::default(),
+        })
     }
 
     /// Whether `servers` are whom it asks.
@@ -127,6 +142,10 @@ impl Resolver {
             };
         }
         Err(lack)
+    }
+
+    fn said(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the system says now.
@@ -181,6 +200,7 @@ impl Kind {
             Self::Aaaa => RecordType::AAAA,
             Self::Srv => RecordType::SRV,
             Self::Mx => RecordType::MX,
+            Self::Ptr => RecordType::PTR,
         }
     }
 }
@@ -210,6 +230,7 @@ impl Data {
             (RData::MX(mx), Kind::Mx) => {
                 Some(Self::Mx { preference: mx.preference, exchange: plain(&mx.exchange)? })
             }
+            (RData::PTR(ptr), Kind::Ptr) => Some(Self::Ptr(plain(ptr)?)),
             _ => None,
         }
     }

@@ -1,14 +1,14 @@
 //! What this host knows of names: its name servers, the domains it searches, its hosts file.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::op::Query;
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::proto::rr::Name;
 use hickory_resolver::{Hosts, TokioResolver, system_conf};
 
 use super::{Data, Kind, Lack, NameScope};
@@ -85,29 +85,19 @@ impl System {
         Ok(names)
     }
 
-    /// The addresses of this kind that the hosts file has for `name`; none where it does not know the name.
+    /// What the hosts file has of this kind for `name`; none where it does not know the name.
     pub(super) fn in_hosts(&self, name: &Name, kind: Kind) -> Option<Vec<Data>> {
-        let found = |record_type| {
-            let lookup = self.hosts.lookup_static_host(&Query::query(name.clone(), record_type))?;
-            Some(lookup.answers().iter().filter_map(|record| address(&record.data)).collect::<Vec<_>>())
+        let found = |kind: Kind| {
+            let lookup = self.hosts.lookup_static_host(&Query::query(name.clone(), kind.record_type()))?;
+            Some(lookup.answers().iter().filter_map(|r| Data::of(&r.data, kind)).collect::<Vec<_>>())
         };
-        let (four, six) = (found(RecordType::A), found(RecordType::AAAA));
-        if four.is_none() && six.is_none() {
-            return None;
-        }
         match kind {
-            Kind::A => Some(four.unwrap_or_default()),
-            Kind::Aaaa => Some(six.unwrap_or_default()),
+            // Who is known has no addresses but those, of either family.
+            Kind::A => found(Kind::A).or_else(|| found(Kind::Aaaa).map(|_| Vec::new())),
+            Kind::Aaaa => found(Kind::Aaaa).or_else(|| found(Kind::A).map(|_| Vec::new())),
+            Kind::Ptr => found(Kind::Ptr),
             Kind::Srv | Kind::Mx => None,
         }
-    }
-}
-
-fn address(data: &RData) -> Option<Data> {
-    match data {
-        RData::A(a) => Some(Data::Address(IpAddr::V4(a.0))),
-        RData::AAAA(aaaa) => Some(Data::Address(IpAddr::V6(aaaa.0))),
-        _ => None,
     }
 }
 

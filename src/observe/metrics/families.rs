@@ -8,6 +8,7 @@ use prometheus::{
 
 use super::children::Label as _;
 use super::{BackendState, BackendUse};
+use crate::observe::AlarmKind;
 
 #[derive(Debug)]
 pub(super) struct Families {
@@ -36,6 +37,7 @@ pub(super) struct Families {
     pub(super) alarms: IntGaugeVec,
     pub(super) harvest_bans: IntCounter,
     pub(super) harvest_clients: IntGauge,
+    pub(super) route_up: IntGaugeVec,
     pub(super) backend_up: IntGaugeVec,
     pub(super) backend_addresses: IntGaugeVec,
     pub(super) backend_dns_up: IntGaugeVec,
@@ -43,6 +45,7 @@ pub(super) struct Families {
     pub(super) tls_handshakes: IntCounterVec,
     pub(super) certificate_expiry: IntGaugeVec,
     pub(super) config_reloads: IntCounterVec,
+    pub(super) last_reload_successful: IntGauge,
     pub(super) backend_connection_limit: IntGaugeVec,
 }
 
@@ -75,12 +78,14 @@ impl Families {
             harvest_bans: counter(&r, "backstop_harvest_bans_total", "Clients banned for asking for too many unknown recipients."),
             harvest_clients: register(&r, IntGauge::new("backstop_harvest_clients", "Clients whose recipients are counted.")),
             alarms: gauges(&r, "backstop_route_alarms", "Alarms raised, by what is wrong with the route; details at /readyz?verbose.", &["route", "kind"]),
+            route_up: gauges(&r, "backstop_route_up", "1 while a backend of the route takes us for that use, when last tried.", &["route", "use"]),
             backend_up: gauges(&r, "backstop_backend_up", "1 when the backend took us when last tried; of several addresses one is enough.", &["route", "backend"]),
             backend_addresses: gauges(&r, "backstop_backend_addresses", "Addresses the backend has now, by what came of the last new session.", &["route", "backend", "state"]),
             backend_dns_up: gauges(&r, "backstop_backend_dns_up", "1 while DNS says where the backend is, or nothing is to be looked up; else what it said last is used.", &["route", "backend"]),
             backend_connections: gauges(&r, "backstop_backend_connections", "Connections to the backend that are in use.", &["route", "backend", "use"]),
             tls_handshakes: counters(&r, "backstop_tls_handshakes_total", "TLS handshakes, and sessions with a backend that went on without one.", &["side", "result"]),
             config_reloads: counters(&r, "backstop_config_reloads_total", "New configurations, by what became of them.", &["result"]),
+            last_reload_successful: register(&r, IntGauge::new("backstop_config_last_reload_successful", "1 unless the last new configuration was refused: a restart with it would fail.")),
             certificate_expiry: gauges(&r, "backstop_certificate_expiry_timestamp_seconds", "When the certificate ceases to hold, by the file of its chain.", &["name"]),
             backend_connection_limit: gauges(&r, "backstop_backend_connection_limit", "Connections the backend is given at most, probes and deliveries together.", &["route", "backend"]),
             registry: r,
@@ -88,6 +93,15 @@ impl Families {
     }
 
     /// Takes the series of a backend away.
+    pub(super) fn forget_route(&self, route: &str) {
+        for purpose in BackendUse::ALL {
+            let _ = self.route_up.remove_label_values(&[route, purpose.as_str()]);
+        }
+        for kind in AlarmKind::ALL {
+            let _ = self.alarms.remove_label_values(&[route, kind.as_str()]);
+        }
+    }
+
     pub(super) fn forget_backend(&self, route: &str, backend: &str) {
         // What was never there cannot be taken away, and need not be.
         for gauges in [&self.backend_up, &self.backend_dns_up, &self.backend_connection_limit] {

@@ -167,6 +167,15 @@ label! {
     }
 }
 
+/// Whether a route has a backend for a use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteState {
+    /// One at least takes us.
+    Up,
+    /// None does, or none was tried yet.
+    Down,
+}
+
 label! {
     /// What came of the last new session with an address of a backend.
     BackendState {

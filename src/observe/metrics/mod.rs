@@ -34,8 +34,8 @@ pub use handles::{
 };
 pub use labels::{
     BackendState, BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult,
-    RecipientSource, RefusalCause, ReloadResult, SessionState, SharedOperation, SharedResult, TlsResult,
-    TlsSide,
+    RecipientSource, RefusalCause, ReloadResult, RouteState, SessionState, SharedOperation, SharedResult,
+    TlsResult, TlsSide,
 };
 pub use totals::Totals;
 
@@ -86,6 +86,7 @@ impl Metrics {
     pub fn new() -> Self {
         let families = Families::new();
         families.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        families.last_reload_successful.set(1);
         Self(Arc::new(Inner {
             verify_duration: Children::new(|source: RecipientSource| {
                 families.verify_duration.with_label_values(&[source.as_str()])
@@ -177,9 +178,26 @@ impl Metrics {
         gauge.set(i64::try_from(seconds).unwrap_or(i64::MAX));
     }
 
+    /// This certificate is not shown any more.
+    pub fn forget_certificate(&self, name: &str) {
+        let _ = self.0.families.certificate_expiry.remove_label_values(&[name]);
+    }
+
     /// A new configuration came.
     pub fn reloaded(&self, result: ReloadResult) {
         self.0.reloads.get(result).inc();
+        self.0.families.last_reload_successful.set(i64::from(result == ReloadResult::Done));
+    }
+
+    /// There is no route of this name any more; what was counted for it stays.
+    pub fn forget_route(&self, route: &str) {
+        self.0.families.forget_route(route);
+    }
+
+    /// Whether a backend of the route is there for a use; told before a rendering.
+    pub fn route_up(&self, route: &str, purpose: BackendUse, state: RouteState) {
+        let gauge = self.0.families.route_up.with_label_values(&[route, purpose.as_str()]);
+        gauge.set(i64::from(state == RouteState::Up));
     }
 
     /// No route of this name has that backend any more: what is not there is not to be seen as down.

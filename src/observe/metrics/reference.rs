@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use prometheus::proto::{MetricFamily, MetricType};
 
 use super::super::AlarmKind;
-use super::{BackendUse, Metrics, StoreHealth, process};
+use super::{BackendUse, Metrics, RouteState, StoreHealth, process};
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
 /// Set, the test writes the page instead of comparing it.
@@ -64,6 +64,9 @@ fn every_family() -> Vec<MetricFamily> {
     let _route = metrics.route(CONFIGURED);
     let _listener = metrics.listener(CONFIGURED);
     metrics.certificate_expires(CONFIGURED, std::time::SystemTime::now());
+    for purpose in [BackendUse::Probe, BackendUse::Delivery] {
+        metrics.route_up(CONFIGURED, purpose, RouteState::Up);
+    }
     metrics.store(StoreHealth::Written, 0);
     metrics.sharing(StoreHealth::Written, 0);
     AlarmKind::ALL.iter().for_each(|kind| metrics.alarms(CONFIGURED, *kind, 0));

@@ -299,9 +299,9 @@ impl Dialogue {
         Step::Say(match kind {
             HelloKind::Ehlo => {
                 let offer = self.offered().offer(&self.rules.hostname);
-                match self.rules.xclient {
-                    Xclient::Taken => offer.with_line(xclient::OFFER),
-                    Xclient::Refused => offer,
+                match (self.rules.xclient, self.rules.tls) {
+                    (Xclient::Taken, Tls::Required) | (Xclient::Refused, _) => offer,
+                    (Xclient::Taken, _) => offer.with_line(xclient::OFFER),
                 }
             }
             HelloKind::Helo => replies::hello(&self.rules.hostname),

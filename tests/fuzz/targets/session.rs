@@ -111,7 +111,7 @@ fn configuration() -> &'static Config {
     static CONFIG: OnceLock<Config> = OnceLock::new();
     CONFIG.get_or_init(|| {
         let text = "[[route]]\ndomains = [\"example.org\"]\nbackends = [\"store:25\"]\neject = \"0s\"\n\
-             [route.verify]\non_unknown = \"tempfail\"\n[cache]\nsecret = \"the-same-in-every-run\"\ntempfail_ttl = \"0s\"\nmax_entries = 100\n[admin]\naddress = \"\"\n";
+             [route.verify]\non_unknown = \"tempfail\"\n[cache]\nsecret = \"the-same-in-every-run\"\ntempfail_ttl = \"0s\"\nmax_entries = 100\n[harvest]\nmax_clients = 1000\n[admin]\naddress = \"\"\n";
         let file = std::env::temp_dir().join(format!("backstop-fuzz-{}.toml", std::process::id()));
         std::fs::write(&file, text).expect("a temporary file");
         let environment = Environment { host_name: "mx.example.org".to_owned(), ..Environment::default() };

@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use backstop::proto::client::{ClientFacts, ClientName, ClientProtocol};
+use backstop::proto::client::{ClientFacts, ClientName, ClientNames, ClientProtocol};
 use backstop::proto::received::{self, Trace};
 use backstop::proto::reply::Reply;
 use backstop::proto::xclient::{Announced, Attributes, OFFER, Told};
@@ -12,8 +12,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    let mut written = String::new();
-    xtext::encode(text, &mut written);
+    let written = xtext::encode(text);
     assert!(written.bytes().all(|b| b.is_ascii_graphic() && b != b'='), "{written:?}");
     assert_eq!(xtext::decode(&written).as_deref(), Some(text));
 
@@ -27,12 +26,14 @@ fuzz_target!(|input: &[u8]| {
         _ => None,
     };
     let (name, helo) = (plain(&attributes.name), plain(&attributes.helo));
+    let reverse = plain(&attributes.reverse_name);
+    let called = |name: Option<Box<str>>| name.map_or(ClientName::Unavailable, ClientName::Known);
     plain(&attributes.login);
-    let Some(Told::Known(ip)) = attributes.address else { return };
+    let Some(ip) = attributes.address else { return };
     let client = ClientFacts {
         address: (ip, 40_000).into(),
         destination: None,
-        name: name.clone().map_or(ClientName::Unavailable, ClientName::Known),
+        names: ClientNames { verified: called(name), reverse: called(reverse) },
         helo: helo.clone().unwrap_or_else(|| "unknown".into()),
         protocol: ClientProtocol::Esmtp,
         tls: None,
@@ -43,7 +44,7 @@ fuzz_target!(|input: &[u8]| {
     assert!(command.len() <= 512 && !line.contains(['\r', '\n', '\0']), "{line:?}");
     let again =
         Attributes::parse(line.strip_prefix("XCLIENT ").expect("the verb")).expect("what we write is read");
-    assert_eq!(again.address, Some(Told::Known(ip)));
+    assert_eq!(again.address, Some(ip));
     assert!(again.login.is_none(), "never invented");
     if let Some(Told::Known(helo)) = again.helo {
         assert_eq!(helo, client.helo);

@@ -95,6 +95,9 @@ trusted = {{ .values.clientAddress.proxyProtocol.trusted | toJson }}
 {{- if and (eq .Values.sharedCache.mode "external") (not .Values.sharedCache.url) (not .Values.sharedCache.urlSecret.name) -}}
 {{- fail "sharedCache: external needs url or urlSecret.name" -}}
 {{- end -}}
+{{- if and (eq .Values.clientAddress.mode "hostNetwork") (not .Values.admin.tokenSecret.name) -}}
+{{- fail "admin.tokenSecret.name: with hostNetwork every process of the node is on loopback and could read and change what is remembered; name a Secret with a token" -}}
+{{- end -}}
 {{- if and (eq .Values.clientAddress.mode "hostNetwork") .Values.autoscaling.enabled -}}
 {{- fail "autoscaling: with hostNetwork there is one pod on each node; choose nodes with nodeSelector instead" -}}
 {{- end -}}

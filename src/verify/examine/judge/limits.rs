@@ -105,7 +105,7 @@ pub(super) fn connections(connections: Option<&Connections>, out: &mut Judgement
         "few-connections",
         format!("takes {opened} connections of ours at once, and max_connections is {wanted}: {why}"),
         "Under load what goes beyond is refused; Backstop then halves what it uses and grows back slowly. Other clients at our address, a running Backstop among them, count too",
-        format!("write max_connections = {room}, or raise its limit for our address (Exchange: Set-ReceiveConnector -MaxInboundConnectionPerSource; Postfix: smtpd_client_connection_count_limit)"),
+        format!("write max_connections = {room}, or raise its limit for our address (Exchange: Set-ReceiveConnector -MaxInboundConnectionPerSource; Postfix: smtpd_client_connection_count_limit; Exim: smtp_accept_max, smtp_accept_max_per_host)"),
     );
 }
 

@@ -1,0 +1,164 @@
+//! The guides before Exchange: what they tell to type is typed, before the scripted one, and says what they say.
+//!
+//! A guide's pieces of configuration are put together as its reader would, and every command of its shell blocks is run, in
+//! their order; only addresses are those of the test. What stands behind a command after `#` is held: a reply, or what is in
+//! quotes. `systemctl` and `journalctl` need a machine of their own and are left out, PowerShell an Exchange.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use support::backend::{Backend, Exchange, Script};
+use support::certificate::Authority;
+use support::machine::Directory;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_exchange_2010() {
+    let (_exchange, address) = Backend::start(brisk(Exchange::V2010, "ann@example.org")).await;
+    let guide = Guide::read("exchange-2010.md", &[("10.0.0.5:25", address)]);
+    assert_eq!(guide.follow(), ["swaks", "swaks", "backstop check", "backstop doctor", "backstop verify"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_exchange_2013_and_later() {
+    let mut servers = Vec::new();
+    for kind in [Exchange::Frontend, Exchange::Hub, Exchange::Frontend, Exchange::Hub] {
+        servers.push(Backend::start(brisk(kind, "ann@example.org")).await);
+    }
+    // The longer ones first: one is the beginning of the other.
+    let at = [
+        ("ex1.corp.example:2525", servers[1].1),
+        ("ex2.corp.example:2525", servers[3].1),
+        ("ex1.corp.example:25", servers[0].1),
+        ("ex2.corp.example:25", servers[2].1),
+    ];
+    let guide = Guide::read("exchange-2013.md", &at);
+    assert_eq!(guide.follow(), ["swaks", "swaks", "backstop check", "backstop doctor", "backstop verify"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn before_exchange_online() {
+    const NAME: &str = "example-com.mail.protection.outlook.com";
+    let authority = Authority::new();
+    let online = brisk(Exchange::Online, "ann@example.com").with_starttls(authority.issue(&[NAME]).server());
+    let (_online, address) = Backend::start(online).await;
+    let mut guide = Guide::read("exchange-hybrid.md", &[(&format!("{NAME}:25"), address)]);
+    let root = guide.directory.write("root.pem", &authority.root);
+    // The first piece is a route on premises, which is another guide's.
+    let (_, route) =
+        guide.configuration.split_once("hostname").expect("the route to Exchange Online names the host");
+    let known = format!("tls = \"verify\"\ntls_name = \"{NAME}\"\ntls_ca = \"{}\"", root.display());
+    guide.configuration = format!("hostname{}", route.replace("tls = \"verify\"", &known));
+    assert_eq!(guide.follow(), ["backstop check", "backstop doctor", "backstop verify"]);
+}
+
+/// Whoever follows a guide into shadow mode and takes its whole file must not refuse by it.
+#[test]
+fn a_guide_and_its_file_agree_on_the_mode() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut shadowed = 0;
+    for entry in std::fs::read_dir(root.join("deploy/examples")).expect("there are examples") {
+        let path = entry.expect("it can be read").path();
+        let file = std::fs::read_to_string(&path).expect("it can be read");
+        let named = file.split("(docs/").nth(1).or_else(|| file.split("docs/").nth(1));
+        let page = named.and_then(|rest| rest.split_once(".md")).expect("it names its guide").0;
+        let guide =
+            std::fs::read_to_string(root.join(format!("docs/{page}.md"))).expect("the guide is there");
+        let routes = file.matches("\n[[route]]\n").count();
+        let in_shadow = file.matches("\nmode = \"shadow\"").count();
+        let expected = if guide.contains("shadow") { routes } else { 0 };
+        assert_eq!(in_shadow, expected, "{} and docs/{page}.md", path.display());
+        shadowed += in_shadow;
+    }
+    assert!(shadowed > 0, "no file was held to anything");
+}
+
+/// One whose tarpit is there but short: what takes long is held elsewhere.
+fn brisk(kind: Exchange, mailbox: &str) -> Script {
+    let mut script = kind.knowing([mailbox]);
+    script.limits.tarpit = script.limits.tarpit.min(Duration::from_millis(50));
+    script
+}
+
+/// A guide's configuration and commands.
+struct Guide {
+    configuration: String,
+    commands: Vec<String>,
+    directory: Directory,
+}
+
+impl Guide {
+    /// Reads the page with these addresses in place of its own.
+    fn read(page: &str, addresses: &[(&str, SocketAddr)]) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(page);
+        let mut text = std::fs::read_to_string(path).expect("the page is there");
+        for (written, real) in addresses {
+            assert!(text.contains(written), "{page} no longer names {written}");
+            text = text.replace(written, &real.to_string());
+        }
+        let machine = ["systemctl", "journalctl"];
+        let mut commands: Vec<String> = blocks(&text, "sh").lines().map(str::to_owned).collect();
+        commands.retain(|line| !machine.iter().any(|word| line.starts_with(word)));
+        Self { configuration: blocks(&text, "toml"), commands, directory: Directory::new("guide") }
+    }
+
+    /// Runs its commands and gives their names.
+    fn follow(&self) -> Vec<&str> {
+        // The state directory is the package's to make.
+        let kept = self.directory.path().join("kept").display().to_string();
+        self.directory.write("backstop.toml", self.configuration.replace("/var/lib/backstop", &kept));
+        self.commands.iter().map(|line| self.typed(line)).collect()
+    }
+
+    /// Runs a command and holds it to what is written behind it; gives its name.
+    fn typed<'a>(&self, line: &'a str) -> &'a str {
+        let (command, told) = line.split_once(" #").unwrap_or((line, ""));
+        let Output { status, stdout, stderr } = self.shell(command);
+        let said = String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned();
+        let command = command.trim_end();
+        let words = command.match_indices(' ').nth(1);
+        let name = words.map_or(command, |(at, _)| &command[..at]);
+        let name = if name.starts_with("swaks") { "swaks" } else { name };
+        let expected: &[i32] = match name {
+            // 24: the recipient was refused.
+            "swaks" if told.contains(" 250 ") => &[0],
+            "swaks" => &[24],
+            "backstop verify" => &[67],
+            // There is always something to say about an Exchange; nothing of it is a fault here.
+            "backstop doctor" => &[0, 1],
+            _ => &[0],
+        };
+        assert!(status.code().is_some_and(|code| expected.contains(&code)), "{line}: {status}\n{said}");
+        let held: Vec<&str> = match name {
+            "swaks" => vec![told.trim()],
+            "backstop doctor" => told.split('"').skip(1).step_by(2).chain([" 0 faults"]).collect(),
+            "backstop verify" => vec![": deliverable", ": unknown (550 "],
+            _ => Vec::new(),
+        };
+        for part in held {
+            assert!(said.contains(part), "{line}\nsays no {part:?}, but\n{said}");
+        }
+        name
+    }
+
+    fn shell(&self, command: &str) -> Output {
+        let binary = Path::new(env!("CARGO_BIN_EXE_backstop")).parent().expect("a file is in a directory");
+        let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap_or_default());
+        let run = Command::new("sh")
+            .args(["-c", command])
+            .env("PATH", path)
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .output();
+        run.expect("there is a shell")
+    }
+}
+
+/// All blocks of this language, one after another.
+fn blocks(text: &str, language: &str) -> String {
+    let begin = format!("\n```{language}\n");
+    text.split(&begin).skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
