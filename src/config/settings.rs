@@ -304,7 +304,7 @@ section! {
         tarpit_max: Period = Period::seconds(10);
         /// Pause before the greeting; who speaks before it is refused. 0: none.
         greet_delay: Period = Period::ZERO;
-        /// Most clients remembered; about 125 bytes each.
+        /// Most clients remembered; about 125 bytes each, and as much again where instances share.
         max_clients: usize = 1_000_000;
     }
 }
