@@ -9,7 +9,7 @@ use support::PATIENCE;
 use support::backend::{Backend, Script};
 use support::backstop::Backstop;
 use support::client::Client;
-use support::machine::free_address;
+use support::machine::{Directory, free_address};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -225,6 +225,31 @@ async fn a_changed_route_never_has_more_connections_than_it_may() {
     let record = backend.record();
     assert_eq!(record.messages.len(), 6);
     assert!(record.most_open <= 4, "{} at once", record.most_open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_a_configuration_that_is_refused_never_holds() {
+    let (_backend, store) = Backend::start(Script::knowing([KNOWN])).await;
+    let directory = Directory::new("reload-list");
+    let list = directory.write("list", "");
+    let limited = |most: u8| Backstop::configuration(store) + &format!("max_connections = {most}\n");
+    let (backstop, _) = Backstop::ready(&limited(9)).await;
+    let admin = backstop.admin().await;
+    let configured = async || {
+        let status = admin.get("/api/v1/status").await.json();
+        status["routes"][0]["backends"][0]["connections"]["configured"].clone()
+    };
+    // What is wrong with it is found when its backends are there already.
+    let file = format!(
+        "[[route]]\ndomains = [\"example.com\"]\nbackends = [\"{store}\"]\nmax_connections = 3\n\
+         [route.verify]\nsource = \"file\"\nfile = {list:?}\n"
+    );
+    backstop.rewrite(&(limited(3) + &file));
+    assert_ne!(admin.post("/api/v1/reload").await.status, 200);
+    assert_eq!(configured().await, 9);
+    backstop.rewrite(&limited(3));
+    assert_eq!(admin.post("/api/v1/reload").await.status, 200);
+    assert_eq!(configured().await, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

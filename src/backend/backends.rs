@@ -80,6 +80,11 @@ impl Backends {
         self.by_name.get(named)
     }
 
+    /// They are in force: what they may have holds.
+    pub fn take_effect(&self) {
+        self.iter().for_each(|backend| backend.take_effect());
+    }
+
     /// Clients to come have `others`: those of ours that are not among them keep no session from now on.
     pub fn stand_down_but_for(&self, others: &Self) {
         let is_theirs =

@@ -250,6 +250,7 @@ impl Destination {
             _ => {}
         }
         let new = self.lead_to(found);
+        new.iter().for_each(|backend| backend.take_effect());
         self.is(fault.map_or(LookedUp::Known, LookedUp::Fault));
         new
     }

@@ -40,6 +40,8 @@ const CROWDED_TRIES: usize = 6;
 pub struct Backend {
     approach: Approach,
     security: Security,
+    /// What its route says that it may have.
+    connections: usize,
     budget: Arc<Budget>,
     health: Health,
     habits: Habits,
@@ -114,13 +116,14 @@ enum Reuse {
 }
 
 impl Backend {
-    /// A backend at `site` that nothing is known of yet; `budget` is what one before it takes up there.
+    /// A backend at `site` that nothing is known of yet; `budget` is what one before it takes up there, and has its limit until
+    /// this one [takes effect](Self::take_effect).
     pub(super) fn new(site: Site, blueprint: &Blueprint, budget: Option<Arc<Budget>>) -> Arc<Self> {
         let Blueprint { quota, dialer, identity, patience, metrics } = blueprint.clone();
-        budget.iter().for_each(|budget| budget.allow(quota.connections));
         Arc::new(Self {
             security: Security::new(quota.tls, &site.endpoint, quota.tls_handshake),
             approach: Approach { site, dialer, identity, patience },
+            connections: quota.connections,
             budget: budget.unwrap_or_else(|| Budget::new(quota.connections)),
             health: Health::new(quota.eject),
             habits: Habits::starting_with(quota.refusals),
@@ -221,6 +224,11 @@ impl Backend {
     pub(super) fn withdraw(&self) {
         self.withdrawn.cancel();
         self.keep_none();
+    }
+
+    /// From now on it may have as many connections as its route says, those of one before it included.
+    pub(super) fn take_effect(&self) {
+        self.budget.allow(self.connections);
     }
 
     /// Another is in its place for all clients to come: it serves those it has, and keeps nothing for later.

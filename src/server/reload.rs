@@ -64,6 +64,7 @@ impl Server {
         }
         old.verifier.leave_but_for(&new.verifier);
         old.backends.stand_down_but_for(&new.backends);
+        new.backends.take_effect();
         Ok(reloaded)
     }
 
