@@ -17,6 +17,14 @@ fn forgotten() -> [(&'static str, &'static str); 3] {
     ]
 }
 
+async fn all_is_told(instance: &Instance) {
+    until("all is told", async || {
+        let status = instance.backstop.admin().await.get("/api/v1/status").await.json();
+        status["cache"]["shared"]["waiting"] == 0
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_forgotten_is_forgotten_everywhere() {
     let ((store, backend), redis) = (backend().await, Redis::start(&[]).await);
@@ -73,13 +81,14 @@ async fn what_two_instances_that_are_apart_forget_each_for_itself_both_forget() 
         another.cut();
         one.is_up(false).await;
         other.is_up(false).await;
-        // The first forgets, and learns what is true no longer when the second forgets.
         one.forget(what).await;
-        one.ask(UNKNOWN).await.is("550");
-        store.rescript(|_| Script::knowing([KNOWN, UNKNOWN]));
         other.forget(what).await;
         line.mend().await;
         one.is_up(true).await;
+        all_is_told(&one).await;
+        // The first learns what is true no longer when the second tells that it has forgotten.
+        one.ask(UNKNOWN).await.is("550");
+        store.rescript(|_| Script::knowing([KNOWN, UNKNOWN]));
         one.ask(UNKNOWN).await.is("550");
         another.mend().await;
         other.is_up(true).await;
@@ -99,12 +108,59 @@ async fn what_two_instances_that_are_apart_forget_each_for_itself_both_forget() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_forgets_everything_apart_forgets_too_what_others_forgot_afterwards() {
+    for what in [format!("/{UNKNOWN}"), "?domain=example.org".to_owned()] {
+        let ((store, backend), redis) = (backend().await, Redis::start(&[]).await);
+        let mut line = Line::to(redis.address()).await;
+        let one = Instance::joined(backend, &redis.url(), "").await;
+        let apart = Instance::joined(backend, &url(line.address()), "").await;
+        line.cut();
+        apart.is_up(false).await;
+        apart.forget("").await;
+        apart.ask(UNKNOWN).await.is("550");
+        store.rescript(|_| Script::knowing([KNOWN, UNKNOWN]));
+        one.forget(&what).await;
+        redis.until_keys("backstop:forgotten", 1).await;
+        line.mend().await;
+        apart.is_up(true).await;
+        until("it asks anew", async || apart.ask(UNKNOWN).await.code == 250).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_forgotten_apart_is_forgotten_too_by_those_that_forgot_everything_before() {
+    for what in [format!("/{UNKNOWN}"), "?domain=example.org".to_owned()] {
+        let ((store, backend), redis) = (backend().await, Redis::start(&[]).await);
+        let mut line = Line::to(redis.address()).await;
+        let one = Instance::joined(backend, &redis.url(), "").await;
+        let apart = Instance::joined(backend, &url(line.address()), "").await;
+        line.cut();
+        apart.is_up(false).await;
+        one.forget("").await;
+        one.ask(UNKNOWN).await.is("550");
+        store.rescript(|_| Script::knowing([KNOWN, UNKNOWN]));
+        apart.forget(&what).await;
+        line.mend().await;
+        apart.is_up(true).await;
+        until("the other asks anew", async || one.ask(UNKNOWN).await.code == 250).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_is_told_twice_counts_once() {
     let ((_store, backend), redis) = (backend().await, Redis::start(&[]).await);
-    let one = Instance::joined(backend, &redis.url(), "").await;
+    let one = Instance::joined(backend, &redis.url(), "max_unknown_per_hour = 1").await;
+    let mut client = one.client("203.0.113.66").await;
+    for name in [UNKNOWN, "nobody.else@example.org"] {
+        client.command(&format!("RCPT TO:<{name}>")).await.is("550");
+    }
+    drop(client);
+    until("it is banned", async || one.connect("203.0.113.66").await.1.code == 421).await;
+    all_is_told(&one).await;
     // Nobody knows whether it was done: it is told again.
     redis.freeze();
     one.forget("?domain=example.org").await;
+    one.backstop.admin().await.delete("/api/v1/clients/203.0.113.66").await.is(200);
     one.backstop
         .admin()
         .await
@@ -112,12 +168,11 @@ async fn an_order_that_is_told_twice_counts_once() {
         .await;
     redis.thaw();
     one.is_up(true).await;
-    until("all is told", async || {
-        let status = one.backstop.admin().await.get("/api/v1/status").await.json();
-        status["cache"]["shared"]["waiting"] == 0
-    })
-    .await;
+    all_is_told(&one).await;
     assert_eq!(redis.command(&["HGET", "backstop:forgotten", "changes"]).trim(), "1");
+    // What a client did in between would be forgiven, too.
+    let log = redis.command(&["ZRANGE", "backstop:log", "0", "-1"]);
+    assert_eq!(log.matches("pardoned").count(), 1, "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

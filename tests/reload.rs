@@ -283,6 +283,11 @@ async fn nothing_is_alarmed_about_what_is_not_there_any_more() {
     backstop.rewrite(&(two + "[limits]\nmax_recipients = 9\n"));
     assert_eq!(admin.post("/api/v1/reload").await.status, 200);
     assert_eq!((alarms().await, last().await), (Some(1.0), Some(1.0)));
+    // Another store is asked, of which nothing is known.
+    let (_other, elsewhere) = Backend::start(Script::knowing([KNOWN])).await;
+    backstop.rewrite(&(configuration.clone() + &format!("verify.backends = [\"{elsewhere}\"]\n")));
+    assert_eq!(admin.post("/api/v1/reload").await.status, 200);
+    assert_eq!(alarms().await, Some(0.0));
     // Nobody is asked any more, and the other route is gone.
     backstop.rewrite(&(configuration + "verify.mode = \"off\"\n"));
     assert_eq!(admin.post("/api/v1/reload").await.status, 200);

@@ -323,7 +323,9 @@ impl Harvest {
             self.ledger.look(client, |record| record.tally(now)).unwrap_or_default()
         };
         let tally = own().plus(elsewhere.known(client).tally);
-        let harmless = tally.spare().max(few.saturating_sub(tally.unknown));
+        // Above the limit only all instances together say what known recipients make up for.
+        let harmless =
+            tally.spare().min(most.saturating_sub(tally.unknown)).max(few.saturating_sub(tally.unknown));
         let haste = if u32::from(pending) <= harmless { Haste::Pressing } else { Haste::Patient };
         let asked = elsewhere.reserve(client, (granted.recipients, most), haste, own).await;
         let (allowed, all) = match asked {

@@ -125,7 +125,11 @@ impl Server {
         self.bound = bounds(&self.doors).into_iter().chain(admin).collect();
         std::mem::replace(&mut self.replaced, replaced).cancel();
         forget(&self.context().config, &new.config, &new.metrics);
-        new.alarms.keep(|alarm| concerns(alarm, &new.config));
+        let old = self.context();
+        new.alarms.keep(|alarm| {
+            let same_store = new.verifier.asks_as(&old.verifier, &alarm.route);
+            concerns(alarm, &new.config) && (same_store || !is_about_the_store(alarm.kind))
+        });
         self.current.store(Arc::clone(new));
         let panel = self.panel.load().showing(new);
         let generation = panel.generation;
@@ -163,14 +167,18 @@ fn forget(old: &Config, new: &Config, metrics: &Metrics) {
 /// Whether an alarm is about something that is still there, and still looked at.
 fn concerns(alarm: &Alarm, config: &Config) -> bool {
     let Some(route) = config.routes.iter().find(|route| route.name == alarm.route) else { return false };
-    let about_the_store = !matches!(alarm.kind, AlarmKind::OpenRelay | AlarmKind::RelayUntested);
-    if about_the_store && route.verify.mode == Mode::Off {
+    if is_about_the_store(alarm.kind) && route.verify.mode == Mode::Off {
         return false;
     }
     let is_covered = |domain: Domain| config.routes.find(&domain).is_some_and(|of| of.name == route.name);
     alarm.about.is_empty()
         || route.domains.iter().any(|pattern| pattern.to_string() == alarm.about)
         || Domain::parse(&alarm.about).is_ok_and(is_covered)
+}
+
+/// Whether it was found by asking about recipients: who asks others in its place finds their faults anew.
+const fn is_about_the_store(kind: AlarmKind) -> bool {
+    !matches!(kind, AlarmKind::OpenRelay | AlarmKind::RelayUntested)
 }
 
 impl Panel {

@@ -186,6 +186,16 @@ impl Verifier {
         unused.for_each(|callout| callout.prober.leave());
     }
 
+    /// Whether `other` asks the same servers about recipients of `route` in the same way.
+    #[must_use]
+    pub fn asks_as(&self, other: &Self, route: &str) -> bool {
+        let group = |of: &'_ Self| of.groups.get(route).map(|(group, _)| group.clone());
+        match (group(self), group(other)) {
+            (Some(Group::Callout(ours)), Some(Group::Callout(theirs))) => ours.scopes.ask_as(&theirs.scopes),
+            _ => false,
+        }
+    }
+
     /// The same, hashing addresses with `key`.
     #[must_use]
     pub fn with_key(self, key: HashKey) -> Self {

@@ -59,6 +59,11 @@ impl Scopes {
         Self { by_domain, shared, bare, common }
     }
 
+    /// Whether `others` find out of the same servers what these do.
+    pub(super) fn ask_as(&self, others: &Self) -> bool {
+        self.common.asks_as(&others.common)
+    }
+
     /// The scope of `mailbox`, which takes this route.
     pub(super) fn of(&self, mailbox: &Mailbox, routes: &Routes, cache: &Cache) -> Arc<Scope> {
         let Some(domain) = mailbox.domain() else { return Arc::clone(&self.bare) };

@@ -31,7 +31,7 @@ use crate::net::client_key::ClientKey;
 use crate::observe::metrics::{Metrics, SharedOperation};
 use accounts::{Accounts, Delta, Statement};
 use link::{Fault, Link, Request};
-use outbox::{Forget, Learnt, Outbox, Word, Write};
+use outbox::{Forget, Learnt, Outbox, Write};
 use script::Script;
 
 pub use told::{Marks, News, Seen, Sight, Told};
@@ -50,9 +50,11 @@ const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(15);
 /// How long somebody waits for Redis whom it costs nothing but time.
 const PATIENCE_SUSPECT: Duration = Duration::from_secs(1);
-/// Redis that was there so short a time ago is expected back, for it is tried again meanwhile: what can be put off is not decided
+/// Redis that has not counted for so short a time is expected back, for it is tried again meanwhile: what can be put off is not decided
 /// without it.
 const GRACE: Duration = Duration::from_secs(18);
+/// Who was not asked for so long says nothing by having been silent before.
+const UNASKED: Duration = Duration::from_secs(60);
 /// Clients whose requests do not wait for each other's.
 const TURNS: usize = 256;
 /// Who was joined for so long begins with the first rest again.
@@ -103,7 +105,8 @@ struct Inner {
     /// Who waits for answers others get.
     waits: DashMap<u128, Arc<Notify>>,
     epoch: AtomicU32,
-    began: Instant,
+    /// When it was first and last not said what a client may ask for; none when it was said last.
+    silent: Mutex<Option<(Instant, Instant)>>,
     state: Mutex<State>,
 }
 
@@ -206,7 +209,7 @@ impl Tier {
             turns: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             waits: DashMap::new(),
             epoch: AtomicU32::new(0),
-            began: Instant::now(),
+            silent: Mutex::default(),
             state: Mutex::default(),
         }))
     }
@@ -340,7 +343,8 @@ impl Tier {
 
     /// The recipient that all know by `key` is to be forgotten everywhere, and what stands under `verdicts`.
     pub fn forget_key(&self, key: u128, verdicts: impl IntoIterator<Item = u128>) {
-        self.forget(Forget::Recipient(key, verdicts.into_iter().collect()));
+        let epoch = self.0.epoch.load(Ordering::Relaxed);
+        self.forget(Forget::Recipient { key, verdicts: verdicts.into_iter().collect(), epoch });
     }
 
     /// A domain is to be forgotten everywhere; here this is its generation.
@@ -393,20 +397,20 @@ impl Tier {
         if self.is_up()
             && let Ok(counted) = self.0.count(client, (wanted, most), patience).await
         {
+            *self.0.silence() = None;
             return Ok(counted);
         }
         Err(if self.0.is_expected() { NoLeave::Late } else { NoLeave::Alone })
     }
 
     /// A client was banned for so long, for so many unknown and known recipients.
-    pub fn banned(&self, client: u128, lasts: Duration, (unknown, known): (u32, u32)) {
-        let until = Instant::now() + lasts;
-        self.0.outbox.client(client, Word::Ban { until, unknown, known });
+    pub fn banned(&self, client: u128, lasts: Duration, counts: (u32, u32)) {
+        self.0.outbox.banned(client, Instant::now() + lasts, counts);
     }
 
     /// A client's ban was lifted.
     pub fn pardoned(&self, client: u128) {
-        self.0.outbox.client(client, Word::Pardon);
+        self.0.outbox.pardoned(client);
     }
 }
 
@@ -423,15 +427,17 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether Redis is there, or was a short time ago.
+    /// Whether what Redis did not say just now can be expected of it soon. Being joined is no sign of it: who takes a connection
+    /// may yet not count.
     fn is_expected(&self) -> bool {
-        let state = self.state();
-        match (&state.fault, state.since) {
-            // It is there, or has been lost just now.
-            (None, Some(_)) => true,
-            (Some(_), Some(since)) => since.elapsed() < GRACE,
-            (_, None) => self.began.elapsed() < GRACE,
-        }
+        let (mut silent, now) = (self.silence(), Instant::now());
+        let since = silent.filter(|(_, last)| now - *last < UNASKED).map_or(now, |(since, _)| since);
+        *silent = Some((since, now));
+        now - since < GRACE
+    }
+
+    fn silence(&self) -> MutexGuard<'_, Option<(Instant, Instant)>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A request nobody waits for.
@@ -456,6 +462,7 @@ impl Inner {
         let turn = self.turns.get(usize::from(place) % TURNS).ok_or(Alone)?;
         let Ok(_turn) = timeout(patience, turn.lock()).await else { return Err(Alone) };
         let Statement { number, told, leave } = self.accounts.state(client);
+        let asked = Asked { accounts: &self.accounts, client };
         let keys = [self.key("c", client)];
         let numbers = [u64::from(leave), wanted.into(), most.into(), number].map(|number| number.to_string());
         let [leave, wanted, most, number_text] = numbers.each_ref().map(String::as_bytes);
@@ -467,14 +474,37 @@ impl Inner {
         if let Ok(answer) = &outcome
             && let Some(counted) = counted(answer)
         {
-            self.accounts.settle(client, counted.granted);
+            asked.is_settled(counted.granted);
             return Ok(counted);
         }
-        match outcome {
-            Err(Fault::Apart | Fault::Busy) => self.accounts.unsent(client, number),
-            _ => self.accounts.unsettled(client),
+        if matches!(outcome, Err(Fault::Apart | Fault::Busy)) {
+            asked.is_unsent(number);
         }
         Err(Alone)
+    }
+}
+
+/// A request that counts, under way. Dropped, as when who asked is gone, it had no answer.
+struct Asked<'a> {
+    accounts: &'a Accounts,
+    client: u128,
+}
+
+impl Asked<'_> {
+    fn is_settled(self, granted: u32) {
+        self.accounts.settle(self.client, granted);
+        std::mem::forget(self);
+    }
+
+    fn is_unsent(self, number: u64) {
+        self.accounts.unsent(self.client, number);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.accounts.unsettled(self.client);
     }
 }
 

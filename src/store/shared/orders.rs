@@ -25,7 +25,9 @@ impl Inner {
             Order::Client(client, Word::Ban { until, unknown, known }) => {
                 self.tell_ban(*client, *until, (*unknown, *known)).await.map(|_| None)
             }
-            Order::Client(client, Word::Pardon) => self.tell_pardon(*client).await.map(|_| None),
+            Order::Client(client, Word::Pardon { number }) => {
+                self.tell_pardon(*client, *number).await.map(|_| None)
+            }
             Order::Generation { hash, generation, epoch } => {
                 let keys = ["forgotten", "news"].map(|name| self.name(name));
                 let arguments = [
@@ -46,13 +48,14 @@ impl Inner {
         let number = number.to_string();
         let mut keys = vec![self.name("forgotten"), self.name(&format!("o:{}", self.token))];
         match what {
-            Forget::Recipient(key, verdicts) => {
+            Forget::Recipient { key, verdicts, epoch } => {
                 keys.extend([self.name("log"), self.name("news")]);
                 keys.extend(verdicts.iter().map(|verdict| self.key("v", *verdict)));
                 let [lives, most] = self.log_is_kept();
-                let arguments = [number, lives, most, self.said(&format!("key {key:032x}"))];
-                self.tell_all(Script::ForgetKey, &keys, &arguments).await?;
-                Ok(None)
+                let entry = self.said(&format!("key {key:032x}"));
+                let arguments = [number, lives, most, entry, epoch.to_string(), self.said("epoch")];
+                let answer = self.tell_all(Script::ForgetKey, &keys, &arguments).await?;
+                Ok(numbers(&answer).map(|[epoch]| News::Epoch(epoch)))
             }
             Forget::Domain { hash, generation, epoch } => {
                 keys.push(self.name("news"));
@@ -85,9 +88,10 @@ impl Inner {
         self.tell_all(Script::Ban, &keys, &arguments).await
     }
 
-    async fn tell_pardon(&self, client: u128) -> Result<Value, Fault> {
+    async fn tell_pardon(&self, client: u128, number: u64) -> Result<Value, Fault> {
         let keys = ["forgotten", "log", "news", "bans", "reasons"].map(|name| self.name(name));
-        let keys: Vec<String> = keys.into_iter().chain([self.key("c", client)]).collect();
+        let order = self.name(&format!("o:{}:{number}", self.token));
+        let keys: Vec<String> = keys.into_iter().chain([self.key("c", client), order]).collect();
         let [lives, most] = self.log_is_kept();
         let client = format!("{client:032x}");
         let entry = self.said(&format!("pardoned {client}"));

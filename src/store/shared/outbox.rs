@@ -43,8 +43,8 @@ pub(super) struct Learnt {
 /// What is to be forgotten everywhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Forget {
-    /// A recipient, as it is known everywhere, and what its verdicts stand under.
-    Recipient(u128, Arc<[u128]>),
+    /// A recipient, as it is known everywhere in this epoch, and what its verdicts stand under.
+    Recipient { key: u128, verdicts: Arc<[u128]>, epoch: u32 },
     /// A domain, which is in this generation here, in this epoch.
     Domain { hash: u128, generation: u32, epoch: u32 },
     /// Everything: this epoch has begun here.
@@ -54,8 +54,15 @@ pub(super) enum Forget {
 /// What is to be told of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Word {
-    Ban { until: Instant, unknown: u32, known: u32 },
-    Pardon,
+    Ban {
+        until: Instant,
+        unknown: u32,
+        known: u32,
+    },
+    /// No other order has its number.
+    Pardon {
+        number: u64,
+    },
 }
 
 /// What is to be done everywhere.
@@ -119,9 +126,18 @@ impl Outbox {
         self.wake.notify_one();
     }
 
-    /// A client was banned or pardoned.
-    pub(super) fn client(&self, client: u128, word: Word) {
-        let fits = put(&mut self.pending().clients, client, word);
+    /// A client was banned.
+    pub(super) fn banned(&self, client: u128, until: Instant, (unknown, known): (u32, u32)) {
+        let fits = put(&mut self.pending().clients, client, Word::Ban { until, unknown, known });
+        self.put(fits);
+    }
+
+    /// A client was pardoned.
+    pub(super) fn pardoned(&self, client: u128) {
+        let mut pending = self.pending();
+        let number = pending.next_number();
+        let fits = put(&mut pending.clients, client, Word::Pardon { number });
+        drop(pending);
         self.put(fits);
     }
 
@@ -144,12 +160,14 @@ impl Outbox {
         }
     }
 
-    /// Redis has lost everything: what was forgotten lately is to be forgotten again.
-    pub(super) fn forget_again(&self) {
+    /// Redis has lost everything: what was forgotten lately is to be forgotten again. What was forgotten before this epoch is forgotten
+    /// everywhere.
+    pub(super) fn forget_again(&self, now: u32) {
         let mut pending = self.pending();
         let kept = std::mem::take(&mut pending.kept);
         for what in kept {
-            if pending.forgets.len() < MOST_FORGETS {
+            let counts = matches!(what, Forget::Recipient { epoch, .. } if epoch >= now);
+            if counts && pending.forgets.len() < MOST_FORGETS {
                 pending.push(what);
             }
         }
@@ -179,7 +197,7 @@ impl Outbox {
 
     /// It was carried out.
     pub(super) fn carried_out(&self, order: Order) {
-        if let Order::Forget(_, what @ Forget::Recipient(..)) = order {
+        if let Order::Forget(_, what @ Forget::Recipient { .. }) = order {
             let mut pending = self.pending();
             if pending.kept.len() >= KEPT {
                 pending.kept.pop_front();
@@ -246,8 +264,13 @@ impl Pending {
     }
 
     fn push(&mut self, what: Forget) {
+        let number = self.next_number();
+        self.forgets.push_back((number, what));
+    }
+
+    const fn next_number(&mut self) -> u64 {
         self.numbers += 1;
-        self.forgets.push_back((self.numbers, what));
+        self.numbers
     }
 
     /// Where they are too many everything is forgotten: nothing that was to be is kept.
@@ -321,7 +344,7 @@ mod tests {
         outbox.forget(domain(1), 0);
         let until = Instant::now();
         for client in 0..MOST_OTHERS as u128 + 3 {
-            outbox.client(client, Word::Ban { until, unknown: 1, known: 0 });
+            outbox.banned(client, until, (1, 0));
             outbox.mark(client, Marks::default());
             outbox.generation(client, 1, 0);
         }
@@ -338,7 +361,7 @@ mod tests {
     #[tokio::test]
     async fn too_many_orders_to_forget_become_the_one_to_forget_everything() {
         let outbox = Outbox::default();
-        let recipient = |key| Forget::Recipient(key, [key].into());
+        let recipient = |key| Forget::Recipient { key, verdicts: [key].into(), epoch: 4 };
         (0..MOST_FORGETS as u128).for_each(|key| outbox.forget(recipient(key), 4));
         assert_eq!(outbox.account(), (MOST_FORGETS, 0));
         outbox.forget(recipient(0), 4);
@@ -354,25 +377,30 @@ mod tests {
     #[tokio::test]
     async fn recipients_forgotten_lately_are_forgotten_again_in_a_redis_that_lost_them() {
         let outbox = Outbox::default();
-        let recipient = |key| Forget::Recipient(key, [key].into());
+        let recipient = |key, epoch| Forget::Recipient { key, verdicts: [key].into(), epoch };
         for key in 0..KEPT as u128 + 2 {
-            outbox.carried_out(Order::Forget(1, recipient(key)));
+            outbox.carried_out(Order::Forget(1, recipient(key, 1)));
         }
         outbox.carried_out(Order::Forget(1, Forget::All { epoch: 1 }));
-        outbox.forget_again();
+        outbox.forget_again(1);
         let orders = outbox.take_orders(MOST_FORGETS);
-        assert_eq!((orders.len(), &orders[0]), (KEPT, &Order::Forget(1, recipient(2))));
+        assert_eq!((orders.len(), &orders[0]), (KEPT, &Order::Forget(1, recipient(2, 1))));
+        // Nobody knows anything of an epoch that is over.
+        outbox.carried_out(Order::Forget(1, recipient(1, 1)));
+        outbox.carried_out(Order::Forget(1, recipient(2, 2)));
+        outbox.forget_again(2);
+        let again = KEPT as u64 + 1;
+        assert_eq!(outbox.take_orders(9), [Order::Forget(again, recipient(2, 2))]);
     }
 
     #[tokio::test]
     async fn of_a_client_the_last_word_counts() {
         let outbox = Outbox::default();
-        let ban = Word::Ban { until: Instant::now(), unknown: 1, known: 0 };
-        outbox.client(1, ban);
+        outbox.banned(1, Instant::now(), (1, 0));
         let taken = outbox.take_orders(9);
-        outbox.client(1, Word::Pardon);
+        outbox.pardoned(1);
         outbox.give_back_orders(taken, 0);
-        assert_eq!(outbox.take_orders(9), [Order::Client(1, Word::Pardon)]);
+        assert_eq!(outbox.take_orders(9), [Order::Client(1, Word::Pardon { number: 1 })]);
     }
 
     #[tokio::test]

@@ -6,7 +6,8 @@
 //!
 //! What is forgotten reaches everybody, also those who were away, whatever becomes of clocks. Recipients and pardons are entries of a log,
 //! each with a place: one more than the one before. A domain has a generation and everything has an epoch, and each order counts it
-//! up: two that are given apart are two. An order that is told twice is carried out once, for its instance numbers them. All of it
+//! up: two that are given apart are two. Keys of recipients are of one epoch, so that who forgets one in an epoch that is over forgets
+//! everything. An order that is told twice is carried out once, for its instance numbers them. All of it
 //! hangs on one key, `forgotten`: whoever finds another `life` there than it knew knows that Redis has lost everything.
 
 /// What is sent, by the hash Redis gave it.
@@ -137,10 +138,19 @@ return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 ";
 
 /// Keys: forgotten, the last order, log, channel, verdicts. Arguments: number, how long what was learnt before must not come back, how
-/// many entries the log has at most, what to log without its place.
+/// many entries the log has at most, what to log without its place, the epoch the recipient was forgotten in, the message of a new epoch
+/// without it. Gives the new epoch, where one had to begin.
 const FORGET_KEY: &str = concat!(
     once!(),
+    begin!(),
     r"
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or 0)
+if tonumber(ARGV[5]) < epoch then
+  -- It has another key by now, which nobody can make of the old one.
+  begin(epoch + 1)
+  redis.call('PUBLISH', KEYS[4], string.format('%s %d', ARGV[6], epoch + 1))
+  return {epoch + 1}
+end
 local t = redis.call('TIME')
 local gone = string.format('x %d 0 0 ', t[1] * 1000 + math.floor(t[2] / 1000))
 for at = 5, #KEYS do redis.call('SET', KEYS[at], gone, 'PX', ARGV[2]) end
@@ -174,12 +184,13 @@ return {generation, epoch}
 "
 );
 
-/// Keys: forgotten, the last order, channel. Arguments: number, epoch as its instance has it, the message without it.
+/// Keys: forgotten, the last order, channel. Arguments: number, epoch as its instance has it, the message without it. The new epoch is
+/// new to its instance too, which did not hear what others forgot in the one before while it was in its own.
 const FORGET_ALL: &str = concat!(
     once!(),
     begin!(),
     r"
-local epoch = math.max(tonumber(redis.call('HGET', KEYS[1], 'epoch') or 0) + 1, tonumber(ARGV[2]))
+local epoch = math.max(tonumber(redis.call('HGET', KEYS[1], 'epoch') or 0), tonumber(ARGV[2])) + 1
 begin(epoch)
 redis.call('PUBLISH', KEYS[3], string.format('%s %d', ARGV[3], epoch))
 return {epoch}
@@ -282,9 +293,10 @@ redis.call('PUBLISH', KEYS[3], ARGV[4])
 return 1
 ";
 
-/// Keys: forgotten, log, channel, bans, reasons, the client. Arguments: the client, how long the log lives, how many entries it has at
-/// most, what to log without its place.
+/// Keys: forgotten, log, channel, bans, reasons, the client, the order. Arguments: the client, how long the log lives, how many entries it
+/// has at most, what to log without its place. Carried out once: what the client does afterwards is not forgiven.
 const PARDON: &str = r"
+if not redis.call('SET', KEYS[7], 1, 'NX', 'PX', 3600000) then return 0 end
 redis.call('ZREM', KEYS[4], ARGV[1])
 redis.call('HDEL', KEYS[5], ARGV[1])
 redis.call('DEL', KEYS[6])

@@ -153,7 +153,7 @@ impl Inner {
             (state.life.as_deref() == Some(life), state.known)
         };
         if self.state().meets(life, &ours) {
-            self.outbox.forget_again();
+            self.outbox.forget_again(self.epoch.load(Ordering::Relaxed));
             hear(News::Lost);
         }
         let before = self.epoch.load(Ordering::Relaxed);
