@@ -62,6 +62,7 @@ pub(super) async fn serve(mut stream: DuplexStream, world: Rc<RefCell<World>>) {
         sender: false,
         blind: false,
         tells: true,
+        out_of_step: false,
     };
     let _ = session.converse(&mut stream, &world).await;
 }
@@ -76,6 +77,9 @@ struct Backend {
     blind: bool,
     /// The last recipient it took has a mailbox.
     tells: bool,
+    /// It answered something twice: its client takes that for the answer to what it said next, and cannot know better until more
+    /// comes.
+    out_of_step: bool,
 }
 
 impl Backend {
@@ -136,10 +140,14 @@ impl Backend {
             return "550 5.1.1 No such user".to_owned();
         }
         if line == "DATA" {
-            assert!(!self.accepted.is_empty(), "DATA without a recipient that was taken");
+            assert!(self.may_be_given_a_message(), "DATA without a recipient that was taken");
             return "354 Go ahead".to_owned();
         }
         "250 2.0.0 Ok".to_owned()
+    }
+
+    fn may_be_given_a_message(&self) -> bool {
+        !self.accepted.is_empty() || self.out_of_step
     }
 
     /// A chunk to its end, and what is said about it.
@@ -150,7 +158,7 @@ impl Backend {
         input: &mut Vec<u8>,
         world: &RefCell<World>,
     ) -> Option<()> {
-        assert!(!self.accepted.is_empty() && !self.probe, "BDAT without a recipient that was taken");
+        assert!(self.may_be_given_a_message() && !self.probe, "BDAT without a recipient that was taken");
         let (octets, last) = match chunk.split_once(' ') {
             Some((octets, place)) => (octets, place == "LAST"),
             None => (chunk, false),
@@ -248,6 +256,7 @@ impl Backend {
                 stream.write_all(whole.as_bytes()).await.ok()?;
             }
             Mood::Twice => {
+                self.out_of_step = true;
                 world.borrow_mut().out_of_step = true;
                 stream.write_all(whole.repeat(2).as_bytes()).await.ok()?;
             }
