@@ -228,6 +228,42 @@ async fn a_changed_route_never_has_more_connections_than_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_new_configuration_keeps_makes_room_for_clients_of_the_old_one() {
+    let (backend, store) = Backend::start(Script::knowing([KNOWN])).await;
+    let resting = |seconds: u8| {
+        Backstop::configuration(store) + &format!("max_connections = 4\neject = \"{seconds}s\"\n")
+    };
+    let (backstop, address) = Backstop::ready(&resting(5)).await;
+    let mut old = Vec::new();
+    for _ in 0..3 {
+        old.push(Client::greeted(address).await);
+    }
+    backstop.rewrite(&resting(6));
+    assert_eq!(backstop.admin().await.post("/api/v1/reload").await.status, 200);
+    // Three at once, whose sessions with the backend are kept.
+    let mut new = Vec::new();
+    for _ in 0..3 {
+        let mut client = Client::greeted(address).await;
+        client.envelope("sender@client.test", KNOWN).await.is("250");
+        new.push(client);
+    }
+    for mut client in new {
+        client.data(MESSAGE).await.is("250");
+        client.quit().await;
+    }
+    for client in &mut old {
+        client.envelope("sender@client.test", KNOWN).await.is("250");
+    }
+    for mut client in old {
+        client.data(MESSAGE).await.is("250");
+        client.quit().await;
+    }
+    let record = backend.record();
+    assert_eq!(record.messages.len(), 6);
+    assert!(record.most_open <= 4, "{} at once", record.most_open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_limit_of_a_configuration_that_is_refused_never_holds() {
     let (_backend, store) = Backend::start(Script::knowing([KNOWN])).await;
     let directory = Directory::new("reload-list");

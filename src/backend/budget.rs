@@ -21,6 +21,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
+use super::shelves::Shelves;
 use super::turns::{Place, Turns};
 use crate::net::client_key::ClientKey;
 
@@ -57,6 +58,8 @@ pub struct Budget {
     unused: Notify,
     /// Wakes who waits for the budget to grow: it shrank, and grows at another time.
     shrunk: Notify,
+    /// Sessions that nobody holds a slot for.
+    shelves: Shelves,
 }
 
 /// How much of a budget is in use.
@@ -158,6 +161,7 @@ impl Budget {
             round: AtomicU64::new(0),
             unused: Notify::new(),
             shrunk: Notify::new(),
+            shelves: Shelves::default(),
             state: Mutex::new(State {
                 configured,
                 limit: configured,
@@ -275,6 +279,12 @@ impl Budget {
     #[must_use]
     pub fn at_once(&self, most: usize) -> usize {
         (most >> self.settled().pressure).max(1)
+    }
+
+    /// The sessions that are kept by all who share it.
+    #[must_use]
+    pub(super) const fn shelves(&self) -> &Shelves {
+        &self.shelves
     }
 
     /// Slots nobody holds.

@@ -15,6 +15,7 @@ mod lease;
 mod pool;
 mod quota;
 mod secure;
+mod shelves;
 #[cfg(test)]
 mod tests;
 mod turns;

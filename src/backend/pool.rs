@@ -23,6 +23,7 @@ use super::introduction::Introduction;
 use super::lease::{Kept, Lease, Origin};
 use super::quota::Quota;
 use super::secure::{Protection, Security, counted};
+use super::shelves::Shelf;
 use crate::config::Endpoint;
 use crate::net::dial::{Dialer, Site};
 use crate::observe::metrics::{BackendMetrics, BackendState, BackendUse, TlsResult};
@@ -46,7 +47,7 @@ pub struct Backend {
     health: Health,
     habits: Habits,
     announced: Mutex<Option<Extensions>>,
-    kept: Mutex<Vec<Kept>>,
+    kept: Shelf,
     last_fault: Mutex<Option<String>>,
     /// When the last alarm was given.
     alarmed: Mutex<Option<Instant>>,
@@ -120,15 +121,16 @@ impl Backend {
     /// this one [takes effect](Self::take_effect).
     pub(super) fn new(site: Site, blueprint: &Blueprint, budget: Option<Arc<Budget>>) -> Arc<Self> {
         let Blueprint { quota, dialer, identity, patience, metrics } = blueprint.clone();
+        let budget = budget.unwrap_or_else(|| Budget::new(quota.connections));
         Arc::new(Self {
             security: Security::new(quota.tls, &site.endpoint, quota.tls_handshake),
             approach: Approach { site, dialer, identity, patience },
             connections: quota.connections,
-            budget: budget.unwrap_or_else(|| Budget::new(quota.connections)),
+            kept: budget.shelves().open(),
+            budget,
             health: Health::new(quota.eject),
             habits: Habits::starting_with(quota.refusals),
             announced: Mutex::default(),
-            kept: Mutex::default(),
             last_fault: Mutex::default(),
             alarmed: Mutex::default(),
             last_tls: Mutex::default(),

@@ -29,9 +29,9 @@ pub(super) fn recipients(domain: &Domain) -> Option<[Mailbox; 2]> {
 }
 
 /// What answers about recipients, each with what it says, come to.
-pub(super) fn outcome<'a>(answers: impl Iterator<Item = (&'a str, Relaying)> + Clone) -> Outcome {
-    let says = |what| answers.clone().any(|(_, said)| said == what);
-    let mut unknown = answers.clone().filter(|(_, said)| *said == Relaying::NoSuchMailbox).map(|(to, _)| to);
+pub(super) fn outcome(answers: &[(&str, Relaying)]) -> Outcome {
+    let says = |what| answers.iter().any(|(_, said)| *said == what);
+    let mut unknown = answers.iter().filter(|(_, said)| *said == Relaying::NoSuchMailbox).map(|(to, _)| to);
     let first = unknown.next();
     if says(Relaying::Takes) {
         Outcome::Relays
@@ -59,7 +59,7 @@ mod tests {
             (&[("a", NoSuchMailbox), ("b", NoSuchMailbox)], Outcome::Refuses),
             (&[("a", NoSuchMailbox), ("b", Takes)], Outcome::Relays),
         ] {
-            assert_eq!(outcome(answers.iter().copied()), expected, "{answers:?}");
+            assert_eq!(outcome(answers), expected, "{answers:?}");
         }
     }
 

@@ -149,7 +149,7 @@ impl RelayTest {
                     return Outcome::Untested;
                 };
                 heard.push((recipient.written(), said_of(&finding)));
-                match foreign::outcome(heard.iter().copied()) {
+                match foreign::outcome(&heard) {
                     Outcome::Untested => {}
                     outcome => return outcome,
                 }

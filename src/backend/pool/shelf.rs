@@ -22,13 +22,7 @@ impl Backend {
     /// Takes leave of the oldest sessions that stand in slots somebody holds a permit for by now.
     pub(in crate::backend) async fn make_room(&self) {
         loop {
-            let oldest = {
-                let mut shelf = lock(&self.kept);
-                if shelf.len() <= self.budget.free() {
-                    return;
-                }
-                shelf.remove(0)
-            };
+            let Some(oldest) = self.budget.shelves().take_beyond(self.budget.free()) else { return };
             oldest.leave().await;
         }
     }
@@ -40,15 +34,11 @@ impl Backend {
 
     /// Keeps a session whose permit is about to be given back. Gives it back when there is no room for it.
     pub(in crate::backend) fn keep(&self, kept: Kept) -> Option<Kept> {
-        let mut shelf = lock(&self.kept);
-        let is_needed = !self.is_withdrawn() && !self.stands_down.load(Ordering::Relaxed);
-        // Above a budget that shrank nothing is kept: it would be one connection too many.
-        if is_needed && shelf.len() < MAX_KEPT && shelf.len() < self.budget.free_but_for_one() {
-            shelf.push(kept);
-            None
-        } else {
-            Some(kept)
+        if self.is_withdrawn() || self.stands_down.load(Ordering::Relaxed) {
+            return Some(kept);
         }
+        // Above a budget that shrank nothing is kept: it would be one connection too many.
+        self.budget.shelves().keep(&self.kept, kept, (MAX_KEPT, self.budget.free_but_for_one()))
     }
 
     /// A kept session that is for this client, or was made so. What the backend says of the client it would say in any

@@ -474,11 +474,11 @@ impl Inner {
         if let Ok(answer) = &outcome
             && let Some(counted) = counted(answer)
         {
-            asked.is_settled(counted.granted);
+            asked.settled(counted.granted);
             return Ok(counted);
         }
         if matches!(outcome, Err(Fault::Apart | Fault::Busy)) {
-            asked.is_unsent(number);
+            asked.unsent(number);
         }
         Err(Alone)
     }
@@ -491,12 +491,12 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn is_settled(self, granted: u32) {
+    fn settled(self, granted: u32) {
         self.accounts.settle(self.client, granted);
         std::mem::forget(self);
     }
 
-    fn is_unsent(self, number: u64) {
+    fn unsent(self, number: u64) {
         self.accounts.unsent(self.client, number);
         std::mem::forget(self);
     }

@@ -66,7 +66,8 @@ pub(super) fn senders(senders: &[SenderFact], role: &Role, out: &mut Judgement) 
 
 /// What the backend does about foreign mail.
 pub(in crate::verify) fn foreign_mail(relay: &[Asked]) -> Outcome {
-    foreign::outcome(relay.iter().map(|asked| (asked.recipient.as_str(), said_of(asked))))
+    let answers: Vec<_> = relay.iter().map(|asked| (asked.recipient.as_str(), said_of(asked))).collect();
+    foreign::outcome(&answers)
 }
 
 fn said_of(asked: &Asked) -> Relaying {
