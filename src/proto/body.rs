@@ -87,11 +87,9 @@ impl BodyReader {
     /// the octets held back because they may become the end. Held octets come with a later call.
     pub fn read(&mut self, input: &[u8], out: &mut Vec<u8>) -> Found {
         let mut at = 0;
-        while let Some(&octet) = input.get(at) {
-            if self.position == Position::Text && octet != b'\r' && octet != b'\n' {
-                at = self.copy_text(input, at, out);
-                continue;
-            }
+        loop {
+            at += self.copy_lines(input.get(at..).unwrap_or_default(), out);
+            let Some(&octet) = input.get(at) else { return Found::More };
             at += 1;
             match self.step(octet, out) {
                 Found::More => {}
@@ -99,7 +97,6 @@ impl BodyReader {
                 Found::BareNewline { .. } => return Found::BareNewline { consumed: at },
             }
         }
-        Found::More
     }
 
     /// Finds the end without forwarding anything: for messages that are refused already.
@@ -116,13 +113,30 @@ impl BodyReader {
         Found::More
     }
 
-    /// Copies up to the next CR or LF; gives its place.
-    fn copy_text(&self, input: &[u8], at: usize, out: &mut Vec<u8>) -> usize {
-        debug_assert!(self.position == Position::Text);
-        let rest = input.get(at..).unwrap_or_default();
-        let len = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
-        out.extend_from_slice(rest.get(..len).unwrap_or(rest));
-        at + len
+    /// Copies text and the CRLFs in it, up to what needs a closer look: a line that begins with a dot, a CR or LF that is alone or may
+    /// be. Gives how much that was. Nearly all of a message goes through here, in one piece.
+    fn copy_lines(&mut self, input: &[u8], out: &mut Vec<u8>) -> usize {
+        if !matches!(self.position, Position::Text | Position::LineStart) {
+            return 0;
+        }
+        let mut end = 0;
+        while let Some(rest) = input.get(end..).filter(|rest| !rest.is_empty()) {
+            if self.position == Position::LineStart && rest.first() == Some(&b'.') {
+                break;
+            }
+            let text = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
+            if text > 0 {
+                self.position = Position::Text;
+            }
+            end += text;
+            if rest.get(text..).is_none_or(|newline| !newline.starts_with(b"\r\n")) {
+                break;
+            }
+            end += 2;
+            self.position = Position::LineStart;
+        }
+        out.extend_from_slice(input.get(..end).unwrap_or_default());
+        end
     }
 
     /// One octet: the whole of the law.
