@@ -11,12 +11,19 @@ pub(super) fn captured(format: Format, filter: &str, told: impl FnOnce()) -> Str
     let sink = written.clone();
     let subscriber = subscriber(format, filter, move || sink.clone(), false).expect("a good filter");
     tracing::dispatcher::with_default(&subscriber, told);
-    let bytes = written.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    String::from_utf8(bytes).expect("logs are UTF-8")
+    written.text()
 }
 
+/// What was written; clones share it.
 #[derive(Clone, Default)]
-struct Buffer(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+impl Buffer {
+    pub(super) fn text(&self) -> String {
+        let octets = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        String::from_utf8(octets).expect("logs are UTF-8")
+    }
+}
 
 impl io::Write for Buffer {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -16,6 +16,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::text::{Clock, Fields};
+
 /// The form of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -97,7 +99,7 @@ where
         // Otherwise a failed write is reported with `eprintln!`, which panics when that fails as well.
         .log_internal_errors(false);
     Ok(match format {
-        Format::Text => lines.into(),
+        Format::Text => lines.fmt_fields(Fields).with_timer(Clock).into(),
         Format::Json => {
             lines.json().flatten_event(true).with_current_span(false).with_span_list(false).into()
         }

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod record;
 pub mod redact;
 mod session_id;
+mod text;
 
 #[cfg(test)]
 mod captured;

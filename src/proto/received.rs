@@ -110,7 +110,7 @@ fn date(seconds: u64, out: &mut String) {
 ///
 /// Years are counted from March, so that the odd day is the last of a year, and in eras of 400 of them, which all have
 /// the same number of days.
-const fn civil(days: u64) -> (u64, u64, u64) {
+pub(crate) const fn civil(days: u64) -> (u64, u64, u64) {
     // The first of March of the year 0 was so many days earlier.
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
