@@ -39,6 +39,23 @@ REFUSED = [
         },
         "autoscaling",
     ),
+    (
+        {
+            "clientAddress": {"mode": "hostNetwork"},
+            "sharedCache": {"mode": "bundled"},
+            "admin": {"tokenSecret": {"name": "backstop-admin"}},
+        },
+        "bundled",
+    ),
+    (
+        {
+            "clientAddress": {"mode": "hostNetwork"},
+            "networkPolicy": {"enabled": True},
+            "admin": {"tokenSecret": {"name": "backstop-admin"}},
+        },
+        "firewall",
+    ),
+    ({"admin": {"bind": "hostIP"}}, "hostNetwork"),
     ({"config": "[log]\nformat = \"json\"\n"}, "[[route]]"),
     ({"config": "[[listener]]\nname = \"mine\"\n[[route]]\n"}, "written by the chart"),
     ({"replicas": 3}, "replicas"),
@@ -123,8 +140,23 @@ def check_set(where, items, schema):
         for item in items
         if item["kind"] in ("Deployment", "DaemonSet")
     ]
+    on_nodes = [
+        item["spec"]["template"]["metadata"]["labels"]
+        for item in items
+        if item["kind"] in ("Deployment", "DaemonSet") and item["spec"]["template"]["spec"].get("hostNetwork")
+    ]
     for item in items:
         check_object(where, item, schema)
+        if item["kind"] == "NetworkPolicy":
+            named = [item["spec"]["podSelector"]["matchLabels"]]
+            named += [
+                peer["podSelector"]["matchLabels"]
+                for rule in item["spec"].get("ingress", [])
+                for peer in rule.get("from", [])
+                if "podSelector" in peer
+            ]
+            if any(labels.items() <= on_node.items() for labels in named for on_node in on_nodes):
+                fault(where, f"the NetworkPolicy {item['metadata']['name']} chooses pods on a node's own network")
         selector = item.get("spec", {}).get("selector", {})
         if item["kind"] == "Service" and not any(selector.items() <= labels.items() for labels in pods):
             fault(where, f"the Service {item['metadata']['name']} leads to no pod")
