@@ -45,15 +45,29 @@ async fn before_exchange_online() {
     let authority = Authority::new();
     let online = brisk(Exchange::Online, "ann@example.com").with_starttls(authority.issue(&[NAME]).server());
     let (_online, address) = Backend::start(online).await;
-    let mut guide = Guide::read("exchange-hybrid.md", &[(&format!("{NAME}:25"), address)]);
+    let (_frontend, frontend) = Backend::start(brisk(Exchange::Frontend, "ann@example.org")).await;
+    let (_hub, hub) = Backend::start(brisk(Exchange::Hub, "ann@example.org")).await;
+    // The longer one first: the other is its beginning.
+    let online = format!("{NAME}:25");
+    let at = [(&*online, address), ("ex1.corp.example:2525", hub), ("ex1.corp.example:25", frontend)];
+    let mut guide = Guide::read("exchange-hybrid.md", &at);
     let root = guide.directory.write("root.pem", &authority.root);
-    // The first piece is a route on premises, which is another guide's.
-    let (_, route) =
+    let (on_premises, route) =
         guide.configuration.split_once("hostname").expect("the route to Exchange Online names the host");
+    // The layouts are two: each is followed alone, and what is allowed without asking is so to whoever asks.
+    let on_premises = Guide {
+        configuration: on_premises.to_owned(),
+        commands: ["backstop check", "backstop doctor", VERIFIED].map(str::to_owned).to_vec(),
+        directory: Directory::new("guide"),
+    };
+    assert_eq!(on_premises.follow(), ["backstop check", "backstop doctor", "backstop verify"]);
     let known = format!("tls = \"verify\"\ntls_name = \"{NAME}\"\ntls_ca = \"{}\"", root.display());
     guide.configuration = format!("hostname{}", route.replace("tls = \"verify\"", &known));
     assert_eq!(guide.follow(), ["backstop check", "backstop doctor", "backstop verify"]);
 }
+
+/// What the guide before Exchange on premises says of recipients, and of one that this one adds.
+const VERIFIED: &str = "backstop verify ann@example.org sales@example.org nobody-at-all@example.org";
 
 /// Whoever follows a guide into shadow mode and takes its whole file must not refuse by it.
 #[test]
@@ -69,6 +83,11 @@ fn a_guide_and_its_file_agree_on_the_mode() {
             std::fs::read_to_string(root.join(format!("docs/{page}.md"))).expect("the guide is there");
         let routes = file.matches("\n[[route]]\n").count();
         let in_shadow = file.matches("\nmode = \"shadow\"").count();
+        let pieces = blocks(&guide, "toml");
+        if guide.contains("shadow") {
+            let asking = pieces.matches("\n[route.verify]\n").count();
+            assert_eq!(pieces.matches("\nmode = \"shadow\"").count(), asking, "docs/{page}.md");
+        }
         let expected = if guide.contains("shadow") { routes } else { 0 };
         assert_eq!(in_shadow, expected, "{} and docs/{page}.md", path.display());
         shadowed += in_shadow;
