@@ -1,4 +1,5 @@
-//! The guides before Exchange: what they tell to type is typed, before the scripted one, and says what they say.
+//! The guides before Exchange: what they tell to type is typed, before the scripted one, and says what they say. And the one to an
+//! edge tier, whose balancer is a real HAProxy.
 //!
 //! A guide's pieces of configuration are put together as its reader would, and every command of its shell blocks is run, in
 //! their order; only addresses are those of the test. What stands behind a command after `#` is held: a reply, or what is in
@@ -12,8 +13,11 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use support::backend::{Backend, Exchange, Script};
+use support::backstop::Backstop;
 use support::certificate::Authority;
-use support::machine::Directory;
+use support::client::Client;
+use support::haproxy::HaProxy;
+use support::machine::{Directory, free_address};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn before_exchange_2010() {
@@ -93,6 +97,87 @@ fn a_guide_and_its_file_agree_on_the_mode() {
         shadowed += in_shadow;
     }
     assert!(shadowed > 0, "no file was held to anything");
+}
+
+/// The balancer of the edge tier leads no client to an instance that ends, or is dead: each is greeted.
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_the_balancer_of_an_edge_tier() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = |path: &str| std::fs::read_to_string(root.join(path)).expect("it is there");
+    let guide = text("docs/edge-tier.md");
+    let balancer = blocks(&guide, "haproxy");
+    let toml = blocks(&guide, "toml");
+    let delay = word_after(&toml, "drain_delay = ");
+    for path in ["deploy/examples/edge-tier.toml", "deploy/compose/backstop-edge/backstop.toml"] {
+        assert_eq!(word_after(&text(path), "drain_delay = "), delay, "{path}");
+    }
+    let number = |of: &str, before: &str| {
+        let digits = word_after(of, before).trim_matches(|letter: char| !letter.is_ascii_digit());
+        digits.parse::<u32>().expect("whole seconds, or times")
+    };
+    for of in [&balancer, &text("deploy/compose/haproxy/haproxy.cfg")] {
+        let checks = of.split_once("default-server").expect("it says how it checks").1;
+        let found_out = number(checks, " inter ") * number(checks, " fall ");
+        assert!(number(&toml, "drain_delay = ") > found_out, "{of}");
+        assert!(of.contains("\n    option redispatch 1\n"), "{of}");
+    }
+
+    let (_backend, store) = Backend::start(Script::knowing(["ann@example.org"])).await;
+    let (ours, health) = ([free_address(), free_address()], [free_address(), free_address()]);
+    let configuration = |number: usize| {
+        format!(
+            "hostname = \"{number}.example.org\"\n[[listener]]\nname = \"mx\"\naddress = [\"{}\"]\n\
+             proxy_protocol = \"required\"\ntrusted = [\"127.0.0.0/8\"]\n[admin]\naddress = \"{}\"\n\
+             [[route]]\ndomains = [\"example.org\"]\nbackends = [\"{store}\"]\n[timeouts]\ndrain_delay = {delay}\n",
+            ours[number], health[number]
+        )
+    };
+    let (mut first, _) = Backstop::ready(&configuration(0)).await;
+    let (mut second, _) = Backstop::ready(&configuration(1)).await;
+    let haproxy = HaProxy::configured(|address| {
+        let mut text = balancer.replace("bind :25\n", &format!("bind {address}\n")).replace("port 9525 ", "");
+        for (number, written) in ["10.0.2.5:25", "10.0.2.6:25"].into_iter().enumerate() {
+            assert!(text.contains(written), "the guide no longer names {written}");
+            text = text.replace(written, &format!("{} port {}", ours[number], health[number].port()));
+        }
+        text
+    })
+    .await;
+    // Who greets the next client.
+    let greets = async || {
+        let mut client = Client::connect(haproxy.address()).await;
+        let greeting = client.try_reply().await.expect("each client is greeted");
+        assert_eq!(greeting.code, 220, "{}", greeting.text());
+        client.quit().await;
+        if greeting.text().contains("0.example.org") { 0 } else { 1 }
+    };
+    let until = async |number: usize| while greets().await != number {};
+    until(0).await;
+    until(1).await;
+    first.sigterm();
+    let mut exit = std::pin::pin!(first.exit());
+    let ended = loop {
+        tokio::select! {
+            biased;
+            status = &mut exit => break status,
+            _ = greets() => {}
+        }
+    };
+    assert!(ended.success());
+    assert_eq!(greets().await, 1);
+    let (_first, _) = Backstop::ready(&configuration(0)).await;
+    until(0).await;
+    second.kill();
+    second.exit().await;
+    for _ in 0..20 {
+        assert_eq!(greets().await, 0);
+    }
+}
+
+/// What stands behind `before`, to the next blank.
+fn word_after<'a>(text: &'a str, before: &str) -> &'a str {
+    let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("no {before:?} in\n{text}"));
+    rest.split_whitespace().next().expect("something stands there")
 }
 
 /// One whose tarpit is there but short: what takes long is held elsewhere.
