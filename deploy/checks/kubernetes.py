@@ -167,6 +167,15 @@ def documents(text):
     return [item for item in yaml.safe_load_all(text) if item]
 
 
+def check_installed():
+    """A test that follows an installation at once finds no pod ready unless that was waited for."""
+    for page in (DOCS / "kubernetes.md", CHART / "README.md"):
+        for piece in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S):
+            waited = re.search(r"^helm install .*--wait --timeout \d", piece, re.M)
+            if re.search(r"^helm test ", piece, re.M) and not waited:
+                fault(page.name, "helm test does not wait for helm install")
+
+
 def documented():
     """The values that the guides tell to write."""
     guide = re.search(r"cat > my-values.yaml <<'YAML'\n(.*?)\nYAML\n", (DOCS / "kubernetes.md").read_text(), re.S)
@@ -196,6 +205,7 @@ def check_chart(schema):
         choices[path.stem] = yaml.safe_load(path.read_text())
     choices |= documented()
     check_tried(choices)
+    check_installed()
     for name, values in choices.items():
         where = f"chart with {name}"
         linted = helm_python.lint(str(CHART), values, strict=True, namespace="mail")
