@@ -58,6 +58,7 @@ REFUSED = [
     ({"admin": {"bind": "hostIP"}}, "hostNetwork"),
     ({"config": "[log]\nformat = \"json\"\n"}, "[[route]]"),
     ({"config": "[[listener]]\nname = \"mine\"\n[[route]]\n"}, "written by the chart"),
+    ({"sharedCache": {"mode": "external", "url": "memcached://cache:11211"}}, "url"),
     ({"replicas": 3}, "replicas"),
     ({"service": {"port": 70000}}, "port"),
     ({"image": {"digest": "latest"}}, "digest"),
@@ -131,6 +132,18 @@ def check_pod(where, item, template):
         security = container.get("securityContext", {})
         if security.get("capabilities", {}).get("drop") != ["ALL"] or not security.get("readOnlyRootFilesystem"):
             fault(where, f"{container['name']} may do more than it needs")
+
+
+def check_way_to_cache(where, values, items):
+    """Where a policy says what goes out, the shared cache, and its sentinels, are let."""
+    cache = values.get("sharedCache", {})
+    for item in items:
+        if item["kind"] == "NetworkPolicy" and cache.get("mode") == "external" and "egress" in item["spec"]:
+            let = {port["port"] for rule in item["spec"]["egress"] for port in rule["ports"]}
+            named = {int(port) for port in re.findall(r":(\d+)", cache.get("url", ""))}
+            wanted = named | set(cache.get("ports", [6379, 6380, 26379]))
+            if wanted - let:
+                fault(where, f"the policy does not let out to {wanted - let}")
 
 
 def check_set(where, items, schema):
@@ -222,6 +235,7 @@ def check_chart(schema):
             fault(where, "the notes are empty")
         manifests = "\n---\n".join(text for path, text in rendered.items() if path.endswith(".yaml"))
         check_set(where, documents(manifests), schema)
+        check_way_to_cache(where, values, documents(manifests))
     for values, word in REFUSED:
         try:
             with helm_python.Chart.load(str(CHART)) as chart:
