@@ -194,6 +194,8 @@ pub fn about_the_session(reply: &Reply) -> Option<Meaning> {
     if reply.class() != Class::Transient {
         return None;
     }
+    // One that repeats an address may have these words from whoever named it; only 421 is about nobody's recipient.
+    let is_ours = reply.code() == 421 || !reply.mentions("@");
     let speaks_of_connections = [
         "too many connections",
         "per-source limit",
@@ -206,7 +208,7 @@ pub fn about_the_session(reply: &Reply) -> Option<Meaning> {
     ]
     .iter()
     .any(|words| reply.mentions(words));
-    if speaks_of_connections {
+    if speaks_of_connections && is_ours {
         return Some(Meaning::TooManyConnections);
     }
     if reply.code() == 421 {
@@ -214,7 +216,7 @@ pub fn about_the_session(reply: &Reply) -> Option<Meaning> {
     }
     let pressure = match (reply.code(), reply.enhanced().map(|e| (e.subject, e.detail))) {
         (452, Some((3, 1))) | (451, Some((7, 500))) => true,
-        (451, Some((7, 0))) => reply.mentions("PRX"),
+        (451, Some((7, 0))) => is_ours && reply.mentions("PRX"),
         _ => false,
     };
     pressure.then_some(Meaning::Pressure)
@@ -238,7 +240,7 @@ fn at_recipient(reply: &Reply) -> Meaning {
         Class::Positive | Class::Intermediate => Meaning::BackendFault,
         // A full mailbox exists; the live session will say so itself.
         _ if detail == Some((2, 2)) || is_full(reply, detail) => Meaning::Good,
-        _ if detail == Some((5, 3)) => Meaning::SessionLimit,
+        _ if detail == Some((5, 3)) || is_too_many(reply) => Meaning::SessionLimit,
         Class::Transient if reply.code() == 452 && detail.is_none() => Meaning::SessionLimit,
         Class::Transient => Meaning::Deferred,
         Class::Permanent if reply.code() == 530 || speaks_of_relaying(reply) => Meaning::RouteFault,
@@ -248,7 +250,12 @@ fn at_recipient(reply: &Reply) -> Meaning {
 
 /// 552 alone is about storage; with an enhanced code it is what that says.
 fn is_full(reply: &Reply, detail: Option<(u16, u16)>) -> bool {
-    reply.code() == 552 && matches!(detail, None | Some((3, 4)))
+    reply.code() == 552 && matches!(detail, None | Some((3, 4))) && !is_too_many(reply)
+}
+
+/// 552 for too many recipients is from RFC 821, and to be read as 452 (RFC 5321 §4.5.3.1.10).
+fn is_too_many(reply: &Reply) -> bool {
+    reply.code() == 552 && own_words(reply).contains("too many recipients")
 }
 
 /// A permanent refusal at RCPT that is neither about size, limits nor relaying.
@@ -275,9 +282,8 @@ fn speaks_of_relaying(reply: &Reply) -> bool {
         None if matches!(reply.code(), 550 | 551 | 553 | 554) => {}
         _ => return false,
     }
-    let text = without_addresses(&String::from_utf8_lossy(reply.text()).to_ascii_lowercase());
-    let words: Vec<&str> =
-        text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()).collect();
+    let text = own_words(reply);
+    let words: Vec<&str> = words_of(&text).collect();
     let says = |any: &[&str]| words.iter().any(|word| any.contains(word));
     let row = |first: &[&str], then: &[&str]| {
         words.windows(2).any(|pair| matches!(pair, [a, b] if first.contains(a) && then.contains(b)))
@@ -290,16 +296,76 @@ fn speaks_of_relaying(reply: &Reply) -> bool {
     says(&["rcpthosts"]) || (says(&["relay", "relaying"]) && denies)
 }
 
-/// The words of a reply but for what stands in angle brackets or has an at sign in it.
-fn without_addresses(text: &str) -> String {
-    let mut rest = String::with_capacity(text.len());
-    for (number, piece) in text.split('<').enumerate() {
-        let outside =
-            if number == 0 { piece } else { piece.split_once('>').map_or(piece, |(_, behind)| behind) };
-        rest.push(' ');
-        rest.push_str(outside);
+/// What an answer to RCPT for a foreign domain says of relaying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relaying {
+    /// It takes the mail.
+    Takes,
+    /// It does not relay for us.
+    Denies,
+    /// It has no such mailbox: so it looked among its own.
+    NoSuchMailbox,
+    /// Something else is the reason, which another domain, or another sender, may not give.
+    Unclear,
+}
+
+/// Reads an answer to RCPT for a foreign domain. A server that relays for us may yet refuse the domain for what DNS says of it (those of
+/// RFC 2606 take no mail, RFC 7505), the sender, or us.
+#[must_use]
+pub fn relaying(reply: &Reply) -> Relaying {
+    if reply.class() == Class::Positive {
+        return Relaying::Takes;
     }
-    rest.split_ascii_whitespace().filter(|word| !word.contains('@')).collect::<Vec<_>>().join(" ")
+    match meaning(Stage::Recipient, reply) {
+        Meaning::RouteFault => Relaying::Denies,
+        Meaning::Bad if !speaks_of_another_reason(reply) => Relaying::NoSuchMailbox,
+        _ => Relaying::Unclear,
+    }
+}
+
+fn speaks_of_another_reason(reply: &Reply) -> bool {
+    const REASONS: &[&str] = &[
+        "domain",
+        "domains",
+        "host",
+        "mx",
+        "nullmx",
+        "dns",
+        "sender",
+        "from",
+        "client",
+        "undeliverable",
+        "unverified",
+        "unrouteable",
+        "unroutable",
+    ];
+    let about_the_domain = matches!(reply.enhanced().map(|e| (e.subject, e.detail)), Some((1, 2 | 10)));
+    about_the_domain || words_of(&own_words(reply)).any(|word| REASONS.contains(&word))
+}
+
+/// What it says in words of its own, in lower case: what a client wrote speaks for nobody.
+fn own_words(reply: &Reply) -> String {
+    without_addresses(&String::from_utf8_lossy(reply.text()).to_ascii_lowercase())
+}
+
+fn words_of(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty())
+}
+
+/// The words of a reply but for what stands in angle brackets or has an at sign in it. Brackets may be part of a local part: all between
+/// the first and the last of a line is left out.
+fn without_addresses(text: &str) -> String {
+    let mut rest = Vec::new();
+    for line in text.lines() {
+        let outside = match (line.split_once('<'), line.rsplit_once('>')) {
+            (Some((before, _)), Some((_, behind))) => [before, behind],
+            _ => [line, ""],
+        };
+        rest.extend(
+            outside.into_iter().flat_map(str::split_ascii_whitespace).filter(|word| !word.contains('@')),
+        );
+    }
+    rest.join(" ")
 }
 
 fn at_data(reply: &Reply) -> Meaning {
@@ -393,6 +459,16 @@ mod tests {
                 (451, "4.7.500 server busy", Meaning::Pressure),
                 (451, "4.7.0 Temporary server error. PRX2", Meaning::Pressure),
                 (451, "4.7.0 try later", Deferred),
+                // What a client named says nothing.
+                (450, "4.2.0 <too many connections@y>: Recipient address rejected: Greylisted", Deferred),
+                (450, "4.2.0 too many connections x@y: Greylisted", Deferred),
+                (451, "4.7.0 <prx@y>: try later", Deferred),
+                (550, "5.7.1 <\"> relay denied <\"@y>: blocked", Policy),
+                (550, "5.7.1 <> relay denied <@y>: blocked", Policy),
+                (552, "<too many recipients@y>: mailbox full", Good),
+                (552, "Too many recipients", SessionLimit),
+                (450, "4.7.0 too many connections", Meaning::TooManyConnections),
+                (421, "4.7.0 <x@y>: too many connections", Meaning::TooManyConnections),
                 (421, "4.4.2 bye", Meaning::SessionLost),
                 (
                     421,
@@ -406,6 +482,41 @@ mod tests {
                 ),
             ],
         );
+    }
+
+    #[test]
+    fn only_a_refusal_to_relay_or_of_the_mailbox_says_that_a_server_does_not_relay() {
+        use Relaying::{Denies, NoSuchMailbox, Takes, Unclear};
+        for (code, text, expected) in [
+            (250, "2.1.5 Ok", Takes),
+            (252, "cannot verify", Takes),
+            (554, "5.7.1 <x@example.net>: Relay access denied", Denies),
+            (550, "relay not permitted", Denies),
+            (530, "5.7.0 Authentication required", Denies),
+            (550, "5.1.1 <x@example.net>: Recipient address rejected: User unknown", NoSuchMailbox),
+            (550, "Invalid recipient: <x@example.net>", NoSuchMailbox),
+            (
+                550,
+                "5.7.27 <x@example.com>: Sender address rejected: Domain example.com does not accept mail (nullMX)",
+                Unclear,
+            ),
+            (
+                556,
+                "5.1.10 <x@example.net>: Recipient address rejected: Domain example.net does not accept mail (nullMX)",
+                Unclear,
+            ),
+            (550, "5.1.2 <x@example.net>: bad destination", Unclear),
+            (
+                550,
+                "5.1.1 <x@example.net>: Recipient address rejected: undeliverable address: no route",
+                Unclear,
+            ),
+            (550, "Unrouteable address", Unclear),
+            (550, "5.7.1 Service unavailable; client host blocked", Unclear),
+            (450, "4.1.2 <x@example.net>: Recipient address rejected: Domain not found", Unclear),
+        ] {
+            assert_eq!(relaying(&Reply::fixed(code, text)), expected, "{code} {text}");
+        }
     }
 
     #[test]

@@ -333,7 +333,7 @@ impl Session {
                     if reply.code() != 354 && matches!(reply.class(), Class::Positive | Class::Intermediate) {
                         self.tear();
                     }
-                    return Input::BackendReply(reply);
+                    return Input::BackendReply(self.about_the_message(reply).await);
                 }
                 Err(_) => {}
             }

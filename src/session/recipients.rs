@@ -250,7 +250,8 @@ impl Session {
         match transaction.accepted() {
             // Once, or named more than once.
             [only, again @ ..] if again.iter().all(|other| other.mailbox == only.mailbox) => {
-                if self.contradicted(route, only, RecipientSource::Live).await == Contradicted::StoreIll {
+                let word = (&reply, RecipientSource::Live);
+                if self.contradicted(route, only, word).await == Contradicted::StoreIll {
                     return replies::UNDETERMINED;
                 }
                 let told = Event::Answered(Tally { unknown: 1, known: 0 }, self.held);
@@ -324,7 +325,7 @@ impl Session {
             (Word::Own(reply), Fate::Forward(source))
                 if meaning(Stage::Recipient, &replies::passed_on(reply.clone())) == Meaning::Bad =>
             {
-                self.contradicted(route, &candidate.recipient, *source).await
+                self.contradicted(route, &candidate.recipient, (reply, *source)).await
             }
             _ => Contradicted::Nothing,
         });
@@ -335,10 +336,10 @@ impl Session {
         &self,
         route: &Arc<Route>,
         recipient: &Recipient,
-        source: RecipientSource,
+        word: (&Reply, RecipientSource),
     ) -> Contradicted {
         let asker = self.asker(Standing::Suspect);
-        self.context.verifier.contradicted(route, &recipient.mailbox, source, asker).await
+        self.context.verifier.contradicted(route, &recipient.mailbox, word, asker).await
     }
 
     /// The delivery port's word on one recipient.

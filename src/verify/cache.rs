@@ -15,11 +15,11 @@
 mod adopt;
 mod expire;
 mod recall;
+mod tallies;
 
-use std::collections::HashMap;
 use std::hash::Hasher as _;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use quick_cache::sync::Cache as Share;
@@ -35,6 +35,8 @@ use crate::proto::verdict::Cause;
 use crate::store::{Fact, Journal, Shelf as ShelfName, Tier, Told};
 
 pub use recall::bounds;
+use tallies::Tallies;
+pub use tallies::Tally;
 
 /// Tenths of a second, [`BEGAN`] when the cache was made: 13 years in four octets, 3 of them in the past for
 /// what was learnt before.
@@ -137,23 +139,6 @@ struct Deferred {
     cause: Arc<Cause>,
 }
 
-/// Counts good entries by whoever opened the tally: how many has a domain?
-#[derive(Debug, Clone)]
-pub struct Tally {
-    number: u32,
-    /// What it is called in the store, where numbers mean nothing.
-    mark: u32,
-    count: Arc<AtomicU32>,
-}
-
-impl Tally {
-    /// Good entries in the cache.
-    #[must_use]
-    pub fn count(&self) -> u32 {
-        self.count.load(Ordering::Relaxed)
-    }
-}
-
 /// Counts what is pushed out.
 #[derive(Debug, Clone, Default)]
 struct Evictions {
@@ -163,16 +148,7 @@ struct Evictions {
     replaced: Arc<AtomicU64>,
     /// Entries that were past all use.
     expired: Arc<AtomicU64>,
-    tallies: Arc<RwLock<Vec<Arc<AtomicU32>>>>,
-}
-
-impl Evictions {
-    fn one_less(&self, good: Good) {
-        let tallies = self.tallies.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tally) = tallies.get(good.of as usize) {
-            let _ = tally.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
-        }
-    }
+    tallies: Tallies,
 }
 
 /// What it means for an entry to be pushed out.
@@ -182,7 +158,7 @@ trait Evicted {
 
 impl Evicted for Good {
     fn evicted(self, evictions: &Evictions) {
-        evictions.one_less(self);
+        evictions.tallies.one_less(self.of);
     }
 }
 
@@ -231,8 +207,6 @@ pub struct Cache {
     deferred: Shelf<Deferred>,
     texts: Texts,
     evictions: Evictions,
-    /// Tallies by mark: what comes from the store is counted where it was.
-    marked: Mutex<HashMap<u32, Tally>>,
     /// Who keeps what is learnt, if anybody does.
     journal: OnceLock<Journal>,
     /// With whom what is learnt is shared, if anybody.
@@ -252,7 +226,6 @@ impl Cache {
             deferred: shelf(deferred, &evictions),
             texts: Texts::default(),
             evictions,
-            marked: Mutex::default(),
             journal: OnceLock::new(),
             tier: OnceLock::new(),
             lifetimes,
@@ -262,34 +235,13 @@ impl Cache {
     /// The tally of good entries of `name` in `route`; it begins with those that came from the store.
     #[must_use]
     pub fn tally_of(&self, route: &str, name: &str) -> Tally {
-        self.marked(mark(route, name))
+        self.evictions.tallies.of(mark(route, name))
     }
 
     /// The same, begun anew: what was counted so far is forgotten.
     #[must_use]
     pub fn tally_anew(&self, route: &str, name: &str) -> Tally {
-        let mark = mark(route, name);
-        let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
-        match marked.get(&mark) {
-            Some(tally) if tally.count() == 0 => tally.clone(),
-            _ => {
-                let tally = self.tally(mark);
-                marked.insert(mark, tally.clone());
-                tally
-            }
-        }
-    }
-
-    fn marked(&self, mark: u32) -> Tally {
-        let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
-        marked.entry(mark).or_insert_with(|| self.tally(mark)).clone()
-    }
-
-    fn tally(&self, mark: u32) -> Tally {
-        let count = Arc::new(AtomicU32::new(0));
-        let mut tallies = self.evictions.tallies.write().unwrap_or_else(PoisonError::into_inner);
-        tallies.push(Arc::clone(&count));
-        Tally { number: u32::try_from(tallies.len() - 1).unwrap_or(u32::MAX), mark, count }
+        self.evictions.tallies.anew(mark(route, name))
     }
 
     /// What is known under `key`. `address` is put into the words of a refusal.
@@ -343,7 +295,7 @@ impl Cache {
             return;
         }
         self.remove_good(key);
-        tally.count.fetch_add(1, Ordering::Relaxed);
+        tally.one_more();
         self.good.insert(key, Good { learnt: self.now(), of: tally.number });
         self.tell(|journal| {
             journal.learnt(ShelfName::Good, key.to_bits(), Fact::Good { mark: tally.mark });
@@ -423,14 +375,13 @@ impl Cache {
         self.good.clear();
         self.bad.clear();
         self.deferred.clear();
-        let tallies = self.evictions.tallies.read().unwrap_or_else(PoisonError::into_inner);
-        tallies.iter().for_each(|tally| tally.store(0, Ordering::Relaxed));
+        self.evictions.tallies.clear();
     }
 
     fn remove_good(&self, key: Key) -> bool {
         let removed = self.good.remove(&key);
         if let Some((_, good)) = removed {
-            self.evictions.one_less(good);
+            self.evictions.tallies.one_less(good.of);
         }
         removed.is_some()
     }

@@ -27,7 +27,7 @@ pub(super) struct Callout {
     pub(super) asker: String,
     pub(super) prober: Arc<Prober>,
     pub(super) scopes: Scopes,
-    /// The delivery port, where it is another than the one that is asked.
+    /// The delivery ports that are none of those that are asked.
     delivery: Option<Balancer>,
 }
 
@@ -67,13 +67,14 @@ impl Callout {
             identity: format!("{identity} {}", delivery.join(", ")).into_bytes().into(),
             sights: Arc::clone(&shared.sights),
         };
-        let elsewhere = route.backends.iter().find(|named| !asked.contains(named));
+        let elsewhere: Vec<_> =
+            route.backends.iter().filter(|named| !asked.contains(named)).cloned().collect();
         Self {
             identity: identity.into_bytes(),
             asker,
             prober: Arc::clone(prober),
             scopes: Scopes::new(common, route, &shared.cache, old.map(|old| &old.scopes)),
-            delivery: elsewhere.map(|named| backends.balancer(std::slice::from_ref(named), route.balance)),
+            delivery: (!elsewhere.is_empty()).then(|| backends.balancer(&elsewhere, route.balance)),
         }
     }
 
@@ -88,23 +89,36 @@ impl Callout {
         }
     }
 
-    /// Where another port takes the mail: finds out, every now and then, whether that one is truthful too. Nobody
-    /// waits for it.
+    /// Whether the servers that are asked take the mail, too.
+    pub(super) const fn delivers_where_it_asks(&self) -> bool {
+        self.delivery.is_none()
+    }
+
+    /// Where other ports take the mail: finds out, every now and then, whether they are truthful too. Nobody waits for it.
     pub(super) fn test_delivery(&self, scope: &Arc<Scope>, mailbox: &Mailbox) {
         let (Some(delivery), Some(domain)) = (&self.delivery, mailbox.domain()) else { return };
-        let Some(backend) = delivery.order(None).next() else { return };
-        if !scope.begin_delivery_test() {
+        let backends: Vec<_> = delivery.backends().collect();
+        if backends.is_empty() || !scope.begin_delivery_test() {
             return;
         }
         let (scope, nobody, prober) = (Arc::clone(scope), names::nobody_at(domain), Arc::clone(&self.prober));
         tokio::spawn(async move {
             let sighting = match nobody {
-                Some(nobody) => sight(&backend, prober.senders(), &nobody).await,
+                Some(nobody) => sight_all(&backends, prober.senders(), &nobody).await,
                 None => Sighting::Vague,
             };
             scope.tested(Tested::Delivery, sighting);
         });
     }
+}
+
+/// What all of `backends` show: any of them may get the mail, so that the worst counts.
+async fn sight_all(backends: &[Arc<Backend>], senders: [Option<&Mailbox>; 2], nobody: &Mailbox) -> Sighting {
+    let each = backends.iter().map(|backend| sight(backend, senders, nobody));
+    // Who cannot be asked is given no mail, either.
+    let worst = [Sighting::Taken, Sighting::Vague, Sighting::Refused, Sighting::Unknown];
+    let seen = futures_util::future::join_all(each).await;
+    worst.into_iter().find(|sighting| seen.contains(sighting)).unwrap_or(Sighting::Lost)
 }
 
 /// What a destination is within the identity of a group. Answers are stored under it: it must stay.

@@ -10,6 +10,7 @@ mod cache;
 mod callout;
 mod conversation;
 pub mod examine;
+mod foreign;
 mod groups;
 mod judge;
 mod key;
@@ -40,6 +41,7 @@ use crate::observe::Alarms;
 use crate::observe::metrics::{CacheKind, Metrics, RecipientSource, RouteMetrics, StoreHealth};
 use crate::proto::address::{Domain, Mailbox};
 use crate::proto::replies;
+use crate::proto::reply::Reply;
 use crate::proto::verdict::{Cause, StoreAnswered, Verdict};
 use crate::store::{self, HashKey, Opened, Recalled, Stamp};
 use callout::Callout;
@@ -383,13 +385,13 @@ impl Verifier {
         Some((callout, Subject { key, mailbox: mailbox.clone(), scope, recheck }))
     }
 
-    /// The delivery port refused `mailbox` itself, whom `source` let pass. A good entry is gone at once, unless the store,
+    /// The delivery port refused `mailbox` itself in these words, whom `source` let pass. A good entry is gone at once, unless the store,
     /// asked about it and beside another recipient, is not to be believed. Gives what that says of the store.
     pub async fn contradicted(
         &self,
         route: &Arc<Route>,
         mailbox: &Mailbox,
-        source: RecipientSource,
+        (word, source): (&Reply, RecipientSource),
         asker: Asker,
     ) -> Contradicted {
         let Some((callout, subject)) = self.question(route, mailbox) else { return Contradicted::Nothing };
@@ -404,6 +406,10 @@ impl Verifier {
                 // Nobody could be asked whether all of them are gone.
                 Verdict::Unknown(cause) if cause.store_answered() == StoreAnswered::Nothing => {
                     return Contradicted::StoreIll;
+                }
+                // A bare 550 may be about the client: the same server knows the mailbox.
+                Verdict::Deliverable if word.enhanced().is_none() && callout.delivers_where_it_asks() => {
+                    return Contradicted::Nothing;
                 }
                 Verdict::Deliverable | Verdict::Unknown(_) => {}
             }

@@ -3,7 +3,8 @@
 //! Such a route passes on mail for domains nobody named, trusting the backend to refuse what is not its own. A
 //! backend that trusts our address may not, and we would be an open relay. So it is asked, at the start and every
 //! `cache.blind_ttl`, about a recipient of a foreign domain, from a sender of another: MAIL, RCPT, RSET, never
-//! data. Until a backend was seen to refuse, mail that only `*` covers does not go there, whoever sends it and however
+//! data. A refusal counts where it is for relaying, or where none of several foreign mailboxes is known: foreign domains that are
+//! nobody's are refused by many for what DNS says of them, by servers that relay for us, too. Until a backend was seen to refuse, mail that only `*` covers does not go there, whoever sends it and however
 //! its recipients are verified: this is about what we are, not about who they are. Where none was it is answered 451.
 //!
 //! Each backend is judged by itself. One that cannot be asked again keeps its good name for a while; only an
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::foreign::{self, Outcome};
 use super::names;
 use super::probe::{self, Finding};
 use crate::backend::{Backend, Backends, Balancer};
@@ -23,7 +25,7 @@ use crate::config::{Config, DomainPattern, Route};
 use crate::net::dial::Site;
 use crate::observe::{AlarmKind, Alarms};
 use crate::proto::address::Domain;
-use crate::proto::verdict::Cause;
+use crate::proto::verdict::{Cause, Relaying, relaying};
 
 /// A backend that could not be asked, or did not say, is asked again after so long.
 const AGAIN_UNTESTED: Duration = Duration::from_secs(5);
@@ -54,17 +56,6 @@ struct State {
     last: Option<Instant>,
     /// When it was seen to refuse, unless it was seen to take since.
     refused: Option<Instant>,
-}
-
-/// What a test came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    /// It refuses foreign domains.
-    Refuses,
-    /// It takes mail for them.
-    Relays,
-    /// It could not be asked, or did not say.
-    Untested,
 }
 
 impl RelayTest {
@@ -145,18 +136,26 @@ impl RelayTest {
     }
 
     async fn ask(&self, backend: &Arc<Backend>) -> Outcome {
-        let (Some(sender), Some(nobody)) =
-            (names::nobody_at(&self.sender), names::nobody_at(&self.recipient))
+        let (Some(sender), Some(recipients)) =
+            (names::nobody_at(&self.sender), foreign::recipients(&self.recipient))
         else {
             return Outcome::Untested;
         };
-        // A foreign sender that is refused says nothing about relaying; the null sender is taken by everyone.
-        match probe::ask_once(backend, Some(&sender), &nobody).await {
-            Some(Finding::OtherSender(_)) => {
-                outcome_of(probe::ask_once(backend, None, &nobody).await.as_ref())
+        let mut heard = Vec::new();
+        // A foreign sender that is refused says nothing about relaying; the null sender is nobody's to refuse.
+        for sender in [Some(&sender), None] {
+            for recipient in &recipients {
+                let Some(finding) = probe::ask_once(backend, sender, recipient).await else {
+                    return Outcome::Untested;
+                };
+                heard.push((recipient.written(), said_of(&finding)));
+                match foreign::outcome(heard.iter().copied()) {
+                    Outcome::Untested => {}
+                    outcome => return outcome,
+                }
             }
-            finding => outcome_of(finding.as_ref()),
         }
+        Outcome::Untested
     }
 
     fn state_of(&self, backend: &Backend) -> State {
@@ -196,14 +195,14 @@ impl State {
     }
 }
 
-fn outcome_of(finding: Option<&Finding>) -> Outcome {
+fn said_of(finding: &Finding) -> Relaying {
     match finding {
         // 252 takes it too.
-        Some(Finding::Good | Finding::Unknown(Cause::Unverified)) => Outcome::Relays,
-        Some(
-            Finding::Bad(_) | Finding::Refused(_) | Finding::Unknown(Cause::RouteFault(_) | Cause::Policy(_)),
-        ) => Outcome::Refuses,
-        _ => Outcome::Untested,
+        Finding::Good | Finding::Unknown(Cause::Unverified) => Relaying::Takes,
+        Finding::Bad(reply) | Finding::Refused(reply) | Finding::Unknown(Cause::RouteFault(reply)) => {
+            relaying(reply)
+        }
+        _ => Relaying::Unclear,
     }
 }
 

@@ -402,6 +402,18 @@ async fn a_mailbox_removed_alone_is_refused_in_the_delivery_ports_words() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_of_the_client_in_words_about_a_mailbox_is_not_held_against_the_mailbox() {
+    let (house, names) = knowing(30, PLAIN).await;
+    let listed = at(Phase::Rcpt).from("bob@example.net");
+    house.store.rescript(|script| script.on(listed, Action::reply("550 Rejected: listed")));
+    for name in &names {
+        house.hears(1, name).await.is("550 Rejected");
+        assert_eq!(house.remembered(name), Remembered::Good);
+    }
+    assert_eq!(house.alarms(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn where_the_second_sender_is_not_heard_another_recipient_decides() {
     let deaf = [
         Action::reply("550 5.7.1 Not from you"),

@@ -210,6 +210,22 @@ async fn a_refused_null_sender_gives_way_to_the_fallback_sender() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_first_sender_that_was_refused_is_tried_again_after_an_hour() {
+    let refuses = |script: Script| script.on(at(Phase::Mail).to(""), Action::reply("550 5.1.7 No bounces"));
+    let house = House::with(PLAIN, refuses(Script::knowing([ANN, CID])));
+    assert_eq!(house.verdict(ANN).await, "good");
+    house.store.rescript(|_| Script::knowing([ANN, CID]));
+    tokio::time::sleep(59 * MINUTE).await;
+    assert!(house.verdict(NOBODY).await.starts_with("bad"));
+    assert_eq!(house.alarms(), ["sender-refused"]);
+    let asked_as_nobody = house.store.record().count("MAIL FROM:<>");
+    tokio::time::sleep(MINUTE).await;
+    assert_eq!(house.verdict(CID).await, "good");
+    assert!(house.store.record().count("MAIL FROM:<>") > asked_as_nobody);
+    assert_eq!(house.alarms(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_lost_is_replaced_three_times_at_most() {
     for lost in [Action::close(), Action::reset(), Action::reply("421 4.3.0 Down").then(Action::close())] {
         let house = House::with(PLAIN, Script::knowing([ANN]).on(at(Phase::Rcpt), lost.clone()));

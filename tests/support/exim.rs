@@ -253,9 +253,10 @@ fn with_mailboxes(root: &Path, mailboxes: &[&str]) -> String {
         "
 begin acl
 recipient:
-  accept domains = {domains}
-         verify = recipient
-  deny
+  require message = relay not permitted
+          domains = {domains}
+  require verify = recipient
+  accept
 
 begin routers
 mailboxes:

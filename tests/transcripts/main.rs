@@ -122,6 +122,7 @@ transcripts! {
     a_message_larger_than_the_smallest_backend_takes_is_refused_at_mail
     a_message_of_the_largest_size_passes
     a_message_passes_unchanged
+    a_message_refused_at_data_for_one_recipient_is_sent_to_each_alone
     a_message_refused_early_for_one_recipient_is_sent_to_each_alone
     a_message_refused_for_its_only_recipient_is_refused
     a_message_refused_for_one_recipient_is_passed_on_in_a_shadow
@@ -146,6 +147,7 @@ transcripts! {
     a_relay_for_the_world_serves_nobody_in_a_shadow
     a_relay_for_the_world_serves_nobody_unverified
     a_relay_for_the_world_serves_nobody_whatever_unknown_means
+    a_relay_that_only_refuses_for_what_dns_says_serves_no_unnamed_domain
     a_removed_mailbox_is_refused_at_once
     a_reply_that_is_none_loses_the_session
     a_reply_too_many_condemns_the_backend_session
@@ -156,6 +158,7 @@ transcripts! {
     a_second_transaction_uses_the_same_backend_session
     a_sender_refused_behind_the_first_part_of_a_run_ends_the_transaction
     a_sender_refused_late_is_given_at_the_recipient
+    a_server_that_knows_no_foreign_mailbox_relays_for_nobody
     a_session_has_its_time
     a_session_lost_before_the_message_is_replaced_once
     a_session_lost_between_the_parts_of_a_run_gives_all_of_it_again
@@ -229,6 +232,7 @@ transcripts! {
     octets_behind_starttls_end_the_session
     octets_behind_the_backends_220_are_an_error
     offers_are_what_every_backend_announced
+    one_of_several_delivery_ports_that_takes_anyone_makes_good_answers_short
     one_probe_serves_all_who_ask_at_once
     one_recipient_a_transaction_where_the_store_takes_no_more
     only_a_250_takes_a_chunk

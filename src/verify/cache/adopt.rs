@@ -3,7 +3,6 @@
 //! What comes from there is no older than it was there: an entry begins its life with the age it had. It never replaces what was
 //! learnt here later.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Bad, Cache, Good, Guard, ShelfName, Tally};
@@ -49,7 +48,7 @@ impl Cache {
         match told {
             Told::Good if !self.lifetimes.positive_ttl.is_zero() => {
                 self.remove_good(key);
-                tally.count.fetch_add(1, Ordering::Relaxed);
+                tally.one_more();
                 self.put(&self.good, key, Good { learnt, of: tally.number });
                 self.tell(|journal| {
                     journal.heard(ShelfName::Good, key.to_bits(), Fact::Good { mark: tally.mark }, age);

@@ -20,7 +20,7 @@ impl Cache {
         self.good.retain(|key: &Key, good: &Good| {
             let lives = expires(since(now, good.learnt) < jittered(ttl, *key) + stale);
             if !lives {
-                self.evictions.one_less(*good);
+                self.evictions.tallies.one_less(good.of);
             }
             lives
         });

@@ -5,7 +5,6 @@
 //! the later counts.
 
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Bad, Cache, Good, Guard, Shares, ShelfName, Tick};
@@ -50,8 +49,8 @@ impl Cache {
                 if let (Fact::Good { mark }, Some(age)) = (fact, age)
                     && self.freshness(key, age, Guard::Second).is_some()
                 {
-                    let tally = self.marked(mark);
-                    tally.count.fetch_add(1, Ordering::Relaxed);
+                    let tally = self.evictions.tallies.of(mark);
+                    tally.one_more();
                     self.good.insert(key, Good { learnt: self.ago(age), of: tally.number });
                 }
             }
@@ -83,7 +82,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
-    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::super::tests::{lifetimes, tally};
     use super::*;

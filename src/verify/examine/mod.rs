@@ -20,6 +20,7 @@ use self::facts::{
     Answered, Asked, Connections, DomainFact, Endurance, EnduranceEnd, Facts, Part, Reach, SenderFact, Shut,
     Together,
 };
+use super::foreign::{self, Outcome};
 use super::names;
 use crate::backend::{Backend, Connection};
 use crate::proto::address::{Domain, Mailbox};
@@ -243,11 +244,21 @@ impl Examiner<'_> {
         }
     }
 
-    /// A foreign recipient from a foreign sender, and from our own: a backend may trust either.
+    /// Foreign recipients from a foreign sender, and from our own: a backend may trust either.
     async fn relay(&mut self, sender: Option<&Mailbox>) -> Vec<Asked> {
-        let foreign = |domain: &str| Domain::parse(domain).ok().and_then(|domain| names::nobody_at(&domain));
-        let (Some(from), Some(to)) = (foreign(FOREIGN.0), foreign(FOREIGN.1)) else { return Vec::new() };
-        vec![self.asked(Some(&from), &to).await, self.asked(sender, &to).await]
+        let domain = |name: &str| Domain::parse(name).ok();
+        let from = domain(FOREIGN.0).and_then(|domain| names::nobody_at(&domain));
+        let to = domain(FOREIGN.1).and_then(|domain| foreign::recipients(&domain));
+        let (Some(from), Some(to)) = (from, to) else { return Vec::new() };
+        let mut asked = Vec::new();
+        for recipient in &to {
+            asked.push(self.asked(Some(&from), recipient).await);
+            asked.push(self.asked(sender, recipient).await);
+            if judge::foreign_mail(&asked) != Outcome::Untested {
+                break;
+            }
+        }
+        asked
     }
 
     /// Recipients that are taken, several of them in one transaction.

@@ -14,13 +14,13 @@ mod round;
 mod sessions;
 mod settle;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use self::consult::Wanted;
@@ -39,6 +39,9 @@ use crate::proto::reply::Reply;
 use crate::proto::verdict::{Cause, Verdict};
 
 pub use self::queue::{Asker, Urgency};
+
+/// A first sender that was refused is tried again after so long.
+const FIRST_SENDER_AGAIN: Duration = Duration::from_secs(3600);
 
 /// An answer, with what was said for it.
 #[derive(Debug, Clone)]
@@ -93,16 +96,19 @@ pub struct Prober {
     series: RouteMetrics,
     pending: DashMap<Key, Pending, AsIs>,
     work: Mutex<Work>,
-    /// The null sender was refused; forgotten when the fallback is refused too.
-    use_fallback: AtomicBool,
-    /// What it was refused with.
-    refused_sender: Mutex<Option<Reply>>,
+    /// What the first sender was refused with, and when; forgotten when the fallback is refused too.
+    refused_sender: Mutex<Option<(Reply, Instant)>>,
     /// Sessions in a row that ended without a single answer.
     fruitless: AtomicU32,
-    rechecks: Arc<Semaphore>,
+    /// Questions under way about what is known.
+    rechecks: Arc<AtomicUsize>,
     /// Numbers the questions that have no key of their own.
     anonymous: AtomicU64,
 }
+
+/// Leave to ask once more about what is known; given back when dropped.
+#[derive(Debug)]
+pub(in crate::verify) struct Recheck(Arc<AtomicUsize>);
 
 /// One recipient to be asked about.
 #[derive(Debug, Clone)]
@@ -217,15 +223,13 @@ impl Prober {
     /// A prober without any session yet.
     #[must_use]
     pub(super) fn new(store: Store, shared: Shared, series: RouteMetrics) -> Arc<Self> {
-        let at_once = MAX_BATCH * most_sessions(&store);
         Arc::new(Self {
             store,
             shared,
             series,
-            rechecks: Arc::new(Semaphore::new((at_once / 20).max(1))),
+            rechecks: Arc::default(),
             pending: DashMap::with_hasher(AsIs),
             work: Mutex::default(),
-            use_fallback: AtomicBool::new(false),
             refused_sender: Mutex::default(),
             fruitless: AtomicU32::new(0),
             anonymous: AtomicU64::new(0),
@@ -302,8 +306,21 @@ impl Prober {
     }
 
     /// Leave to ask once more about what is known, within a twentieth of what can be asked at once.
-    pub fn room_to_recheck(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.rechecks).try_acquire_owned().ok()
+    pub(in crate::verify) fn room_to_recheck(&self) -> Option<Recheck> {
+        // The store's hosts, and what they endure, are known better as time passes.
+        let most = (MAX_BATCH * most_sessions(&self.store) / 20).max(1);
+        let one_more = |rechecks| (rechecks < most).then_some(rechecks + 1);
+        self.rechecks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        Some(Recheck(Arc::clone(&self.rechecks)))
+    }
+
+    /// What the first sender was refused with, unless that was so long ago that it is tried again.
+    fn refused_sender(&self) -> Option<Reply> {
+        let refused = self.refused_sender.lock().unwrap_or_else(PoisonError::into_inner);
+        refused
+            .as_ref()
+            .filter(|(_, when)| when.elapsed() < FIRST_SENDER_AGAIN)
+            .map(|(reply, _)| reply.clone())
     }
 
     /// Sessions end as soon as nothing waits; each says QUIT.
@@ -373,6 +390,12 @@ impl Prober {
 
     fn work(&self) -> MutexGuard<'_, Work> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Recheck {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -124,13 +124,19 @@ impl Queue {
 
     /// A question that waits is wanted by somebody more urgent: it stands in their line too.
     pub(super) fn hurry(&mut self, key: Key, asker: Asker) {
-        let Some(question) = self.questions.get_mut(&key) else { return };
+        let in_line = self.questions.get_mut(&key);
+        let stands = in_line.is_some();
+        let Some(question) = in_line.or_else(|| self.again.iter_mut().find(|again| again.key == key)) else {
+            return;
+        };
         let before = question.asker.urgency;
         if asker.urgency < before {
             question.asker = asker;
             self.count(before, -1);
             self.count(asker.urgency, 1);
-            self.line(asker.urgency).push(asker.client, key);
+            if stands {
+                self.line(asker.urgency).push(asker.client, key);
+            }
         }
     }
 
@@ -312,6 +318,17 @@ mod tests {
         queue.hurry(Key::anonymous(2), asker(3, Urgency::Background));
         assert_eq!(order(&mut queue, Urgency::Background), keys(&[3, 1, 2]));
         assert_eq!(queue.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_in_vain_is_hurried_too() {
+        let (scope, mut queue) = (scope(), Queue::default());
+        queue.put_first(vec![question(&scope, 1, Asker::BACKGROUND), question(&scope, 2, Asker::BACKGROUND)]);
+        queue.push(question(&scope, 3, asker(1, Urgency::Suspect))).unwrap();
+        queue.hurry(Key::anonymous(2), asker(2, Urgency::Clean));
+        assert!(queue.has(Urgency::Clean));
+        assert_eq!(order(&mut queue, Urgency::Background), keys(&[2, 3, 1]));
+        assert!(queue.is_empty());
     }
 
     #[tokio::test]

@@ -49,6 +49,16 @@ impl Prober {
         if most > 1 && work.at_leisure + 1 >= most { Urgency::Clean } else { Urgency::Background }
     }
 
+    /// Questions that wait again, before all others. Somebody more urgent may have joined them meanwhile.
+    pub(super) fn put_back(&self, questions: Vec<Question>) {
+        let keys: Vec<Key> = questions.iter().map(|question| question.key).collect();
+        self.work().waiting.put_first(questions);
+        for key in keys {
+            let asker = self.pending.get(&key).map(|pending| pending.asker);
+            asker.into_iter().for_each(|asker| self.work().waiting.hurry(key, asker));
+        }
+    }
+
     /// The next questions that somebody still waits for, `room` of them at most.
     pub(super) fn next_round(&self, room: usize) -> Round {
         let mut batch: Vec<Question> = Vec::new();
@@ -58,11 +68,11 @@ impl Prober {
                 Placed::InBatch => {}
                 Placed::Before(first) => {
                     debug_assert!(batch.is_empty(), "what goes first is not found behind others");
-                    self.work().waiting.put_first(batch);
+                    self.put_back(batch);
                     return first;
                 }
                 Placed::Later(question) => {
-                    self.work().waiting.put_first(vec![question]);
+                    self.put_back(vec![question]);
                     break;
                 }
                 Placed::Nowhere(question) => self.settle_blind(&question),
@@ -75,7 +85,7 @@ impl Prober {
     pub(super) fn settle_undecidable(&self) {
         while let Some(question) = self.pop(None) {
             if question.scope.ask_at() != AskAt::Nowhere || question.scope.test_is_due() {
-                return self.work().waiting.put_first(vec![question]);
+                return self.put_back(vec![question]);
             }
             self.settle_blind(&question);
         }
@@ -99,7 +109,7 @@ impl Prober {
         let random = self.random_beside(&question, plan);
         match (random, plan.ask_at) {
             (Some(random), _) if name_first => {
-                self.work().waiting.put_first(vec![question]);
+                self.put_back(vec![question]);
                 Placed::Before(match random.purpose {
                     Purpose::Random(Tested::Data) => Round::Data(random),
                     _ => Round::Recipients(vec![random]),
@@ -145,7 +155,8 @@ impl Prober {
                 let least = self.least(&work);
                 let question = work.waiting.pop(first.map_or(least, |first| first.min(least)))?;
                 if first.is_some_and(|first| question.asker.urgency != first) {
-                    work.waiting.put_first(vec![question]);
+                    drop(work);
+                    self.put_back(vec![question]);
                     return None;
                 }
                 question

@@ -321,7 +321,7 @@ impl Prober {
 
     /// As whom to ask, and its address.
     fn sender(&self, voice: Voice) -> (ProbeSender, Option<&Mailbox>) {
-        let fallback = self.use_fallback.load(Ordering::Relaxed) || voice == Voice::Second;
+        let fallback = voice == Voice::Second || self.refused_sender().is_some();
         match &self.store.fallback_sender {
             Some(sender) if fallback => (ProbeSender::Fallback, Some(sender)),
             _ => (ProbeSender::First, self.store.sender.as_ref()),
@@ -333,8 +333,8 @@ impl Prober {
         if again.is_empty() {
             return;
         }
+        self.put_back(again);
         let mut work = self.work();
-        work.waiting.put_first(again);
         self.man(&mut work);
     }
 }

@@ -1,6 +1,5 @@
 //! What an answer leads to: what is remembered, who hears of it, what is asked next.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use tokio::time::Instant;
@@ -141,11 +140,11 @@ impl Prober {
     /// The sender was refused. Gives what that comes to, or none when the other one is to be tried.
     fn other_sender(&self, reply: Reply, used: ProbeSender, more_tries: bool) -> Option<Finding> {
         if used == ProbeSender::Fallback || self.store.fallback_sender.is_none() {
-            self.use_fallback.store(false, Ordering::Relaxed);
+            *self.refused_sender.lock().unwrap_or_else(PoisonError::into_inner) = None;
             return Some(Finding::Unknown(Cause::RouteFault(reply)));
         }
-        *self.refused_sender.lock().unwrap_or_else(PoisonError::into_inner) = Some(reply.clone());
-        self.use_fallback.store(true, Ordering::Relaxed);
+        let refused = Some((reply.clone(), Instant::now()));
+        *self.refused_sender.lock().unwrap_or_else(PoisonError::into_inner) = refused;
         (!more_tries).then_some(Finding::Unknown(Cause::SenderRefused(reply)))
     }
 
@@ -229,8 +228,7 @@ impl Prober {
             }
             Finding::Good | Finding::Bad(_) => {
                 alarms.clear(route, AlarmKind::RouteFault, about);
-                let refused = self.refused_sender.lock().unwrap_or_else(PoisonError::into_inner);
-                match refused.as_ref().filter(|_| self.use_fallback.load(Ordering::Relaxed)) {
+                match self.refused_sender() {
                     Some(reply) => alarms.raise(route, AlarmKind::SenderRefused, "", &reply.to_string()),
                     None => alarms.clear(route, AlarmKind::SenderRefused, ""),
                 }

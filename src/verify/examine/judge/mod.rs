@@ -5,6 +5,8 @@ mod reach;
 mod recipients;
 mod trust;
 
+pub(in crate::verify) use trust::foreign_mail;
+
 use super::facts::{Facts, Reach};
 use crate::config::Profile;
 use crate::proto::reply::Reply;

@@ -3,8 +3,9 @@
 use super::{Delivers, IsAsked, Judgement, Role, Severity, words};
 use crate::proto::address::Mailbox;
 use crate::proto::reply::{Class, Reply};
-use crate::proto::verdict::{Meaning, Stage, meaning};
+use crate::proto::verdict::{Meaning, Relaying, Stage, meaning, relaying};
 use crate::verify::examine::facts::{Answered, Asked, Part, SenderFact};
+use crate::verify::foreign::{self, Outcome};
 
 pub(super) fn senders(senders: &[SenderFact], role: &Role, out: &mut Judgement) {
     let taken = |reply: Option<&Reply>| reply.is_some_and(|reply| reply.class() == Class::Positive);
@@ -63,6 +64,16 @@ pub(super) fn senders(senders: &[SenderFact], role: &Role, out: &mut Judgement) 
     }
 }
 
+/// What the backend does about foreign mail.
+pub(in crate::verify) fn foreign_mail(relay: &[Asked]) -> Outcome {
+    foreign::outcome(relay.iter().map(|asked| (asked.recipient.as_str(), said_of(asked))))
+}
+
+fn said_of(asked: &Asked) -> Relaying {
+    let about_it = asked.reply.as_ref().filter(|_| asked.to == Answered::Rcpt);
+    about_it.map_or(Relaying::Unclear, relaying)
+}
+
 pub(super) fn relay(relay: &[Asked], role: &Role, out: &mut Judgement) {
     let class = |asked: &Asked| asked.reply.as_ref().map(Reply::class);
     let relays =
@@ -93,19 +104,27 @@ pub(super) fn relay(relay: &[Asked], role: &Role, out: &mut Judgement) {
         );
         return;
     }
-    let refused =
-        relay.iter().find(|asked| asked.to == Answered::Rcpt && class(asked) == Some(Class::Permanent));
-    match (refused, relay.first()) {
-        (Some(asked), _) => {
+    let refused = relay.iter().find(|asked| said_of(asked) == Relaying::Denies).or_else(|| relay.first());
+    match (refused, foreign_mail(relay)) {
+        (Some(asked), Outcome::Refuses) => {
             out.well(format!("refuses to relay for us: {}", words(asked.reply.as_ref())));
         }
-        (None, Some(asked)) => out.found(
-            Severity::Note,
-            "relay-unclear",
-            format!("whether it relays for us could not be seen: {}", words(asked.reply.as_ref())),
-            "Neither a yes nor a no to a recipient in a foreign domain",
-            "ask again later; look at what it trusts our address with",
-        ),
-        (None, None) => {}
+        (Some(asked), _) => {
+            let (severity, means, remedy) = match role.delivers {
+                Delivers::Anything => (
+                    Severity::Warning,
+                    "Neither a yes nor a clear no to foreign recipients: mail that only \"*\" covers is answered 451 until it refuses to relay",
+                    "name its domains in the route; or let it refuse to relay before it looks at anything else (Postfix: reject_unauth_destination first)",
+                ),
+                Delivers::Named | Delivers::Nothing => (
+                    Severity::Note,
+                    "Neither a yes nor a clear no to foreign recipients",
+                    "ask again later; look at what it trusts our address with",
+                ),
+            };
+            let what = format!("whether it relays for us could not be seen: {}", words(asked.reply.as_ref()));
+            out.found(severity, "relay-unclear", what, means, remedy);
+        }
+        (None, _) => {}
     }
 }
