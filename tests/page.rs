@@ -341,6 +341,29 @@ async fn the_empty_page_and_the_one_where_all_is_broken_say_so() {
 }
 
 #[tokio::test]
+async fn nothing_is_looked_up_by_what_stands_in_place_of_an_address() {
+    let (_backend, address) = Backend::start(Script::knowing([KNOWN])).await;
+    for (redact, shown) in [("local-part", "*@example.org"), ("hash", "#"), ("none", "nobody@example.org")] {
+        let more = format!("[log]\nredact = \"{redact}\"\n");
+        let (proxy, front) = Backstop::ready(&configuration(address, "", &more)).await;
+        let mut client = client_from("198.51.100.7", front).await;
+        client.envelope("a@client.example", "nobody@example.org").await.is("550");
+        let mut browser = Browser::start().await;
+        browser.open(proxy.address("admin").await).await;
+        // The one that was there before, and one that is told as it happens.
+        browser.until("document.getElementById('link').textContent === 'live'").await;
+        client.command("RCPT TO:<nobody@example.org>").await.is("550");
+        browser.until("document.querySelectorAll('#refusals tr').length === 2").await;
+        let told = browser.text("#refusals tr").await;
+        assert!(told.contains(shown), "{redact}: {told}");
+        let buttons = browser.evaluate("document.querySelectorAll('#refusals button').length").await;
+        assert_eq!(buttons, if redact == "none" { 2 } else { 0 }, "{redact}");
+        browser.is_legible().await;
+        browser.is_unharmed().await;
+    }
+}
+
+#[tokio::test]
 async fn hostile_text_stays_text() {
     let reply = [b"550 5.1.1 ".as_slice(), &hostile::TEXTS.concat(), b"\r\n"].concat();
     let script = Script::knowing([KNOWN]).on(at(Phase::Rcpt).to("evil@example.org"), Action::bytes(reply));

@@ -324,6 +324,16 @@ async fn nothing_is_alarmed_about_what_is_not_there_any_more() {
     backstop.rewrite(&(configuration.clone() + &format!("verify.backends = [\"{elsewhere}\"]\n")));
     assert_eq!(admin.post("/api/v1/reload").await.status, 200);
     assert_eq!(alarms().await, Some(0.0));
+    // A file tells of the recipients in the store's place; it is asked again when that is over.
+    let directory = Directory::new("reload-file");
+    let list = directory.write("list", KNOWN);
+    backstop
+        .rewrite(&(configuration.clone() + &format!("[route.verify]\nsource = \"file\"\nfile = {list:?}\n")));
+    assert_eq!(admin.post("/api/v1/reload").await.status, 200);
+    assert_eq!((up("example.org", "delivery").await, up("example.org", "probe").await), (Some(1.0), None));
+    backstop.rewrite(&configuration);
+    assert_eq!(admin.post("/api/v1/reload").await.status, 200);
+    assert_eq!(up("example.org", "probe").await, Some(1.0));
     // Nobody is asked any more, and the other route is gone.
     backstop.rewrite(&(configuration + "verify.mode = \"off\"\n"));
     assert_eq!(admin.post("/api/v1/reload").await.status, 200);

@@ -38,6 +38,15 @@ def check_configurations(page, text, schema):
             faults.append(f"{page.relative_to(ROOT)}: {fault} in\n{piece}")
 
 
+def check_commands(page, text):
+    """What is typed beside what stands there: a project of Compose is known by its file, a workload by the name it was given."""
+    for line in text.splitlines():
+        if "docker compose " in line and "docker compose --file " not in line:
+            faults.append(f"{page.relative_to(ROOT)}: which file? {line.strip()}")
+        if page.name == "runbook.md" and re.search(r"kubectl .*(deployment|daemonset)/", line):
+            faults.append(f"{page.relative_to(ROOT)}: $D is the workload: {line.strip()}")
+
+
 def main():
     schema = json.loads(Path(sys.argv[1]).read_text()) if len(sys.argv) > 1 else None
     listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -46,6 +55,9 @@ def main():
         text = page.read_text()
         check_links(page, text)
         check_configurations(page, text, schema)
+        check_commands(page, text)
+    for page in sorted((ROOT / "deploy" / "compose").glob("*.yaml")):
+        check_commands(page, page.read_text())
     print(f"{len(pages)} pages")
     for fault in faults:
         print(f"FAULT {fault}", file=sys.stderr)

@@ -39,8 +39,26 @@ REFUSED = [
         },
         "autoscaling",
     ),
+    (
+        {
+            "clientAddress": {"mode": "hostNetwork"},
+            "sharedCache": {"mode": "bundled"},
+            "admin": {"tokenSecret": {"name": "backstop-admin"}},
+        },
+        "bundled",
+    ),
+    (
+        {
+            "clientAddress": {"mode": "hostNetwork"},
+            "networkPolicy": {"enabled": True},
+            "admin": {"tokenSecret": {"name": "backstop-admin"}},
+        },
+        "firewall",
+    ),
+    ({"admin": {"bind": "hostIP"}}, "hostNetwork"),
     ({"config": "[log]\nformat = \"json\"\n"}, "[[route]]"),
     ({"config": "[[listener]]\nname = \"mine\"\n[[route]]\n"}, "written by the chart"),
+    ({"sharedCache": {"mode": "external", "url": "memcached://cache:11211"}}, "url"),
     ({"replicas": 3}, "replicas"),
     ({"service": {"port": 70000}}, "port"),
     ({"image": {"digest": "latest"}}, "digest"),
@@ -116,6 +134,18 @@ def check_pod(where, item, template):
             fault(where, f"{container['name']} may do more than it needs")
 
 
+def check_way_to_cache(where, values, items):
+    """Where a policy says what goes out, the shared cache, and its sentinels, are let."""
+    cache = values.get("sharedCache", {})
+    for item in items:
+        if item["kind"] == "NetworkPolicy" and cache.get("mode") == "external" and "egress" in item["spec"]:
+            let = {port["port"] for rule in item["spec"]["egress"] for port in rule["ports"]}
+            named = {int(port) for port in re.findall(r":(\d+)", cache.get("url", ""))}
+            wanted = named | set(cache.get("ports", [6379, 6380, 26379]))
+            if wanted - let:
+                fault(where, f"the policy does not let out to {wanted - let}")
+
+
 def check_set(where, items, schema):
     """All objects of one rendering."""
     pods = [
@@ -123,8 +153,23 @@ def check_set(where, items, schema):
         for item in items
         if item["kind"] in ("Deployment", "DaemonSet")
     ]
+    on_nodes = [
+        item["spec"]["template"]["metadata"]["labels"]
+        for item in items
+        if item["kind"] in ("Deployment", "DaemonSet") and item["spec"]["template"]["spec"].get("hostNetwork")
+    ]
     for item in items:
         check_object(where, item, schema)
+        if item["kind"] == "NetworkPolicy":
+            named = [item["spec"]["podSelector"]["matchLabels"]]
+            named += [
+                peer["podSelector"]["matchLabels"]
+                for rule in item["spec"].get("ingress", [])
+                for peer in rule.get("from", [])
+                if "podSelector" in peer
+            ]
+            if any(labels.items() <= on_node.items() for labels in named for on_node in on_nodes):
+                fault(where, f"the NetworkPolicy {item['metadata']['name']} chooses pods on a node's own network")
         selector = item.get("spec", {}).get("selector", {})
         if item["kind"] == "Service" and not any(selector.items() <= labels.items() for labels in pods):
             fault(where, f"the Service {item['metadata']['name']} leads to no pod")
@@ -133,6 +178,15 @@ def check_set(where, items, schema):
 
 def documents(text):
     return [item for item in yaml.safe_load_all(text) if item]
+
+
+def check_installed():
+    """A test that follows an installation at once finds no pod ready unless that was waited for."""
+    for page in (DOCS / "kubernetes.md", CHART / "README.md"):
+        for piece in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S):
+            waited = re.search(r"^helm install .*--wait --timeout \d", piece, re.M)
+            if re.search(r"^helm test ", piece, re.M) and not waited:
+                fault(page.name, "helm test does not wait for helm install")
 
 
 def documented():
@@ -164,6 +218,7 @@ def check_chart(schema):
         choices[path.stem] = yaml.safe_load(path.read_text())
     choices |= documented()
     check_tried(choices)
+    check_installed()
     for name, values in choices.items():
         where = f"chart with {name}"
         linted = helm_python.lint(str(CHART), values, strict=True, namespace="mail")
@@ -180,6 +235,7 @@ def check_chart(schema):
             fault(where, "the notes are empty")
         manifests = "\n---\n".join(text for path, text in rendered.items() if path.endswith(".yaml"))
         check_set(where, documents(manifests), schema)
+        check_way_to_cache(where, values, documents(manifests))
     for values, word in REFUSED:
         try:
             with helm_python.Chart.load(str(CHART)) as chart:

@@ -110,6 +110,9 @@ def check_dashboard(path, known):
             asked = re.search(r"label_values\((\w+)", variable["query"]["query"])[1]
             if asked not in known:
                 fault(name, f"the variable {variable['name']} asks for {asked}, which is not there")
+            # Every target of a Prometheus has a job and an instance: all of them are those of Backstop, not anything.
+            if variable["name"] in ("job", "instance") and (variable.get("allValue") or not asked.startswith("backstop_")):
+                fault(name, f"all of the variable {variable['name']} are more than Backstop's")
     print(f"{name}: {len(ids) - rows} panels in {rows} rows")
 
 

@@ -117,7 +117,7 @@ section! {
     Listener {
         /// Its name in logs and metrics.
         name: Name = Name::derived("mx");
-        /// Where it listens. `[::]` takes IPv4 too; with port 0 the system chooses one.
+        /// Where it listens. `[::]` takes IPv4 too, and IPv4 alone on a host without IPv6; with port 0 the system chooses one.
         address: Vec<SocketAddr> = vec![SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 25)];
         /// Whether connections begin with a PROXY header that says who the client is.
         proxy_protocol: ProxyProtocol = ProxyProtocol::Off;

@@ -1,7 +1,7 @@
 //! Listening sockets, and what an error of accept means.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -28,6 +28,18 @@ pub enum Reach {
     Own,
     /// Also those to others that the system redirects here (TPROXY).
     Others,
+}
+
+/// Where this host listens when it is asked to at `wanted`: `[::]` stands for all addresses, and a host whose kernel has no IPv6 has
+/// those of IPv4 alone. Any other address is itself.
+#[must_use]
+pub fn on_this_host(wanted: SocketAddr) -> SocketAddr {
+    let has = |domain| Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).is_ok();
+    // Which error tells that differs between systems; who is out of descriptors has no socket of either family.
+    if wanted.is_ipv6() && wanted.ip().is_unspecified() && !has(Domain::IPV6) && has(Domain::IPV4) {
+        return SocketAddr::from((Ipv4Addr::UNSPECIFIED, wanted.port()));
+    }
+    wanted
 }
 
 /// Binds `address`. `[::]` takes IPv4 too, as an operator who writes it expects.

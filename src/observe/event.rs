@@ -87,8 +87,10 @@ pub struct RecipientRefused {
     pub client: String,
     /// The route's name; empty for a domain without one.
     pub route: String,
-    /// As written, in brackets.
+    /// As written, in brackets; or what is told in its place.
     pub recipient: String,
+    /// The recipient is not told: nothing can be looked up by what stands in its place.
+    pub redacted: bool,
     /// What the client was told, or would have been.
     pub reply: String,
     /// What it is counted as.
@@ -271,6 +273,7 @@ mod tests {
             client: String::new(),
             route: String::new(),
             recipient: recipient.to_owned(),
+            redacted: false,
             reply: String::new(),
             result: "unknown",
             source: "probe",

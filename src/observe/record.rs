@@ -329,6 +329,7 @@ impl Refusal<'_> {
             client: client.ip().to_string(),
             route: self.route.to_owned(),
             recipient: bracketed(self.recipient),
+            redacted: redact::is_in_force(),
             reply: redact::words(&self.reply.to_string(), self.recipient),
             result: self.grounds.result.as_str(),
             source: self.grounds.source.as_str(),

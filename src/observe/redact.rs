@@ -40,6 +40,12 @@ pub fn words(words: &str, address: &str) -> String {
     in_force().words(words, address)
 }
 
+/// Whether less than all of an address is told.
+#[must_use]
+pub fn is_in_force() -> bool {
+    in_force() != Redaction::None
+}
+
 fn in_force() -> Redaction {
     IN_FORCE.get().copied().unwrap_or(Redaction::None)
 }

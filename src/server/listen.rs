@@ -121,12 +121,17 @@ impl Door {
     }
 }
 
-/// Binds `address`, or takes the socket that was handed to us. Gives the real port, too.
+/// Binds `wanted`, or takes the socket that was handed to us. Gives the real address, too: that of IPv4 for `[::]` on a host
+/// without IPv6.
 pub(super) fn bind(
-    address: SocketAddr,
+    wanted: SocketAddr,
     (reach, sharing): (Reach, Sharing),
     inherited: &mut Inherited,
 ) -> Result<(TcpListener, SocketAddr), StartFault> {
+    let address = listen::on_this_host(wanted);
+    if address != wanted {
+        tracing::warn!(%wanted, %address, "this host has no IPv6: only clients that come over IPv4 are served");
+    }
     let socket = match inherited.take(address, reach) {
         Ok(Some(socket)) => Ok(socket),
         Ok(None) => listen::bind(address, reach, sharing),

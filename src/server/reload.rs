@@ -16,7 +16,7 @@ use super::housekeeping::greet_new_backends;
 use super::listen::{Door, Place};
 use super::{Bound, LOOKED_UP, Server, StartFault, say_what_is_not_permitted};
 use crate::admin::Panel;
-use crate::config::{Changes, Config, Mode, Route};
+use crate::config::{Changes, Config, Mode, RecipientSource, Route};
 use crate::net::inherited::Inherited;
 use crate::observe::metrics::Metrics;
 use crate::observe::{Alarm, AlarmKind};
@@ -151,9 +151,8 @@ fn forget(old: &Config, new: &Config, metrics: &Metrics) {
     for (route, backend) in backends(old).difference(&backends(new)) {
         metrics.forget_backend(route, backend);
     }
-    let asked = |route: &Route| route.verify.mode != Mode::Off;
     let routes = |config: &Config| -> HashSet<(Arc<str>, bool)> {
-        config.routes.iter().map(|route| (Arc::clone(&route.name), asked(route))).collect()
+        config.routes.iter().map(|route| (Arc::clone(&route.name), asks_a_store(route))).collect()
     };
     routes(old).difference(&routes(new)).for_each(|(route, _)| metrics.forget_route(route));
     let chains = |config: &Config| -> HashSet<PathBuf> {
@@ -164,10 +163,15 @@ fn forget(old: &Config, new: &Config, metrics: &Metrics) {
     }
 }
 
+/// Whether a mail store is asked about its recipients.
+fn asks_a_store(route: &Route) -> bool {
+    route.verify.mode != Mode::Off && matches!(route.verify.source, RecipientSource::Callout { .. })
+}
+
 /// Whether an alarm is about something that is still there, and still looked at.
 fn concerns(alarm: &Alarm, config: &Config) -> bool {
     let Some(route) = config.routes.iter().find(|route| route.name == alarm.route) else { return false };
-    if is_about_the_store(alarm.kind) && route.verify.mode == Mode::Off {
+    if is_about_the_store(alarm.kind) && !asks_a_store(route) {
         return false;
     }
     let is_covered = |domain: Domain| config.routes.find(&domain).is_some_and(|of| of.name == route.name);

@@ -18,18 +18,23 @@ pub struct HaProxy {
 impl HaProxy {
     /// Starts one before the server at `server`, with these options of its `server` line: `send-proxy`, `send-proxy-v2`.
     pub async fn before(server: SocketAddr, options: &str) -> Self {
+        Self::configured(|address| {
+            format!(
+                "global\n  maxconn 100\n\
+                 defaults\n  mode tcp\n  timeout connect 30s\n  timeout client 60s\n  timeout server 60s\n\
+                 frontend in\n  bind {address}\n  default_backend out\n\
+                 backend out\n  server store {server} {options}\n"
+            )
+        })
+        .await
+    }
+
+    /// Starts one with the configuration that this gives for the address where it is to listen.
+    pub async fn configured(configuration: impl Fn(SocketAddr) -> String) -> Self {
         loop {
             let directory = Directory::new("haproxy");
             let address = free_address();
-            let file = directory.write(
-                "haproxy.cfg",
-                format!(
-                    "global\n  maxconn 100\n\
-                     defaults\n  mode tcp\n  timeout connect 30s\n  timeout client 60s\n  timeout server 60s\n\
-                     frontend in\n  bind {address}\n  default_backend out\n\
-                     backend out\n  server store {server} {options}\n"
-                ),
-            );
+            let file = directory.write("haproxy.cfg", configuration(address));
             let child = Command::new("haproxy")
                 .args(["-db", "-f"])
                 .arg(file)

@@ -234,8 +234,14 @@ function drawRefusals() {
     { className: "code", text: (r) => r.client },
     {
       className: "text",
-      shows: (r) => r.recipient,
+      shows: (r) => [r.recipient, r.redacted],
       node: (r) => {
+        // Nothing is remembered under what stands in its place.
+        if (r.redacted) {
+          const hidden = make("span", "", bare(r.recipient));
+          hidden.title = "Not told, as log.redact says: type the address above to look it up";
+          return hidden;
+        }
         const button = make("button", "link", bare(r.recipient));
         button.type = "button";
         button.title = "Why this address?";

@@ -101,4 +101,13 @@ trusted = {{ .values.clientAddress.proxyProtocol.trusted | toJson }}
 {{- if and (eq .Values.clientAddress.mode "hostNetwork") .Values.autoscaling.enabled -}}
 {{- fail "autoscaling: with hostNetwork there is one pod on each node; choose nodes with nodeSelector instead" -}}
 {{- end -}}
+{{- if and (eq .Values.clientAddress.mode "hostNetwork") (eq .Values.sharedCache.mode "bundled") -}}
+{{- fail "sharedCache.mode: bundled lets in the pods of Backstop alone, and with hostNetwork they come under the addresses of nodes; use external, with a Redis that has a password" -}}
+{{- end -}}
+{{- if and (eq .Values.clientAddress.mode "hostNetwork") .Values.networkPolicy.enabled -}}
+{{- fail "networkPolicy.enabled: with hostNetwork a NetworkPolicy holds for no pod of Backstop; close admin.port to strangers in the firewall of the nodes, or choose admin.bind: hostIP" -}}
+{{- end -}}
+{{- if and (ne .Values.clientAddress.mode "hostNetwork") (eq .Values.admin.bind "hostIP") -}}
+{{- fail "admin.bind: hostIP is an address of the node, which a pod has with clientAddress.mode hostNetwork alone" -}}
+{{- end -}}
 {{- end -}}
