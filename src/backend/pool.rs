@@ -514,7 +514,9 @@ impl Backend {
 
     pub(super) fn does_not(&self, fault: &Fault, attempt: Attempt<'_>) {
         // With connections of ours open it is well, and only has enough.
-        if fault.is_crowded(&Introduction::Ourselves) && (self.budget.holders() > 1 || self.kept() > 0) {
+        if fault.is_crowded(&Introduction::Ourselves)
+            && (self.budget.holders() > 1 || self.budget.shelves().len() > 0)
+        {
             attempt.succeeded();
             return;
         }

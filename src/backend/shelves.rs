@@ -25,17 +25,29 @@ impl Shelves {
         shelf
     }
 
-    /// Puts a session on `shelf`, which has room for `most`, unless there are as many as `all` on all of them: then it comes back.
-    pub(super) fn keep(&self, shelf: &Shelf, kept: Kept, (most, all): (usize, usize)) -> Option<Kept> {
+    /// Puts a session on `shelf`, which has room for `most`, unless there are as many as `all` on all of them, or nobody `wants` it by
+    /// now: then it comes back.
+    pub(super) fn keep(
+        &self,
+        shelf: &Shelf,
+        kept: Kept,
+        (most, all): (usize, usize),
+        wants: impl FnOnce() -> bool,
+    ) -> Option<Kept> {
         let shelves = lock(&self.0);
         let total = on(&shelves);
         let mut shelf = lock(shelf);
-        if shelf.len() < most && total < all {
+        if shelf.len() < most && total < all && wants() {
             shelf.push(kept);
             None
         } else {
             Some(kept)
         }
+    }
+
+    /// Sessions on all shelves.
+    pub(super) fn len(&self) -> usize {
+        on(&lock(&self.0))
     }
 
     /// Takes one where there are more than so many on all shelves: the oldest, of backends that were replaced first.

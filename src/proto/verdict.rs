@@ -282,6 +282,10 @@ fn speaks_of_relaying(reply: &Reply) -> bool {
         None if matches!(reply.code(), 550 | 551 | 553 | 554) => {}
         _ => return false,
     }
+    denies_relaying(reply)
+}
+
+fn denies_relaying(reply: &Reply) -> bool {
     let text = own_words(reply);
     let words: Vec<&str> = words_of(&text).collect();
     let says = |any: &[&str]| words.iter().any(|word| any.contains(word));
@@ -303,8 +307,8 @@ pub enum Relaying {
     Takes,
     /// It does not relay for us.
     Denies,
-    /// It has no such mailbox: so it looked among its own.
-    NoSuchMailbox,
+    /// It refuses this recipient, and speaks of no reason but itself.
+    RefusesIt,
     /// Something else is the reason, which another domain, or another sender, may not give.
     Unclear,
 }
@@ -313,12 +317,18 @@ pub enum Relaying {
 /// RFC 2606 take no mail, RFC 7505), the sender, or us.
 #[must_use]
 pub fn relaying(reply: &Reply) -> Relaying {
-    if reply.class() == Class::Positive {
-        return Relaying::Takes;
+    match reply.class() {
+        Class::Positive => return Relaying::Takes,
+        Class::Permanent if denies_relaying(reply) => return Relaying::Denies,
+        _ => {}
     }
     match meaning(Stage::Recipient, reply) {
         Meaning::RouteFault => Relaying::Denies,
-        Meaning::Bad if !speaks_of_another_reason(reply) => Relaying::NoSuchMailbox,
+        Meaning::Bad | Meaning::Policy | Meaning::Refused
+            if matches!(reply.code(), 550 | 551 | 553 | 554 | 571) && !speaks_of_another_reason(reply) =>
+        {
+            Relaying::RefusesIt
+        }
         _ => Relaying::Unclear,
     }
 }
@@ -338,9 +348,21 @@ fn speaks_of_another_reason(reply: &Reply) -> bool {
         "unverified",
         "unrouteable",
         "unroutable",
+        "literal",
+        "literals",
+        "spf",
+        "spam",
+        "blocked",
+        "listed",
+        "blacklisted",
+        "reputation",
+        "policy",
     ];
-    let about_the_domain = matches!(reply.enhanced().map(|e| (e.subject, e.detail)), Some((1, 2 | 10)));
-    about_the_domain || words_of(&own_words(reply)).any(|word| REASONS.contains(&word))
+    let about_something_else = matches!(
+        reply.enhanced().map(|e| (e.subject, e.detail)),
+        Some((1, 2 | 3 | 7 | 8 | 10) | (7, 20..=29))
+    );
+    about_something_else || words_of(&own_words(reply)).any(|word| REASONS.contains(&word))
 }
 
 /// What it says in words of its own, in lower case: what a client wrote speaks for nobody.
@@ -352,20 +374,27 @@ fn words_of(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty())
 }
 
-/// The words of a reply but for what stands in angle brackets or has an at sign in it. Brackets may be part of a local part: all between
-/// the first and the last of a line is left out.
+/// The words of a reply but for addresses, what stands in angle brackets, and names of hosts, which have words of their own. A bracket may
+/// be part of a local part: one that opens is closed behind an at sign, where there is one.
 fn without_addresses(text: &str) -> String {
-    let mut rest = Vec::new();
-    for line in text.lines() {
-        let outside = match (line.split_once('<'), line.rsplit_once('>')) {
-            (Some((before, _)), Some((_, behind))) => [before, behind],
-            _ => [line, ""],
-        };
-        rest.extend(
-            outside.into_iter().flat_map(str::split_ascii_whitespace).filter(|word| !word.contains('@')),
-        );
+    let mut outside = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, bracketed)) = rest.split_once('<') {
+        outside.push_str(before);
+        outside.push(' ');
+        let from = bracketed.find('@').unwrap_or(0);
+        let close = bracketed.get(from..).and_then(|behind| behind.find('>')).map(|at| from + at + 1);
+        rest = close
+            .or_else(|| bracketed.find('>').map(|at| at + 1))
+            .and_then(|at| bracketed.get(at..))
+            .unwrap_or_default();
     }
-    rest.join(" ")
+    outside.push_str(rest);
+    let is_name = |word: &&str| {
+        let word = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+        word.contains('@') || word.contains('.')
+    };
+    outside.split_ascii_whitespace().filter(|word| !is_name(word)).collect::<Vec<_>>().join(" ")
 }
 
 fn at_data(reply: &Reply) -> Meaning {
@@ -486,15 +515,15 @@ mod tests {
 
     #[test]
     fn only_a_refusal_to_relay_or_of_the_mailbox_says_that_a_server_does_not_relay() {
-        use Relaying::{Denies, NoSuchMailbox, Takes, Unclear};
+        use Relaying::{Denies, RefusesIt, Takes, Unclear};
         for (code, text, expected) in [
             (250, "2.1.5 Ok", Takes),
             (252, "cannot verify", Takes),
             (554, "5.7.1 <x@example.net>: Relay access denied", Denies),
             (550, "relay not permitted", Denies),
             (530, "5.7.0 Authentication required", Denies),
-            (550, "5.1.1 <x@example.net>: Recipient address rejected: User unknown", NoSuchMailbox),
-            (550, "Invalid recipient: <x@example.net>", NoSuchMailbox),
+            (550, "5.1.1 <x@example.net>: Recipient address rejected: User unknown", RefusesIt),
+            (550, "Invalid recipient: <x@example.net>", RefusesIt),
             (
                 550,
                 "5.7.27 <x@example.com>: Sender address rejected: Domain example.com does not accept mail (nullMX)",
@@ -512,6 +541,17 @@ mod tests {
                 Unclear,
             ),
             (550, "Unrouteable address", Unclear),
+            (550, "5.1.2 Relay not allowed.", Denies),
+            (550, "Administrative prohibition", RefusesIt),
+            (554, "5.7.1 Access denied", RefusesIt),
+            (571, "not here", RefusesIt),
+            (501, "5.1.3 bad address", Unclear),
+            (550, "5.1.3 bad address", Unclear),
+            (501, "<x@[192.0.2.1]>: domain literals not allowed", Unclear),
+            (550, "5.7.23 SPF check failed", Unclear),
+            (550, "5.7.1 relay-1.example.org is not allowed to send mail from example.com: SPF", Unclear),
+            (554, "5.7.1 <x@example.net>: Relay access denied; contact <postmaster@example.org>", Denies),
+            (450, "4.7.1 Relay access denied", Unclear),
             (550, "5.7.1 Service unavailable; client host blocked", Unclear),
             (450, "4.1.2 <x@example.net>: Recipient address rejected: Domain not found", Unclear),
         ] {

@@ -17,14 +17,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::foreign::{self, Outcome};
+use super::foreign::{self, Outcome, Said, Sender};
 use super::names;
 use super::probe::{self, Finding};
 use crate::backend::{Backend, Backends, Balancer};
 use crate::config::{Config, DomainPattern, Route};
 use crate::net::dial::Site;
 use crate::observe::{AlarmKind, Alarms};
-use crate::proto::address::Domain;
+use crate::proto::address::{Domain, Mailbox};
 use crate::proto::verdict::{Cause, Relaying, relaying};
 
 /// A backend that could not be asked, or did not say, is asked again after so long.
@@ -43,6 +43,8 @@ pub(super) struct RelayTest {
     backends: Balancer,
     sender: Domain,
     recipient: Domain,
+    /// Who asks where the null sender is refused.
+    fallback_sender: Option<Mailbox>,
     holds: Duration,
     alarms: Alarms,
     /// By where they listen.
@@ -73,6 +75,7 @@ impl RelayTest {
             backends: backends.balancer(&route.backends, route.balance),
             sender,
             recipient,
+            fallback_sender: route.verify.fallback_sender.clone(),
             holds: config.cache.blind_ttl,
             alarms: alarms.clone(),
             states: Mutex::default(),
@@ -141,18 +144,20 @@ impl RelayTest {
         else {
             return Outcome::Untested;
         };
+        let [first, ..] = &recipients;
+        let mut questions = vec![(Sender::Foreign, Some(&sender), first)];
+        for ours in [None].into_iter().chain(self.fallback_sender.as_ref().map(Some)) {
+            questions.extend(recipients.iter().map(|recipient| (Sender::Ours, ours, recipient)));
+        }
         let mut heard = Vec::new();
-        // A foreign sender that is refused says nothing about relaying; the null sender is nobody's to refuse.
-        for sender in [Some(&sender), None] {
-            for recipient in &recipients {
-                let Some(finding) = probe::ask_once(backend, sender, recipient).await else {
-                    return Outcome::Untested;
-                };
-                heard.push((recipient.written(), said_of(&finding)));
-                match foreign::outcome(&heard) {
-                    Outcome::Untested => {}
-                    outcome => return outcome,
-                }
+        for (who, sender, recipient) in questions {
+            let Some(finding) = probe::ask_once(backend, sender, recipient).await else {
+                return Outcome::Untested;
+            };
+            heard.push(Said { recipient: recipient.written(), sender: who, what: said_of(&finding) });
+            match foreign::outcome(&heard) {
+                Outcome::Untested => {}
+                outcome => return outcome,
             }
         }
         Outcome::Untested

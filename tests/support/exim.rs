@@ -253,10 +253,9 @@ fn with_mailboxes(root: &Path, mailboxes: &[&str]) -> String {
         "
 begin acl
 recipient:
-  require message = relay not permitted
-          domains = {domains}
-  require verify = recipient
-  accept
+  accept domains = {domains}
+         verify = recipient
+  deny
 
 begin routers
 mailboxes:

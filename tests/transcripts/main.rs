@@ -148,6 +148,7 @@ transcripts! {
     a_relay_for_the_world_serves_nobody_unverified
     a_relay_for_the_world_serves_nobody_whatever_unknown_means
     a_relay_that_only_refuses_for_what_dns_says_serves_no_unnamed_domain
+    a_relay_that_refuses_a_foreign_sender_serves_no_unnamed_domain
     a_removed_mailbox_is_refused_at_once
     a_reply_that_is_none_loses_the_session
     a_reply_too_many_condemns_the_backend_session

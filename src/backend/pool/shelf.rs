@@ -27,18 +27,17 @@ impl Backend {
         }
     }
 
+    /// The oldest session of all who share the budget.
     pub(super) fn oldest_kept(&self) -> Option<Kept> {
-        let mut shelf = lock(&self.kept);
-        if shelf.is_empty() { None } else { Some(shelf.remove(0)) }
+        self.budget.shelves().take_beyond(0)
     }
 
     /// Keeps a session whose permit is about to be given back. Gives it back when there is no room for it.
     pub(in crate::backend) fn keep(&self, kept: Kept) -> Option<Kept> {
-        if self.is_withdrawn() || self.stands_down.load(Ordering::Relaxed) {
-            return Some(kept);
-        }
+        // Asked with the shelf in hand: whoever says so afterwards finds it there.
+        let is_needed = || !self.is_withdrawn() && !self.stands_down.load(Ordering::Relaxed);
         // Above a budget that shrank nothing is kept: it would be one connection too many.
-        self.budget.shelves().keep(&self.kept, kept, (MAX_KEPT, self.budget.free_but_for_one()))
+        self.budget.shelves().keep(&self.kept, kept, (MAX_KEPT, self.budget.free_but_for_one()), is_needed)
     }
 
     /// A kept session that is for this client, or was made so. What the backend says of the client it would say in any

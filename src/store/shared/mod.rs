@@ -430,6 +430,12 @@ impl Inner {
     /// Whether what Redis did not say just now can be expected of it soon. Being joined is no sign of it: who takes a connection
     /// may yet not count.
     fn is_expected(&self) -> bool {
+        let is_away = |state: &State| {
+            state.fault.is_some() && state.since.is_some_and(|since| since.elapsed() >= GRACE)
+        };
+        if is_away(&self.state()) {
+            return false;
+        }
         let (mut silent, now) = (self.silence(), Instant::now());
         let since = silent.filter(|(_, last)| now - *last < UNASKED).map_or(now, |(since, _)| since);
         *silent = Some((since, now));

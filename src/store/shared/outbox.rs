@@ -195,6 +195,17 @@ impl Outbox {
         orders
     }
 
+    /// The number of the last order.
+    pub(super) fn last_number(&self) -> u64 {
+        self.pending().numbers
+    }
+
+    /// An order of ours began this epoch, when no order had a higher number than `last`: recipients that were to be forgotten before
+    /// it are forgotten.
+    pub(super) fn began(&self, now: u32, last: u64) {
+        self.pending().forgets.retain(|(number, what)| !what.is_covered_by(now) || *number > last);
+    }
+
     /// It was carried out.
     pub(super) fn carried_out(&self, order: Order) {
         if let Order::Forget(_, what @ Forget::Recipient { .. }) = order {
@@ -254,6 +265,13 @@ impl Outbox {
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Forget {
+    /// Whether it is of an epoch before this one, and of a recipient: then it is void.
+    pub(super) const fn is_covered_by(&self, now: u32) -> bool {
+        matches!(self, Self::Recipient { epoch, .. } if *epoch < now)
     }
 }
 

@@ -1,5 +1,6 @@
 //! One stay in the tier: join, hear what others do, tell what we do, until the connection is to be given up.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::link::{self, Fault, Joined, Request};
-use super::outbox::{Forget, Learnt, Write};
+use super::outbox::{Forget, Learnt, Order, Write};
 use super::script::Script;
 use super::told::{Heard, News};
 use super::{Inner, PATIENCE_SUSPECT, State, Tier, integer, octets, score};
@@ -223,17 +224,25 @@ impl Inner {
                 continue;
             }
             // One after the other: what was forgotten last counts.
-            let mut left = orders.into_iter();
+            let mut left: VecDeque<Order> = orders.into();
             let mut failed = false;
-            while let Some(order) = left.next() {
+            while let Some(order) = left.pop_front() {
+                let last = self.outbox.last_number();
                 match self.carry_out(&order).await {
                     Ok(news) => {
                         self.outbox.carried_out(order);
+                        if let Some(News::Epoch(began)) = news {
+                            // Each of them would begin another one.
+                            left.retain(
+                                |order| !matches!(order, Order::Forget(_, what) if what.is_covered_by(began)),
+                            );
+                            self.outbox.began(began, last);
+                        }
                         news.into_iter().for_each(|news| self.hear(news, hear));
                     }
                     Err(_) => {
-                        let left = std::iter::once(order).chain(left).collect();
-                        self.outbox.give_back_orders(left, self.epoch.load(Ordering::Relaxed));
+                        left.push_front(order);
+                        self.outbox.give_back_orders(left.into(), self.epoch.load(Ordering::Relaxed));
                         failed = true;
                         break;
                     }

@@ -44,6 +44,11 @@ const CONNECTIONS_TIME: Duration = Duration::from_secs(30);
 /// Domains that are nobody's (RFC 2606), for a sender and a recipient.
 const FOREIGN: (&str, &str) = ("example.net", "example.com");
 
+/// Whether a sender is the one that is nobody's.
+fn is_foreign(sender: &str) -> bool {
+    sender.rsplit_once('@').is_some_and(|(_, domain)| domain == FOREIGN.0)
+}
+
 /// What is to be found out.
 #[derive(Debug, Clone)]
 pub struct Plan {

@@ -5,7 +5,8 @@ use crate::proto::address::Mailbox;
 use crate::proto::reply::{Class, Reply};
 use crate::proto::verdict::{Meaning, Relaying, Stage, meaning, relaying};
 use crate::verify::examine::facts::{Answered, Asked, Part, SenderFact};
-use crate::verify::foreign::{self, Outcome};
+use crate::verify::examine::is_foreign;
+use crate::verify::foreign::{self, Outcome, Said, Sender};
 
 pub(super) fn senders(senders: &[SenderFact], role: &Role, out: &mut Judgement) {
     let taken = |reply: Option<&Reply>| reply.is_some_and(|reply| reply.class() == Class::Positive);
@@ -66,8 +67,13 @@ pub(super) fn senders(senders: &[SenderFact], role: &Role, out: &mut Judgement) 
 
 /// What the backend does about foreign mail.
 pub(in crate::verify) fn foreign_mail(relay: &[Asked]) -> Outcome {
-    let answers: Vec<_> = relay.iter().map(|asked| (asked.recipient.as_str(), said_of(asked))).collect();
+    let answers: Vec<_> = relay.iter().map(said).collect();
     foreign::outcome(&answers)
+}
+
+fn said(asked: &Asked) -> Said<'_> {
+    let sender = if is_foreign(&asked.sender) { Sender::Foreign } else { Sender::Ours };
+    Said { recipient: &asked.recipient, sender, what: said_of(asked) }
 }
 
 fn said_of(asked: &Asked) -> Relaying {
