@@ -319,7 +319,9 @@ pub enum Relaying {
 pub fn relaying(reply: &Reply) -> Relaying {
     match reply.class() {
         Class::Positive => return Relaying::Takes,
-        Class::Permanent if denies_relaying(reply) => return Relaying::Denies,
+        Class::Permanent if denies_relaying(reply) && !speaks_of_dns(reply) => return Relaying::Denies,
+        // Postfix' defer_unauth_destination.
+        Class::Transient if reply.code() == 454 && denies_relaying(reply) => return Relaying::Denies,
         _ => {}
     }
     match meaning(Stage::Recipient, reply) {
@@ -331,6 +333,16 @@ pub fn relaying(reply: &Reply) -> Relaying {
         }
         _ => Relaying::Unclear,
     }
+}
+
+/// What DNS says of the sender or the domain is the reason.
+fn speaks_of_dns(reply: &Reply) -> bool {
+    matches!(detail(reply), Some((1, 7 | 8 | 10) | (7, 20..=29)))
+        || words_of(&own_words(reply)).any(|word| matches!(word, "nullmx" | "spf"))
+}
+
+fn detail(reply: &Reply) -> Option<(u16, u16)> {
+    reply.enhanced().map(|enhanced| (enhanced.subject, enhanced.detail))
 }
 
 fn speaks_of_another_reason(reply: &Reply) -> bool {
@@ -551,7 +563,14 @@ mod tests {
             (550, "5.7.23 SPF check failed", Unclear),
             (550, "5.7.1 relay-1.example.org is not allowed to send mail from example.com: SPF", Unclear),
             (554, "5.7.1 <x@example.net>: Relay access denied; contact <postmaster@example.org>", Denies),
+            (454, "4.7.1 <x@example.net>: Relay access denied", Denies),
             (450, "4.7.1 Relay access denied", Unclear),
+            (
+                556,
+                "5.1.10 <x@example.net>: Recipient address rejected: Domain example.net does not accept mail (nullMX). Example Ltd mail relay",
+                Unclear,
+            ),
+            (550, "5.7.0 Relaying denied", Denies),
             (550, "5.7.1 Service unavailable; client host blocked", Unclear),
             (450, "4.1.2 <x@example.net>: Recipient address rejected: Domain not found", Unclear),
         ] {

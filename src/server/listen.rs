@@ -129,12 +129,19 @@ pub(super) fn bind(
     inherited: &mut Inherited,
 ) -> Result<(TcpListener, SocketAddr), StartFault> {
     let address = listen::on_this_host(wanted);
-    if address != wanted {
-        tracing::warn!(%wanted, %address, "this host has no IPv6: only clients that come over IPv4 are served");
-    }
-    let socket = match inherited.take(address, reach) {
+    // One of IPv6 may be handed to a process that may not make such sockets itself.
+    let handed = inherited.take(wanted, reach).and_then(|handed| match handed {
+        None if address != wanted => inherited.take(address, reach),
+        handed => Ok(handed),
+    });
+    let socket = match handed {
         Ok(Some(socket)) => Ok(socket),
-        Ok(None) => listen::bind(address, reach, sharing),
+        Ok(None) => {
+            if address != wanted {
+                tracing::warn!(%wanted, %address, "this host has no IPv6: only clients that come over IPv4 are served");
+            }
+            listen::bind(address, reach, sharing)
+        }
         Err(fault) => Err(fault),
     };
     let bound = socket.and_then(|socket| Ok((socket.local_addr()?, socket)));

@@ -108,15 +108,29 @@ pub(super) async fn ask_once(
     sender: Option<&Mailbox>,
     recipient: &Mailbox,
 ) -> Option<Finding> {
-    let deadline = Instant::now() + ONCE;
-    let mut lease = backend.lease(Use::Probe, &Introduction::Ourselves, deadline).await.ok()?;
-    let asked = [Asked { mailbox: recipient, alone: true }];
-    let batch = ask(&mut lease, sender, &asked, 1).await;
+    let mut lease = session(backend).await?;
+    let finding = ask_one(&mut lease, sender, recipient).await;
     lease.quit();
+    finding
+}
+
+/// A session for a few questions.
+pub(super) async fn session(backend: &Arc<Backend>) -> Option<Lease> {
+    backend.lease(Use::Probe, &Introduction::Ourselves, Instant::now() + ONCE).await.ok()
+}
+
+/// Asks about one recipient at RCPT. None: it was not answered.
+pub(super) async fn ask_one(
+    lease: &mut Lease,
+    sender: Option<&Mailbox>,
+    recipient: &Mailbox,
+) -> Option<Finding> {
+    let asked = [Asked { mailbox: recipient, alone: true }];
+    let batch = ask(lease, sender, &asked, 1).await;
     batch.findings.into_iter().next().map(|(finding, _)| finding)
 }
 
-/// How long a session for one question may be waited for.
+/// How long such a session may be waited for.
 const ONCE: Duration = Duration::from_secs(10);
 
 /// Asks about one recipient at DATA. No finding: it was not answered.

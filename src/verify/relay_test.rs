@@ -3,8 +3,7 @@
 //! Such a route passes on mail for domains nobody named, trusting the backend to refuse what is not its own. A
 //! backend that trusts our address may not, and we would be an open relay. So it is asked, at the start and every
 //! `cache.blind_ttl`, about a recipient of a foreign domain, from a sender of another: MAIL, RCPT, RSET, never
-//! data. A refusal counts where it is for relaying, or where none of several foreign mailboxes is known: foreign domains that are
-//! nobody's are refused by many for what DNS says of them, by servers that relay for us, too. Until a backend was seen to refuse, mail that only `*` covers does not go there, whoever sends it and however
+//! data, and as ourselves. Which refusals count says [`foreign`]. Until a backend was seen to refuse, mail that only `*` covers does not go there, whoever sends it and however
 //! its recipients are verified: this is about what we are, not about who they are. Where none was it is answered 451.
 //!
 //! Each backend is judged by itself. One that cannot be asked again keeps its good name for a while; only an
@@ -17,10 +16,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::foreign::{self, Outcome, Said, Sender};
+use super::foreign::{self, Outcome, Said, Whose};
 use super::names;
 use super::probe::{self, Finding};
-use crate::backend::{Backend, Backends, Balancer};
+use crate::backend::{Backend, Backends, Balancer, Lease};
 use crate::config::{Config, DomainPattern, Route};
 use crate::net::dial::Site;
 use crate::observe::{AlarmKind, Alarms};
@@ -144,23 +143,35 @@ impl RelayTest {
         else {
             return Outcome::Untested;
         };
-        let [first, ..] = &recipients;
-        let mut questions = vec![(Sender::Foreign, Some(&sender), first)];
-        for ours in [None].into_iter().chain(self.fallback_sender.as_ref().map(Some)) {
-            questions.extend(recipients.iter().map(|recipient| (Sender::Ours, ours, recipient)));
-        }
+        let Some(mut lease) = probe::session(backend).await else { return Outcome::Untested };
+        let outcome = self.ask_in(&mut lease, &sender, &recipients).await;
+        lease.quit();
+        outcome
+    }
+
+    async fn ask_in(&self, lease: &mut Lease, sender: &Mailbox, recipients: &[Mailbox; 2]) -> Outcome {
+        let ours = [None].into_iter().chain(self.fallback_sender.as_ref().map(Some));
+        let senders = std::iter::once((Whose::Nobodys, Some(sender))).chain(ours.map(|of| (Whose::Ours, of)));
         let mut heard = Vec::new();
-        for (who, sender, recipient) in questions {
-            let Some(finding) = probe::ask_once(backend, sender, recipient).await else {
-                return Outcome::Untested;
-            };
-            heard.push(Said { recipient: recipient.written(), sender: who, what: said_of(&finding) });
-            match foreign::outcome(&heard) {
-                Outcome::Untested => {}
-                outcome => return outcome,
+        for (whose, sender) in senders {
+            // Of what a foreign sender hears only a yes counts.
+            let asked = if whose == Whose::Nobodys { 1 } else { recipients.len() };
+            for recipient in recipients.iter().take(asked) {
+                let what = match probe::ask_one(lease, sender, recipient).await {
+                    None => return Outcome::Untested,
+                    Some(Finding::OtherSender(_)) => break,
+                    Some(finding) => said_of(&finding),
+                };
+                let sender = sender.map_or("", Mailbox::written);
+                heard.push(Said { sender, whose, recipient: recipient.written(), what });
+                match what {
+                    Relaying::Takes => return Outcome::Relays,
+                    Relaying::Denies => break,
+                    Relaying::RefusesIt | Relaying::Unclear => {}
+                }
             }
         }
-        Outcome::Untested
+        foreign::outcome(&heard)
     }
 
     fn state_of(&self, backend: &Backend) -> State {
@@ -204,9 +215,8 @@ fn said_of(finding: &Finding) -> Relaying {
     match finding {
         // 252 takes it too.
         Finding::Good | Finding::Unknown(Cause::Unverified) => Relaying::Takes,
-        Finding::Bad(reply) | Finding::Refused(reply) | Finding::Unknown(Cause::RouteFault(reply)) => {
-            relaying(reply)
-        }
+        Finding::Bad(reply) | Finding::Refused(reply) => relaying(reply),
+        Finding::Unknown(cause) => cause.reply().map_or(Relaying::Unclear, relaying),
         _ => Relaying::Unclear,
     }
 }

@@ -255,6 +255,8 @@ begin acl
 recipient:
   accept domains = {domains}
          verify = recipient
+  deny   message = relay not permitted
+         domains = ! {domains}
   deny
 
 begin routers

@@ -149,6 +149,7 @@ transcripts! {
     a_relay_for_the_world_serves_nobody_whatever_unknown_means
     a_relay_that_only_refuses_for_what_dns_says_serves_no_unnamed_domain
     a_relay_that_refuses_a_foreign_sender_serves_no_unnamed_domain
+    a_relay_that_trusts_a_sender_of_ours_serves_no_unnamed_domain
     a_removed_mailbox_is_refused_at_once
     a_reply_that_is_none_loses_the_session
     a_reply_too_many_condemns_the_backend_session
@@ -160,6 +161,7 @@ transcripts! {
     a_sender_refused_behind_the_first_part_of_a_run_ends_the_transaction
     a_sender_refused_late_is_given_at_the_recipient
     a_server_that_knows_no_foreign_mailbox_relays_for_nobody
+    a_server_that_refuses_to_relay_for_policy_relays_for_nobody
     a_session_has_its_time
     a_session_lost_before_the_message_is_replaced_once
     a_session_lost_between_the_parts_of_a_run_gives_all_of_it_again

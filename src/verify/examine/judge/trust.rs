@@ -6,7 +6,7 @@ use crate::proto::reply::{Class, Reply};
 use crate::proto::verdict::{Meaning, Relaying, Stage, meaning, relaying};
 use crate::verify::examine::facts::{Answered, Asked, Part, SenderFact};
 use crate::verify::examine::is_foreign;
-use crate::verify::foreign::{self, Outcome, Said, Sender};
+use crate::verify::foreign::{self, Outcome, Said, Whose};
 
 pub(super) fn senders(senders: &[SenderFact], role: &Role, out: &mut Judgement) {
     let taken = |reply: Option<&Reply>| reply.is_some_and(|reply| reply.class() == Class::Positive);
@@ -67,13 +67,14 @@ pub(super) fn senders(senders: &[SenderFact], role: &Role, out: &mut Judgement) 
 
 /// What the backend does about foreign mail.
 pub(in crate::verify) fn foreign_mail(relay: &[Asked]) -> Outcome {
-    let answers: Vec<_> = relay.iter().map(said).collect();
-    foreign::outcome(&answers)
+    let taken = relay.iter().filter(|asked| asked.to == Answered::Rcpt);
+    foreign::outcome(&taken.map(said).collect::<Vec<_>>())
 }
 
 fn said(asked: &Asked) -> Said<'_> {
-    let sender = if is_foreign(&asked.sender) { Sender::Foreign } else { Sender::Ours };
-    Said { recipient: &asked.recipient, sender, what: said_of(asked) }
+    let Asked { sender, recipient, .. } = asked;
+    let whose = if is_foreign(sender) { Whose::Nobodys } else { Whose::Ours };
+    Said { sender, whose, recipient, what: said_of(asked) }
 }
 
 fn said_of(asked: &Asked) -> Relaying {
