@@ -74,6 +74,9 @@ impl Trace<'_> {
 /// Only the characters of host names and address literals, so that no name ends its place in the line.
 fn plain(name: &str, out: &mut String) {
     let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
+    if name.len() <= MAX_NAME && name.bytes().all(|octet| known(octet.into())) {
+        return out.push_str(name);
+    }
     out.extend(name.chars().take(MAX_NAME).map(|c| if known(c) { c } else { '?' }));
 }
 

@@ -202,6 +202,10 @@ impl fmt::Display for Reply {
 
 /// Text as it is when it is clean UTF-8, else with every suspicious octet replaced; cut at `limit`.
 fn write_harmless(line: &[u8], limit: usize, out: &mut Vec<u8>) {
+    // Nearly all that is said.
+    if line.len() <= limit && line.iter().all(|octet| matches!(octet, b' '..=b'~')) {
+        return out.extend_from_slice(line);
+    }
     match std::str::from_utf8(line) {
         Ok(text) if !text.chars().any(|c| c.is_control() && c != '\t') => {
             out.extend_from_slice(&text.as_bytes()[..text.floor_char_boundary(limit)]);
