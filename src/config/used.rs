@@ -30,7 +30,7 @@ use crate::proto::tls::TlsVersion;
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Our name in the greeting, in EHLO to backends and in Received.
-    pub hostname: String,
+    pub hostname: Arc<str>,
     /// At least one; no two names or addresses alike.
     pub listeners: Vec<Listener>,
     /// Where mail goes.

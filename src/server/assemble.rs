@@ -161,7 +161,7 @@ fn backends(
             (named.clone(), quota, series)
         })
     });
-    let identity = Identity { hostname: config.hostname.as_str().into(), header: None };
+    let identity = Identity { hostname: Arc::clone(&config.hostname), header: None };
     let patience = Patience {
         connect: config.timeouts.backend_connect,
         command: config.timeouts.backend_command,

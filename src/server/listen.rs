@@ -187,11 +187,9 @@ impl Clerk {
     /// Serves a client, to its end with the configuration that holds now.
     fn open_to(&self, stream: TcpStream, client: SocketAddr) {
         let served = self.served.load_full();
-        self.sessions.spawn(async move {
-            // Replies are written whole; waiting to fill segments only delays them.
-            let _ = stream.set_nodelay(true);
-            let Served { listener, series, context } = &*served;
-            session::run(Stream::Tcp(stream), client, listener, series, Arc::clone(context)).await;
-        });
+        // Replies are written whole; waiting to fill segments only delays them.
+        let _ = stream.set_nodelay(true);
+        let Served { listener, series, context } = &*served;
+        self.sessions.spawn(session::run(Stream::Tcp(stream), client, listener, series, Arc::clone(context)));
     }
 }

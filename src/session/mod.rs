@@ -69,7 +69,8 @@ struct Session {
     held: Held,
     conduct: Conduct,
     bare_newlines: BareNewlines,
-    attachment: Option<Attachment>,
+    /// Boxed, as most clients never need one.
+    attachment: Option<Box<Attachment>>,
     /// The route of the transaction, also while its backend is being replaced.
     route: Option<Arc<Route>>,
     /// The backend session of this transaction was replaced once already.
@@ -89,74 +90,92 @@ struct Session {
 }
 
 /// Serves one client until it or we end the session.
-pub async fn run(
+pub fn run(
     stream: Stream,
     peer: SocketAddr,
     listener: &Listener,
     series: &ListenerMetrics,
     context: Arc<Context>,
-) {
-    let limits = &context.config.limits;
-    let client = Client::new(stream, limits.max_command_line);
-    let arrival = Arrival::new(peer, client.destination(), listener);
-    let rules = Rules {
-        hostname: context.config.hostname.as_str().into(),
-        offer: context.offer(),
-        max_size: limits.max_message_size,
-        xclient: arrival.xclient(),
-        tls: match listener.tls {
-            ListenerTls::Off => Tls::Off,
-            ListenerTls::StartTls => Tls::Offered,
-            ListenerTls::Required => Tls::Required,
-            ListenerTls::Implicit => Tls::Active,
-        },
-        max_recipients: limits.max_recipients,
-        max_errors: limits.max_errors.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
-    };
-    let mut session = Session {
-        client,
-        dialogue: Dialogue::new(rules),
-        record: SessionRecord::new(Arc::clone(&listener.name), arrival.address(), &context.live),
-        series: series.clone(),
-        gauge: series.session(),
-        began: Instant::now(),
-        key: ClientKey::of(arrival.address().ip()),
-        arrival,
-        admission: None,
-        bypass: false,
-        held: Held::Against,
-        conduct: Conduct::default(),
-        bare_newlines: BareNewlines::Reject,
-        bound: false,
-        traced: false,
-        attachment: None,
-        route: None,
-        replaced: false,
-        envelope_ends: Instant::now(),
-        stopped: None,
-        pace: Pace::default(),
-        stored: None,
-        context: Arc::clone(&context),
-    };
-    let end = session.serve(listener.tls).await;
-    session.detach();
-    if session.bound {
-        context.backends.dismiss(&session.record.session.to_string());
+) -> impl Future<Output = ()> + use<> {
+    // Made before the future: what it is made of would have room there for as long as the client stays.
+    let (mut session, tls) = (Session::new(stream, peer, listener, series, context), listener.tls);
+    async move {
+        let end = session.serve(tls).await;
+        Box::pin(session.over(end)).await;
     }
-    let Session { client, record, began, .. } = session;
-    client.close(context.config.timeouts.command.min(CLOSING)).await;
-    // Whoever opens too many connections, or is banned, does not fill the log with them.
-    if !matches!(end, End::Connections | End::Banned) {
-        record.log(end, began.elapsed());
-        record.tell(end, began.elapsed(), &context.events);
-    }
-    context.metrics.session_ended(began.elapsed());
 }
 
 /// How long a client that is being left may take to hear the last words.
 const CLOSING: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl Session {
+    fn new(
+        stream: Stream,
+        peer: SocketAddr,
+        listener: &Listener,
+        series: &ListenerMetrics,
+        context: Arc<Context>,
+    ) -> Self {
+        let limits = &context.config.limits;
+        let client = Client::new(stream, limits.max_command_line);
+        let arrival = Arrival::new(peer, client.destination(), listener);
+        let rules = Rules {
+            hostname: Arc::clone(&context.config.hostname),
+            offer: context.offer(),
+            max_size: limits.max_message_size,
+            xclient: arrival.xclient(),
+            tls: match listener.tls {
+                ListenerTls::Off => Tls::Off,
+                ListenerTls::StartTls => Tls::Offered,
+                ListenerTls::Required => Tls::Required,
+                ListenerTls::Implicit => Tls::Active,
+            },
+            max_recipients: limits.max_recipients,
+            max_errors: limits.max_errors.map(|max| u32::try_from(max).unwrap_or(u32::MAX)),
+        };
+        Self {
+            client,
+            dialogue: Dialogue::new(rules),
+            record: SessionRecord::new(Arc::clone(&listener.name), arrival.address(), &context.live),
+            series: series.clone(),
+            gauge: series.session(),
+            began: Instant::now(),
+            key: ClientKey::of(arrival.address().ip()),
+            arrival,
+            admission: None,
+            bypass: false,
+            held: Held::Against,
+            conduct: Conduct::default(),
+            bare_newlines: BareNewlines::Reject,
+            bound: false,
+            traced: false,
+            attachment: None,
+            route: None,
+            replaced: false,
+            envelope_ends: Instant::now(),
+            stopped: None,
+            pace: Pace::default(),
+            stored: None,
+            context,
+        }
+    }
+
+    /// Nothing is left to be said: the backend's session is another's, and what happened is told.
+    async fn over(mut self, end: End) {
+        self.detach();
+        let Self { client, record, began, bound, context, .. } = self;
+        if bound {
+            context.backends.dismiss(&record.session.to_string());
+        }
+        client.close(context.config.timeouts.command.min(CLOSING)).await;
+        // Whoever opens too many connections, or is banned, does not fill the log with them.
+        if !matches!(end, End::Connections | End::Banned) {
+            record.log(end, began.elapsed());
+            record.tell(end, began.elapsed(), &context.events);
+        }
+        context.metrics.session_ended(began.elapsed());
+    }
+
     /// The client's arrival, then the whole conversation.
     async fn serve(&mut self, tls: ListenerTls) -> End {
         if let Some(end) = Box::pin(self.arrive()).await {

@@ -453,7 +453,7 @@ impl Session {
         }
     }
 
-    fn keep(&mut self, attachment: Attachment, route: &Arc<Route>) {
+    fn keep(&mut self, attachment: Box<Attachment>, route: &Arc<Route>) {
         self.record_backend(&attachment);
         self.route = Some(Arc::clone(route));
         self.attachment = Some(attachment);
@@ -466,7 +466,7 @@ impl Session {
         route: &Arc<Route>,
         lost: Option<Arc<Backend>>,
         recipients: impl Iterator<Item = &Recipient> + Clone,
-    ) -> Result<Attachment, Reply> {
+    ) -> Result<Box<Attachment>, Reply> {
         if route.client_address == ClientAddress::Xclient {
             self.name_client().await;
         }
@@ -497,7 +497,7 @@ impl Session {
             let fault = match lease {
                 Ok(lease) => {
                     self.bound |= introduction.means().is_some();
-                    return Ok(Attachment::new(lease, Arc::clone(route)));
+                    return Ok(Box::new(Attachment::new(lease, Arc::clone(route))));
                 }
                 Err(fault) => fault,
             };

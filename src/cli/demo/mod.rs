@@ -82,7 +82,7 @@ async fn proxy(listen: SocketAddr, store: SocketAddr) -> Result<Server, Exit> {
         faults.faults.iter().for_each(say);
         Exit::Config
     })?;
-    loaded.config.hostname = "backstop.demo.example".to_owned();
+    loaded.config.hostname = "backstop.demo.example".into();
     if let Some(admin) = &mut loaded.config.admin {
         // Any free port: the demo may run beside a real proxy.
         admin.address.set_port(0);

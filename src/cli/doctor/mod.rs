@@ -111,7 +111,7 @@ pub(super) async fn doctor(arguments: &Arguments) -> Exit {
             backends.push(examined(target, &member.backend, arguments).await);
         }
     }
-    let hostname = context.config.hostname.clone();
+    let hostname = context.config.hostname.to_string();
     let lists = lists::look_up(&hostname, &arguments.address, &arguments.dnsbl).await;
     let report = Report { hostname, backends, lists };
     if arguments.json {

@@ -96,7 +96,7 @@ impl Target {
             local: if local { Local::Here } else { Local::Away },
             address: destination.to_string(),
             host: destination.name().to_owned(),
-            hostname: config.hostname.clone(),
+            hostname: config.hostname.to_string(),
             max_connections: routes().map(|route| route.max_connections).min().unwrap_or(2),
         };
         let (sender, fallback) = (first.verify.sender.clone(), first.verify.fallback_sender.clone());

@@ -49,7 +49,7 @@ pub(super) fn check(settings: &mut Settings, host_name: &str, findings: &mut Fin
             level: settings.log.level.as_str().to_owned(),
             redact: settings.log.redact,
         },
-        hostname: hostname?,
+        hostname: hostname?.into(),
         listeners,
         routes: routes?,
         shown: Default::default(),

@@ -96,7 +96,7 @@ fn only_a_route_must_be_written() {
     let loaded = load_text("least", ROUTE, &[]).unwrap();
     let config = loaded.config;
     assert_eq!(loaded.warnings, Vec::new());
-    assert_eq!(config.hostname, "mx.example.org");
+    assert_eq!(&*config.hostname, "mx.example.org");
     assert_eq!(&*config.listeners[0].name, "mx");
     assert_eq!(config.listeners[0].tls, ListenerTls::Off);
     assert_eq!(config.listeners[0].addresses, ["[::]:25".parse::<SocketAddr>().unwrap()]);
@@ -145,7 +145,7 @@ fn every_key_reaches_the_configuration_in_use() {
         token.display()
     );
     let config = load_text("every-key-used-file", &text, &[]).unwrap().config;
-    assert_eq!(config.hostname, "mx.xn--bcher-kva.example");
+    assert_eq!(&*config.hostname, "mx.xn--bcher-kva.example");
     let listener = &config.listeners[0];
     assert_eq!(listener.addresses.len(), 2);
     assert_eq!(listener.proxy_protocol, ProxyProtocol::Late);

@@ -72,7 +72,7 @@ fn variables_beat_the_file() {
     ];
     let text = with_route("hostname = 'mx.example.org'\n[limits]\nmax_errors = 5\nmax_recipients = 6");
     let config = load_text("variables", &text, &variables).unwrap().config;
-    assert_eq!(config.hostname, "other.example.org");
+    assert_eq!(&*config.hostname, "other.example.org");
     assert_eq!((config.limits.max_errors, config.limits.max_recipients), (Some(7), 6));
     assert!(config.limits.bypass.contains("10.0.0.1".parse().unwrap()));
     assert_eq!(config.admin.unwrap().token.unwrap().reveal(), "007");
