@@ -223,7 +223,8 @@ fn note(noted: &mut Option<String>, said: &str) -> Noted {
 
 /// An address as it is shown.
 fn bracketed(address: &str) -> String {
-    format!("<{}>", redact::address(address))
+    let address = redact::address(address);
+    ["<", &address, ">"].concat()
 }
 
 /// Why a session ended. All of these are expected: none is an error of ours.

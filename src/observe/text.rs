@@ -21,40 +21,69 @@ pub(super) struct Fields;
 
 impl<'w> FormatFields<'w> for Fields {
     fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
-        let mut line = Line(DefaultVisitor::new(writer, true));
+        let mut line = Line { writer, empty: true, outcome: Ok(()) };
         fields.record(&mut line);
-        line.0.finish()
+        line.outcome
     }
 }
 
-struct Line<'w>(DefaultVisitor<'w>);
+struct Line<'w> {
+    writer: Writer<'w>,
+    empty: bool,
+    outcome: fmt::Result,
+}
+
+impl Line<'_> {
+    /// Whether a field needs nothing that only `tracing` knows of: colours, and what is no value.
+    fn is_simple(&self, field: &Field) -> bool {
+        let name = field.name();
+        !self.writer.has_ansi_escapes()
+            && name != "message"
+            && !name.starts_with("r#")
+            && !name.starts_with("log.")
+    }
+
+    fn simply(&mut self, field: &Field, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
+        if self.outcome.is_err() {
+            return;
+        }
+        let space = if std::mem::replace(&mut self.empty, false) { "" } else { " " };
+        let named = [space, field.name(), "="].into_iter().try_for_each(|part| self.writer.write_str(part));
+        self.outcome = named.and_then(|()| value(&mut self.writer));
+    }
+
+    fn as_tracing_does(&mut self, record: impl FnOnce(&mut DefaultVisitor<'_>)) {
+        if self.outcome.is_err() {
+            return;
+        }
+        let mut visitor =
+            DefaultVisitor::new(self.writer.by_ref(), std::mem::replace(&mut self.empty, false));
+        record(&mut visitor);
+        self.outcome = visitor.finish();
+    }
+}
 
 impl Visit for Line<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() != "message" && value.bytes().all(is_plain) {
-            self.0.record_debug(field, &Quoted(value));
+        if self.is_simple(field) && value.bytes().all(is_plain) {
+            self.simply(field, |writer| {
+                ["\"", value, "\""].into_iter().try_for_each(|part| writer.write_str(part))
+            });
         } else {
-            self.0.record_str(field, value);
+            self.as_tracing_does(|visitor| visitor.record_str(field, value));
         }
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
-        self.0.record_error(field, value);
+        self.as_tracing_does(|visitor| visitor.record_error(field, value));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.0.record_debug(field, value);
-    }
-}
-
-/// A text that needs nothing but its quotes.
-struct Quoted<'t>(&'t str);
-
-impl Debug for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_char('"')?;
-        f.write_str(self.0)?;
-        f.write_char('"')
+        if self.is_simple(field) {
+            self.simply(field, |writer| write!(writer, "{value:?}"));
+        } else {
+            self.as_tracing_does(|visitor| visitor.record_debug(field, value));
+        }
     }
 }
 
