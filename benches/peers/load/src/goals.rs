@@ -31,7 +31,7 @@ pub(crate) const COLUMNS: [Column; 10] = [
         "session of one client: median ms; 99th percentile",
         &[(Figure::P50, 1e-3), (Figure::P99, 1e-3)],
     ),
-    column("idle", "idle connection (15,000 held): KiB each", &[(Figure::KibPerUnit, 1.0)]),
+    column("idle", "idle connection (7500 held): KiB each", &[(Figure::KibPerUnit, 1.0)]),
 ];
 
 /// What Backstop shall reach with a row.
