@@ -4,7 +4,7 @@
 mod support;
 
 use futures_util::stream::{self, StreamExt as _};
-use support::backend::Script;
+use support::backend::{Backend, Script};
 use support::instance::{Instance, KNOWN, UNKNOWN, backend, instances, until};
 use support::redis::{Line, Redis, url};
 
@@ -15,6 +15,27 @@ fn forgotten() -> [(&'static str, &'static str); 3] {
         ("two@example.org", "?domain=example.org"),
         ("three@example.org", ""),
     ]
+}
+
+/// Two instances of a tier, one of which has lost it.
+struct Parted {
+    store: Backend,
+    redis: Redis,
+    line: Line,
+    one: Instance,
+    apart: Instance,
+}
+
+impl Parted {
+    async fn begin() -> Self {
+        let ((store, backend), redis) = (backend().await, Redis::start(&[]).await);
+        let line = Line::to(redis.address()).await;
+        let one = Instance::joined(backend, &redis.url(), "").await;
+        let apart = Instance::joined(backend, &url(line.address()), "").await;
+        line.cut();
+        apart.is_up(false).await;
+        Self { store, redis, line, one, apart }
+    }
 }
 
 async fn all_is_told(instance: &Instance) {
@@ -110,17 +131,12 @@ async fn what_two_instances_that_are_apart_forget_each_for_itself_both_forget() 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_forgets_everything_apart_forgets_too_what_others_forgot_afterwards() {
     for what in [format!("/{UNKNOWN}"), "?domain=example.org".to_owned()] {
-        let ((store, backend), redis) = (backend().await, Redis::start(&[]).await);
-        let mut line = Line::to(redis.address()).await;
-        let one = Instance::joined(backend, &redis.url(), "").await;
-        let apart = Instance::joined(backend, &url(line.address()), "").await;
-        line.cut();
-        apart.is_up(false).await;
+        let Parted { store, redis: _redis, mut line, one, apart } = Parted::begin().await;
         apart.forget("").await;
         apart.ask(UNKNOWN).await.is("550");
         store.rescript(|_| Script::knowing([KNOWN, UNKNOWN]));
         one.forget(&what).await;
-        redis.until_keys("backstop:forgotten", 1).await;
+        all_is_told(&one).await;
         line.mend().await;
         apart.is_up(true).await;
         until("it asks anew", async || apart.ask(UNKNOWN).await.code == 250).await;
@@ -130,12 +146,7 @@ async fn who_forgets_everything_apart_forgets_too_what_others_forgot_afterwards(
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_forgotten_apart_is_forgotten_too_by_those_that_forgot_everything_before() {
     for what in [format!("/{UNKNOWN}"), "?domain=example.org".to_owned()] {
-        let ((store, backend), redis) = (backend().await, Redis::start(&[]).await);
-        let mut line = Line::to(redis.address()).await;
-        let one = Instance::joined(backend, &redis.url(), "").await;
-        let apart = Instance::joined(backend, &url(line.address()), "").await;
-        line.cut();
-        apart.is_up(false).await;
+        let Parted { store, redis, mut line, one, apart } = Parted::begin().await;
         one.forget("").await;
         one.ask(UNKNOWN).await.is("550");
         store.rescript(|_| Script::knowing([KNOWN, UNKNOWN]));

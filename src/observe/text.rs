@@ -1,4 +1,4 @@
-//! The form of a text line, as `tracing` writes it, made cheaply: a line for each refusal is half of what a refusal from memory costs.
+//! The form of a text line, as `tracing` writes it, made cheaply: each refusal has its line, which was half of what one from memory cost.
 //!
 //! Nearly all that is logged is plain text, which needs no look at each character, and a second has one date.
 

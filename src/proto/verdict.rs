@@ -4,7 +4,14 @@
 //! RCPT after an accepted MAIL (or to DATA, when that is asked) can speak about the recipient; everything
 //! else is about us, the sender or the server, and is never held against an address.
 
+mod relaying;
+mod words;
+
 use super::reply::{Class, Reply};
+use relaying::denies_relaying;
+use words::own_words;
+
+pub use relaying::{Relaying, relaying};
 
 /// May mail for a recipient be taken?
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -214,7 +221,7 @@ pub fn about_the_session(reply: &Reply) -> Option<Meaning> {
     if reply.code() == 421 {
         return Some(Meaning::SessionLost);
     }
-    let pressure = match (reply.code(), reply.enhanced().map(|e| (e.subject, e.detail))) {
+    let pressure = match (reply.code(), detail(reply)) {
         (452, Some((3, 1))) | (451, Some((7, 500))) => true,
         (451, Some((7, 0))) => is_ours && reply.mentions("PRX"),
         _ => false,
@@ -233,7 +240,7 @@ fn at_mail(reply: &Reply) -> Meaning {
 }
 
 fn at_recipient(reply: &Reply) -> Meaning {
-    let detail = reply.enhanced().map(|e| (e.subject, e.detail));
+    let detail = detail(reply);
     match reply.class() {
         Class::Positive if reply.code() == 252 => Meaning::Taken,
         Class::Positive if reply.is_done() => Meaning::Good,
@@ -275,7 +282,7 @@ fn refused_recipient(reply: &Reply, detail: Option<(u16, u16)>) -> Meaning {
 /// "Unable to relay", "relay access denied": the backend does not serve this domain. Only where the code
 /// is one that servers use for it, and never in an address, since a mailbox may be named relay.
 fn speaks_of_relaying(reply: &Reply) -> bool {
-    match reply.enhanced().map(|enhanced| (enhanced.subject, enhanced.detail)) {
+    match detail(reply) {
         // Exchange Online: no tenant takes it.
         Some((7, 64)) => return true,
         Some((7, 1 | 54) | (4, 1)) => {}
@@ -285,128 +292,8 @@ fn speaks_of_relaying(reply: &Reply) -> bool {
     denies_relaying(reply)
 }
 
-fn denies_relaying(reply: &Reply) -> bool {
-    let text = own_words(reply);
-    let words: Vec<&str> = words_of(&text).collect();
-    let says = |any: &[&str]| words.iter().any(|word| any.contains(word));
-    let row = |first: &[&str], then: &[&str]| {
-        words.windows(2).any(|pair| matches!(pair, [a, b] if first.contains(a) && then.contains(b)))
-    };
-    let denies = says(&["denied", "rejected", "refused", "prohibited", "forbidden", "unable", "cannot"])
-        || row(&["not"], &["allowed", "permitted", "relay"])
-        || row(&["no"], &["relay", "relaying"])
-        || row(&["do", "does", "can"], &["not"])
-        || row(&["don", "won"], &["t"]);
-    says(&["rcpthosts"]) || (says(&["relay", "relaying"]) && denies)
-}
-
-/// What an answer to RCPT for a foreign domain says of relaying.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Relaying {
-    /// It takes the mail.
-    Takes,
-    /// It does not relay for us.
-    Denies,
-    /// It refuses this recipient, and speaks of no reason but itself.
-    RefusesIt,
-    /// Something else is the reason, which another domain, or another sender, may not give.
-    Unclear,
-}
-
-/// Reads an answer to RCPT for a foreign domain. A server that relays for us may yet refuse the domain for what DNS says of it (those of
-/// RFC 2606 take no mail, RFC 7505), the sender, or us.
-#[must_use]
-pub fn relaying(reply: &Reply) -> Relaying {
-    match reply.class() {
-        Class::Positive => return Relaying::Takes,
-        Class::Permanent if denies_relaying(reply) && !speaks_of_dns(reply) => return Relaying::Denies,
-        // Postfix' defer_unauth_destination.
-        Class::Transient if reply.code() == 454 && denies_relaying(reply) => return Relaying::Denies,
-        _ => {}
-    }
-    match meaning(Stage::Recipient, reply) {
-        Meaning::RouteFault => Relaying::Denies,
-        Meaning::Bad | Meaning::Policy | Meaning::Refused
-            if matches!(reply.code(), 550 | 551 | 553 | 554 | 571) && !speaks_of_another_reason(reply) =>
-        {
-            Relaying::RefusesIt
-        }
-        _ => Relaying::Unclear,
-    }
-}
-
-/// What DNS says of the sender or the domain is the reason.
-fn speaks_of_dns(reply: &Reply) -> bool {
-    matches!(detail(reply), Some((1, 7 | 8 | 10) | (7, 20..=29)))
-        || words_of(&own_words(reply)).any(|word| matches!(word, "nullmx" | "spf"))
-}
-
 fn detail(reply: &Reply) -> Option<(u16, u16)> {
     reply.enhanced().map(|enhanced| (enhanced.subject, enhanced.detail))
-}
-
-fn speaks_of_another_reason(reply: &Reply) -> bool {
-    const REASONS: &[&str] = &[
-        "domain",
-        "domains",
-        "host",
-        "mx",
-        "nullmx",
-        "dns",
-        "sender",
-        "from",
-        "client",
-        "undeliverable",
-        "unverified",
-        "unrouteable",
-        "unroutable",
-        "literal",
-        "literals",
-        "spf",
-        "spam",
-        "blocked",
-        "listed",
-        "blacklisted",
-        "reputation",
-        "policy",
-    ];
-    let about_something_else = matches!(
-        reply.enhanced().map(|e| (e.subject, e.detail)),
-        Some((1, 2 | 3 | 7 | 8 | 10) | (7, 20..=29))
-    );
-    about_something_else || words_of(&own_words(reply)).any(|word| REASONS.contains(&word))
-}
-
-/// What it says in words of its own, in lower case: what a client wrote speaks for nobody.
-fn own_words(reply: &Reply) -> String {
-    without_addresses(&String::from_utf8_lossy(reply.text()).to_ascii_lowercase())
-}
-
-fn words_of(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty())
-}
-
-/// The words of a reply but for addresses, what stands in angle brackets, and names of hosts, which have words of their own. A bracket may
-/// be part of a local part: one that opens is closed behind an at sign, where there is one.
-fn without_addresses(text: &str) -> String {
-    let mut outside = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, bracketed)) = rest.split_once('<') {
-        outside.push_str(before);
-        outside.push(' ');
-        let from = bracketed.find('@').unwrap_or(0);
-        let close = bracketed.get(from..).and_then(|behind| behind.find('>')).map(|at| from + at + 1);
-        rest = close
-            .or_else(|| bracketed.find('>').map(|at| at + 1))
-            .and_then(|at| bracketed.get(at..))
-            .unwrap_or_default();
-    }
-    outside.push_str(rest);
-    let is_name = |word: &&str| {
-        let word = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
-        word.contains('@') || word.contains('.')
-    };
-    outside.split_ascii_whitespace().filter(|word| !is_name(word)).collect::<Vec<_>>().join(" ")
 }
 
 fn at_data(reply: &Reply) -> Meaning {
@@ -523,59 +410,6 @@ mod tests {
                 ),
             ],
         );
-    }
-
-    #[test]
-    fn only_a_refusal_to_relay_or_of_the_mailbox_says_that_a_server_does_not_relay() {
-        use Relaying::{Denies, RefusesIt, Takes, Unclear};
-        for (code, text, expected) in [
-            (250, "2.1.5 Ok", Takes),
-            (252, "cannot verify", Takes),
-            (554, "5.7.1 <x@example.net>: Relay access denied", Denies),
-            (550, "relay not permitted", Denies),
-            (530, "5.7.0 Authentication required", Denies),
-            (550, "5.1.1 <x@example.net>: Recipient address rejected: User unknown", RefusesIt),
-            (550, "Invalid recipient: <x@example.net>", RefusesIt),
-            (
-                550,
-                "5.7.27 <x@example.com>: Sender address rejected: Domain example.com does not accept mail (nullMX)",
-                Unclear,
-            ),
-            (
-                556,
-                "5.1.10 <x@example.net>: Recipient address rejected: Domain example.net does not accept mail (nullMX)",
-                Unclear,
-            ),
-            (550, "5.1.2 <x@example.net>: bad destination", Unclear),
-            (
-                550,
-                "5.1.1 <x@example.net>: Recipient address rejected: undeliverable address: no route",
-                Unclear,
-            ),
-            (550, "Unrouteable address", Unclear),
-            (550, "5.1.2 Relay not allowed.", Denies),
-            (550, "Administrative prohibition", RefusesIt),
-            (554, "5.7.1 Access denied", RefusesIt),
-            (571, "not here", RefusesIt),
-            (501, "5.1.3 bad address", Unclear),
-            (550, "5.1.3 bad address", Unclear),
-            (501, "<x@[192.0.2.1]>: domain literals not allowed", Unclear),
-            (550, "5.7.23 SPF check failed", Unclear),
-            (550, "5.7.1 relay-1.example.org is not allowed to send mail from example.com: SPF", Unclear),
-            (554, "5.7.1 <x@example.net>: Relay access denied; contact <postmaster@example.org>", Denies),
-            (454, "4.7.1 <x@example.net>: Relay access denied", Denies),
-            (450, "4.7.1 Relay access denied", Unclear),
-            (
-                556,
-                "5.1.10 <x@example.net>: Recipient address rejected: Domain example.net does not accept mail (nullMX). Example Ltd mail relay",
-                Unclear,
-            ),
-            (550, "5.7.0 Relaying denied", Denies),
-            (550, "5.7.1 Service unavailable; client host blocked", Unclear),
-            (450, "4.1.2 <x@example.net>: Recipient address rejected: Domain not found", Unclear),
-        ] {
-            assert_eq!(relaying(&Reply::fixed(code, text)), expected, "{code} {text}");
-        }
     }
 
     #[test]

@@ -67,25 +67,21 @@ pub(super) fn senders(senders: &[SenderFact], role: &Role, out: &mut Judgement) 
 
 /// What the backend does about foreign mail.
 pub(in crate::verify) fn foreign_mail(relay: &[Asked]) -> Outcome {
-    let taken = relay.iter().filter(|asked| asked.to == Answered::Rcpt);
-    foreign::outcome(&taken.map(said).collect::<Vec<_>>())
+    let said = relay.iter().filter_map(|asked| {
+        let Asked { sender, recipient, .. } = asked;
+        let whose = if is_foreign(sender) { Whose::Nobodys } else { Whose::Ours };
+        Some(Said { sender, whose, recipient, what: said_of(asked)? })
+    });
+    foreign::outcome(&said.collect::<Vec<_>>())
 }
 
-fn said(asked: &Asked) -> Said<'_> {
-    let Asked { sender, recipient, .. } = asked;
-    let whose = if is_foreign(sender) { Whose::Nobodys } else { Whose::Ours };
-    Said { sender, whose, recipient, what: said_of(asked) }
-}
-
-fn said_of(asked: &Asked) -> Relaying {
-    let about_it = asked.reply.as_ref().filter(|_| asked.to == Answered::Rcpt);
-    about_it.map_or(Relaying::Unclear, relaying)
+/// What it says of the recipient; none where the sender was refused.
+fn said_of(asked: &Asked) -> Option<Relaying> {
+    (asked.to == Answered::Rcpt).then(|| asked.reply.as_ref().map_or(Relaying::Unclear, relaying))
 }
 
 pub(super) fn relay(relay: &[Asked], role: &Role, out: &mut Judgement) {
-    let class = |asked: &Asked| asked.reply.as_ref().map(Reply::class);
-    let relays =
-        relay.iter().find(|asked| asked.to == Answered::Rcpt && class(asked) == Some(Class::Positive));
+    let relays = relay.iter().find(|asked| said_of(asked) == Some(Relaying::Takes));
     if let Some(asked) = relays {
         let who = match role.delivers {
             Delivers::Anything => {
@@ -112,7 +108,8 @@ pub(super) fn relay(relay: &[Asked], role: &Role, out: &mut Judgement) {
         );
         return;
     }
-    let refused = relay.iter().find(|asked| said_of(asked) == Relaying::Denies).or_else(|| relay.first());
+    let refused =
+        relay.iter().find(|asked| said_of(asked) == Some(Relaying::Denies)).or_else(|| relay.first());
     match (refused, foreign_mail(relay)) {
         (Some(asked), Outcome::Refuses) => {
             out.well(format!("refuses to relay for us: {}", words(asked.reply.as_ref())));
