@@ -1,10 +1,11 @@
 //! Mail stores that behave as stores do: no wrong 550, no duplicate, no relaying, and no queue before a tarpit.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backstop::verify::Urgency;
-use tokio::task::JoinSet;
+use backstop::verify::{Asker, Urgency};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
 use super::house::{ANN, House, NOBODY, PLAIN, Remembered, SECOND, asker};
@@ -23,14 +24,18 @@ fn tarpit(max_connections: usize) -> Arc<House> {
 }
 
 /// So many ask at once, each for another name, each a client of its own; when each was answered, and what it heard.
-async fn all_ask(house: &Arc<House>, names: std::ops::Range<u8>) -> Vec<(Duration, String)> {
+async fn all_ask(house: &Arc<House>, names: Range<u8>) -> Vec<(Duration, String)> {
+    all_ask_as(house, names, Urgency::Clean).await
+}
+
+async fn all_ask_as(house: &Arc<House>, names: Range<u8>, urgency: Urgency) -> Vec<(Duration, String)> {
     let began = Instant::now();
     let mut asking = JoinSet::new();
     for number in names {
         let house = Arc::clone(house);
         asking.spawn(async move {
             let name = format!("guess{number}@example.org");
-            let verdict = house.verdict_for(&name, asker(number, Urgency::Clean)).await;
+            let verdict = house.verdict_for(&name, asker(number, urgency)).await;
             (began.elapsed(), verdict)
         });
     }
@@ -76,6 +81,73 @@ async fn a_tarpit_delays_no_known_recipient_and_no_delivery() {
     house.hears(200, ANN).await.is("250");
     assert_eq!(began.elapsed(), TARPIT, "its own RCPT, in a session of its own");
     guesses.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_guesses_before_a_prompt_store_is_asked_for_on_few_sessions() {
+    let house = Arc::new(House::with_route("max_connections = 45\n", PLAIN, Script::knowing([ANN])));
+    let heard = all_ask_as(&house, 0..200, Urgency::Suspect).await;
+    assert_eq!(refused_within(&heard, SECOND), 200, "{heard:?}");
+    let most = house.store.record().most_open;
+    assert!(most <= 2 * 4, "four, and those that say QUIT: {most}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_guesses_before_a_tarpit_is_asked_for_on_all_sessions_but_one() {
+    let house = tarpit(45);
+    let heard = all_ask_as(&house, 0..21, Urgency::Suspect).await;
+    // Four a session until the pace is known, and the last in a session of its own.
+    assert_eq!(refused_within(&heard, 4 * TARPIT + SECOND), 21, "{heard:?}");
+    let heard = all_ask_as(&house, 21..63, Urgency::Suspect).await;
+    assert_eq!(refused_within(&heard, 2 * TARPIT + 2 * SECOND), 42, "{heard:?}");
+    assert_eq!(house.store.record().most_open, 21, "one is kept for clients with a clean record");
+}
+
+/// A store that is prompt, except that it sleeps on some names.
+fn sleepy(max_connections: usize, names: &[&str]) -> Arc<House> {
+    let sleeps =
+        |script: Script, name: &&str| script.on(at(Phase::Rcpt).to(name), Action::ordinary().after(TARPIT));
+    let script = names.iter().fold(Script::knowing([ANN]), sleeps);
+    Arc::new(House::with_route(&format!("max_connections = {max_connections}\n"), PLAIN, script))
+}
+
+/// One asks, and others do meanwhile.
+fn begins_to_ask(house: &Arc<House>, name: &'static str, asker: Asker) -> JoinHandle<String> {
+    let house = Arc::clone(house);
+    tokio::spawn(async move { house.verdict_for(name, asker).await })
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_behind_a_session_the_store_sleeps_on() {
+    for urgency in [Urgency::Clean, Urgency::Suspect] {
+        let house = sleepy(45, &[NOBODY]);
+        let slept_on = begins_to_ask(&house, NOBODY, asker(1, urgency));
+        sleep(SECOND).await;
+        let began = Instant::now();
+        assert_eq!(house.verdict_for(ANN, asker(2, urgency)).await, "good");
+        assert!(began.elapsed() < Duration::from_millis(25), "{:?}", began.elapsed());
+        assert!(!slept_on.is_finished());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_guesses_does_not_get_the_last_session_while_the_store_sleeps_on_the_others() {
+    const SLEPT_ON: [&str; 2] = ["guess200@example.org", "guess201@example.org"];
+    // Half of them, three, are for probes.
+    let house = sleepy(6, &SLEPT_ON);
+    all_ask(&house, 0..32).await;
+    assert_eq!(house.store.record().most_open, 3);
+    for (name, number) in SLEPT_ON.into_iter().zip(200..) {
+        begins_to_ask(&house, name, asker(number, Urgency::Clean));
+        sleep(SECOND).await;
+    }
+    let guess = begins_to_ask(&house, NOBODY, asker(1, Urgency::Suspect));
+    sleep(SECOND).await;
+    let began = Instant::now();
+    assert_eq!(house.verdict_for(ANN, asker(2, Urgency::Clean)).await, "good");
+    assert!(began.elapsed() < Duration::from_millis(25), "{:?}", began.elapsed());
+    assert!(!guess.is_finished());
+    assert!(guess.await.unwrap().starts_with("bad"), "once one of them is free");
 }
 
 #[tokio::test(start_paused = true)]

@@ -188,7 +188,9 @@ enum Voice {
 struct Work {
     waiting: Queue,
     sessions: usize,
-    /// Sessions at work on something no client with a clean record waits for.
+    /// Sessions that have been at one round for long: nobody counts on them.
+    slow: usize,
+    /// The others at work on something no client with a clean record waits for.
     at_leisure: usize,
     /// Sessions that wait for a question, the longest idle first.
     idle: Vec<oneshot::Sender<()>>,

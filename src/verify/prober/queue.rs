@@ -6,8 +6,6 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use tokio::time::Instant;
-
 use super::Question;
 use crate::net::client_key::ClientKey;
 use crate::verify::key::{AsIs, Key};
@@ -103,6 +101,16 @@ impl Queue {
         self.waiting.iter().sum()
     }
 
+    /// How many wait that are as urgent as this.
+    pub(super) fn how_many(&self, urgency: Urgency) -> usize {
+        let [clean, suspect, background] = self.waiting;
+        match urgency {
+            Urgency::Clean => clean,
+            Urgency::Suspect => suspect,
+            Urgency::Background => background,
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -111,7 +119,7 @@ impl Queue {
     pub(super) fn push(&mut self, question: Question) -> Result<(), Full> {
         let Asker { client, urgency } = question.asker;
         let room = if urgency == Urgency::Clean { MOST } else { MOST - KEPT_FOR_CLEAN };
-        let [.., refreshing] = self.waiting;
+        let refreshing = self.how_many(Urgency::Background);
         if self.len() >= room || (urgency == Urgency::Background && refreshing >= MOST_REFRESHING) {
             return Err(Full);
         }
@@ -173,16 +181,6 @@ impl Queue {
         None
     }
 
-    /// Since when one of those that wait has waited: about the longest.
-    pub(super) fn waits_since(&self) -> Option<Instant> {
-        let in_line = self.lines.iter().filter_map(|line| {
-            let client = line.turns.front()?;
-            let key = line.by_client.get(client)?.front()?;
-            self.questions.get(key).map(|question| question.asked)
-        });
-        self.again.front().map(|question| question.asked).into_iter().chain(in_line).min()
-    }
-
     /// Whether something as urgent as `least` waits.
     pub(super) fn has(&self, least: Urgency) -> bool {
         self.waiting.iter().take(least as usize + 1).any(|waiting| *waiting > 0)
@@ -218,6 +216,8 @@ impl Queue {
 mod tests {
     use std::sync::Arc;
     use std::time::Duration;
+
+    use tokio::time::Instant;
 
     use super::super::{Purpose, Voice};
     use super::*;

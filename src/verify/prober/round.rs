@@ -2,6 +2,7 @@
 //! belong beside it.
 
 use super::queue::Urgency;
+use super::sessions::AT_LEISURE;
 use super::{Pending, Prober, Purpose, Question, Voice, Work, most_sessions};
 use crate::proto::verdict::Cause;
 use crate::verify::conversation::Conversation;
@@ -42,11 +43,12 @@ impl Round {
 }
 
 impl Prober {
-    /// How urgent a question must be for another session to take it now: the last session there may be is kept
-    /// for clients with a clean record.
+    /// How urgent a question must be for another session to take it now: few are at work on what nobody with a clean
+    /// record waits for, and the last session there may be is kept for those.
     pub(super) fn least(&self, work: &Work) -> Urgency {
         let most = most_sessions(&self.store);
-        if most > 1 && work.at_leisure + 1 >= most { Urgency::Clean } else { Urgency::Background }
+        let is_last = most > 1 && work.at_leisure + work.slow + 1 >= most;
+        if is_last || work.at_leisure >= AT_LEISURE { Urgency::Clean } else { Urgency::Background }
     }
 
     /// Questions that wait again, before all others. Somebody more urgent may have joined them meanwhile.

@@ -27,8 +27,12 @@ const MAX_AGE: Duration = Duration::from_secs(8 * 60);
 const IDLE: Duration = Duration::from_secs(4 * 60);
 /// How long the others do.
 const IDLE_SPARE: Duration = Duration::from_secs(5);
-/// A question that waits for longer has sessions that are stuck before it.
-const OVERDUE: Duration = Duration::from_secs(1);
+/// A session that has been at one thing for longer is not counted on by what waits: the store sleeps before it refuses,
+/// or is far away.
+const PROMPT: Duration = Duration::from_millis(25);
+/// Sessions that ask at a time where no client with a clean record waits, the slow ones not counted. A store that answers
+/// promptly answers more of them hardly faster, and has less time for mail.
+pub(super) const AT_LEISURE: usize = 4;
 /// The pause before the next session when the last one ended without a single answer; it doubles with each further one.
 const FRUITLESS_PAUSE: Duration = Duration::from_millis(50);
 /// The longest such pause.
@@ -37,20 +41,18 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 impl Prober {
     /// Wakes an idle session, or opens another while there are fewer than the budget has room for.
     pub(super) fn man(self: &Arc<Self>, work: &mut Work) {
-        if work.waiting.is_empty() || work.wake() {
+        if !work.waiting.has(self.least(work)) || work.wake() {
             return;
         }
+        // A session takes a batch at a time; another is worth opening for what one batch leaves.
+        let batch = self.store.backends.backends().map(|backend| backend.habits().batch()).min();
+        let batches = |questions: usize| questions.div_ceil(batch.unwrap_or(MAX_BATCH));
+        let clean = work.waiting.how_many(Urgency::Clean);
+        let wanted = batches(clean) + batches(work.waiting.len() - clean).min(AT_LEISURE);
         let most = most_sessions(&self.store);
         // The last one is kept for clients with a clean record.
-        let most = if work.waiting.has(Urgency::Clean) { most } else { most.saturating_sub(1).max(1) };
-        // A session takes a batch at a time; another is worth opening for what one batch leaves, or when a
-        // question waits although all sessions are at work.
-        let overdue = work.waiting.waits_since().is_some_and(|since| since.elapsed() > OVERDUE);
-        let batch = self.store.backends.backends().map(|backend| backend.habits().batch()).min();
-        let batch = batch.unwrap_or(MAX_BATCH);
-        let by_length = work.waiting.len().div_ceil(batch);
-        let wanted = if overdue { by_length.max(work.sessions + 1) } else { by_length };
-        if work.sessions < wanted.min(most) {
+        let most = if clean > 0 { most } else { most.saturating_sub(1).max(1) };
+        if work.sessions < (work.slow + wanted).min(most) {
             work.sessions += 1;
             let prober = Arc::clone(self);
             tokio::spawn(async move {
@@ -67,6 +69,7 @@ impl Prober {
         tracing::error!("a probe session failed unexpectedly; all questions are asked anew");
         let mut work = self.work();
         work.sessions = work.sessions.saturating_sub(1);
+        work.slow = work.slow.min(work.sessions);
         work.at_leisure = work.at_leisure.min(work.sessions);
         drop(work.waiting.take_all());
         drop(work);
@@ -179,18 +182,23 @@ impl Prober {
         session.lease.quit();
     }
 
-    /// Asks, and calls for another session when what waits meanwhile waits for too long.
+    /// Asks; while that takes long, others are opened for what waits.
     async fn ask_overseen(self: &Arc<Self>, session: &mut Session, habits: &Habits, round: Round) -> Health {
-        let urgent = round.is_urgent();
-        self.work().at_leisure += usize::from(!urgent);
+        let at_leisure = usize::from(!round.is_urgent());
+        self.work().at_leisure += at_leisure;
         let mut asking = std::pin::pin!(self.ask_round(session, habits, round));
-        let health = loop {
-            match timeout(OVERDUE, &mut asking).await {
-                Ok(health) => break health,
-                Err(_) => self.man(&mut self.work()),
+        let prompt = timeout(PROMPT, &mut asking).await;
+        {
+            let mut work = self.work();
+            work.at_leisure -= at_leisure;
+            if let Ok(health) = prompt {
+                return health;
             }
-        };
-        self.work().at_leisure -= usize::from(!urgent);
+            work.slow += 1;
+            self.man(&mut work);
+        }
+        let health = asking.await;
+        self.work().slow -= 1;
         health
     }
 
