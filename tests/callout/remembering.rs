@@ -487,3 +487,32 @@ async fn what_was_forgotten_while_it_was_asked_is_not_remembered() {
     assert_eq!(asked.await.unwrap(), "good");
     assert_eq!(house.remembered(ANN), Remembered::Nothing);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_again_follows_what_the_store_endures() {
+    // 22 of them are for probes, of 16 questions each; a twentieth of that is asked again at a time.
+    let house = Arc::new(House::with_route("max_connections = 45\n", PLAIN, Script::knowing([ANN])));
+    let all_ask = async |urgency| {
+        let began = Instant::now();
+        let mut asking = JoinSet::new();
+        for number in 0..60 {
+            let house = Arc::clone(&house);
+            asking.spawn(async move {
+                let name = format!("guess{number}@example.org");
+                assert!(house.verdict_for(&name, asker(number, urgency)).await.starts_with("bad"));
+                began.elapsed()
+            });
+        }
+        asking.join_all().await.into_iter().filter(|took| *took >= SECOND).count()
+    };
+    assert_eq!(all_ask(Urgency::Suspect).await, 0);
+    house.store.rescript(|script| script.on(at(Phase::Rcpt), Action::ordinary().after(SECOND)));
+    sleep(2 * MINUTE).await;
+    assert_eq!(all_ask(Urgency::Clean).await, 17);
+    let backend = house.backend();
+    while backend.budget().most_probes() > 2 {
+        backend.budget().refused(backend.budget().round());
+    }
+    sleep(SECOND).await;
+    assert_eq!(all_ask(Urgency::Clean).await, 1);
+}

@@ -245,3 +245,24 @@ async fn a_store_that_relays_for_the_world_is_not_made_a_relay_by_us() {
     house.hears(1, "anna@elsewhere.test").await.is("550 5.7.1");
     assert_eq!(house.store.record().connections, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_asked_in_vain_is_as_urgent_as_who_waits_for_it_by_then() {
+    // One session for probes.
+    let script = Script::knowing([ANN]).on(at(Phase::Rcpt).to(NOBODY).nth(1), Action::close().after(SECOND));
+    let house = Arc::new(House::with_route("max_connections = 2\n", PLAIN, script));
+    let guess = begins_to_ask(&house, NOBODY, asker(1, Urgency::Suspect));
+    sleep(SECOND / 2).await;
+    let others = Arc::clone(&house);
+    let others = tokio::spawn(async move { all_ask(&others, 10..40).await });
+    sleep(SECOND / 4).await;
+    let joined = begins_to_ask(&house, NOBODY, asker(2, Urgency::Clean));
+    for asking in [guess, joined] {
+        assert!(asking.await.unwrap().starts_with("bad"));
+    }
+    others.await.unwrap();
+    let asked: Vec<_> = house.store.record().commands;
+    let asked: Vec<_> = asked.iter().filter(|(_, line)| line.starts_with("RCPT")).collect();
+    let place = asked.iter().rposition(|(_, line)| line.contains(NOBODY));
+    assert_eq!((place, asked.len()), (Some(1), 32), "before those who came later");
+}

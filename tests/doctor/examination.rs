@@ -239,6 +239,12 @@ async fn whom_a_server_takes_and_refuses_is_told() {
             sound().on(at(Phase::Rcpt).in_domain("example.com"), Action::reply("250 2.1.5 Ok")),
             vec![(Fault, "relays")],
         ),
+        (
+            "a relay for whoever uses our name",
+            sound()
+                .on(at(Phase::Rcpt).from(FALLBACK).in_domain("example.com"), Action::reply("250 2.1.5 Ok")),
+            vec![(Fault, "relays")],
+        ),
         ("another's domain", sound().serving_only(&["example.net"]), vec![(Fault, "domain-not-served")]),
         ("greylisting", always("450 4.2.0 Greylisted"), vec![(Warning, "defers-questions")]),
         ("policy", always("550 5.7.1 Blocked"), vec![(Warning, "refuses-questions")]),

@@ -128,7 +128,7 @@ pub async fn examine(backend: &Arc<Backend>, plan: &Plan, mut progress: impl FnM
         facts.known.push(examiner.asked(sender.as_ref(), known).await);
     }
     progress(Step::Relay);
-    facts.relay = examiner.relay(sender.as_ref()).await;
+    facts.relay = examiner.relay(sender.as_ref(), plan.fallback.as_ref()).await;
     progress(Step::Together);
     facts.together = examiner.together(sender.as_ref(), plan, &facts).await;
     examiner.leave().await;
@@ -249,16 +249,21 @@ impl Examiner<'_> {
         }
     }
 
-    /// Foreign recipients from a foreign sender, and from our own: a backend may trust either.
-    async fn relay(&mut self, sender: Option<&Mailbox>) -> Vec<Asked> {
+    /// Foreign recipients from a foreign sender, and from each of ours: a backend may trust any of them. An address tells
+    /// something only of ours (see [`foreign`]).
+    async fn relay(&mut self, sender: Option<&Mailbox>, fallback: Option<&Mailbox>) -> Vec<Asked> {
         let domain = |name: &str| Domain::parse(name).ok();
         let from = domain(FOREIGN.0).and_then(|domain| names::nobody_at(&domain));
         let to = domain(FOREIGN.1).and_then(|domain| foreign::recipients(&domain));
         let (Some(from), Some(to)) = (from, to) else { return Vec::new() };
-        let mut asked = Vec::new();
+        let [at_domain, _] = &to;
+        let mut asked = vec![self.asked(Some(&from), at_domain).await];
+        let fallback = fallback.filter(|fallback| Some(*fallback) != sender);
         for recipient in &to {
-            asked.push(self.asked(Some(&from), recipient).await);
             asked.push(self.asked(sender, recipient).await);
+            if fallback.is_some() {
+                asked.push(self.asked(fallback, recipient).await);
+            }
             if judge::foreign_mail(&asked) != Outcome::Untested {
                 break;
             }
