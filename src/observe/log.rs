@@ -9,6 +9,8 @@
 
 use std::io::{self, BufWriter, IsTerminal};
 use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
 
 use tracing::Dispatch;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -47,6 +49,9 @@ pub enum LogFault {
 const WAITING: usize = 16_384;
 /// Octets written at once at most.
 const AT_ONCE: usize = 64 * 1024;
+/// A line that comes within this time of the last write waits for others, so that a busy process neither writes nor wakes
+/// the thread that does for each.
+const GATHERING: Duration = Duration::from_millis(10);
 
 /// Lines that were lost since the process began.
 static LOST: OnceLock<ErrorCounter> = OnceLock::new();
@@ -63,7 +68,7 @@ pub struct Log(#[expect(dead_code, reason = "held for its end")] WorkerGuard);
 pub fn init(format: Format, filter: &str) -> Result<Log, LogFault> {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colours = io::stderr().is_terminal() && !plain;
-    let (writer, guard) = queue(BufWriter::with_capacity(AT_ONCE, io::stderr()), WAITING);
+    let (writer, guard) = queue(Gathering(BufWriter::with_capacity(AT_ONCE, io::stderr())), WAITING);
     let lost = writer.error_counter();
     let subscriber = subscriber(format, filter, writer, colours)?;
     tracing::dispatcher::set_global_default(subscriber).map_err(|_| LogFault::Twice)?;
@@ -80,6 +85,22 @@ pub fn lost() -> u64 {
 /// A writer that never waits, and the thread behind it.
 fn queue(to: impl io::Write + Send + 'static, waiting: usize) -> (NonBlocking, WorkerGuard) {
     NonBlockingBuilder::default().lossy(true).buffered_lines_limit(waiting).thread_name("log").finish(to)
+}
+
+/// Writes what waits, then lets more come: the thread flushes when nothing waits any more.
+#[derive(Debug)]
+struct Gathering<W>(W);
+
+impl<W: io::Write> io::Write for Gathering<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.0.flush();
+        thread::sleep(GATHERING);
+        flushed
+    }
 }
 
 /// The subscriber behind [`init`], for any writer.
