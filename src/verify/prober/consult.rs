@@ -188,8 +188,9 @@ impl Prober {
             if let Some(tier) = lease {
                 tier.release(entry.to_bits());
             }
-            self.answer(key, Verdict::Unknown(Cause::NoCapacity), RecipientSource::Probe);
+            return self.answer(key, Verdict::Unknown(Cause::NoCapacity), RecipientSource::Probe);
         }
+        self.catch_up(key);
     }
 
     /// Renews the lease for as long as the question is pending.

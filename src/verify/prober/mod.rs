@@ -13,6 +13,7 @@ mod queue;
 mod round;
 mod sessions;
 mod settle;
+mod work;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +25,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use self::consult::Wanted;
-use self::queue::{Full, Queue};
+use self::queue::Full;
+use self::work::Work;
 use super::cache::{Cache, Known};
 use super::conversation::{Conversation, Conversations};
 use super::key::{AsIs, Key};
@@ -184,32 +186,6 @@ enum Voice {
     Last,
 }
 
-#[derive(Debug, Default)]
-struct Work {
-    waiting: Queue,
-    sessions: usize,
-    /// Sessions that have been at one round for long: nobody counts on them.
-    slow: usize,
-    /// The others at work on something no client with a clean record waits for.
-    at_leisure: usize,
-    /// Sessions that wait for a question, the longest idle first.
-    idle: Vec<oneshot::Sender<()>>,
-    /// No session waits for a question any more.
-    leaving: bool,
-}
-
-impl Work {
-    /// Wakes the session that became idle last. Gives whether there was one.
-    fn wake(&mut self) -> bool {
-        while let Some(idle) = self.idle.pop() {
-            if idle.send(()).is_ok() {
-                return true;
-            }
-        }
-        false
-    }
-}
-
 /// What a prober is doing, for operators.
 #[derive(Debug, Clone)]
 pub struct Progress {
@@ -256,7 +232,9 @@ impl Prober {
                     waiting.asker = asker;
                 }
                 drop(pending);
-                self.work().waiting.hurry(key, asker);
+                let mut work = self.work();
+                work.waiting.hurry(key, asker);
+                self.man(&mut work);
             }
             Entry::Vacant(place) => {
                 let meanwhile = match why {
@@ -310,7 +288,7 @@ impl Prober {
     /// Leave to ask once more about what is known, within a twentieth of what can be asked at once.
     pub(in crate::verify) fn room_to_recheck(&self) -> Option<Recheck> {
         // The store's hosts, and what they endure, are known better as time passes.
-        let most = (MAX_BATCH * most_sessions(&self.store) / 20).max(1);
+        let most = (MAX_BATCH * self.most_sessions() / 20).max(1);
         let one_more = |rechecks| (rechecks < most).then_some(rechecks + 1);
         self.rechecks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         Some(Recheck(Arc::clone(&self.rechecks)))
@@ -327,9 +305,7 @@ impl Prober {
 
     /// Sessions end as soon as nothing waits; each says QUIT.
     pub fn leave(&self) {
-        let mut work = self.work();
-        work.leaving = true;
-        work.idle.clear();
+        self.work().leave();
     }
 
     /// As whom it asks; the second where the first is refused.
@@ -390,6 +366,11 @@ impl Prober {
         }
     }
 
+    /// Sessions there may be now.
+    fn most_sessions(&self) -> usize {
+        self.store.backends.most_probes()
+    }
+
     fn work(&self) -> MutexGuard<'_, Work> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -399,8 +380,4 @@ impl Drop for Recheck {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-fn most_sessions(store: &Store) -> usize {
-    store.backends.most_probes()
 }

@@ -6,6 +6,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use tokio::time::Instant;
+
 use super::Question;
 use crate::net::client_key::ClientKey;
 use crate::verify::key::{AsIs, Key};
@@ -101,7 +103,7 @@ impl Queue {
         self.waiting.iter().sum()
     }
 
-    /// How many wait that are as urgent as this.
+    /// How many of this urgency wait.
     pub(super) fn how_many(&self, urgency: Urgency) -> usize {
         let [clean, suspect, background] = self.waiting;
         match urgency {
@@ -181,7 +183,17 @@ impl Queue {
         None
     }
 
-    /// Whether something as urgent as `least` waits.
+    /// Since when one of those that wait has waited: about the longest.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        let in_line = self.lines.iter().filter_map(|line| {
+            let client = line.turns.front()?;
+            let key = line.by_client.get(client)?.front()?;
+            self.questions.get(key).map(|question| question.asked)
+        });
+        self.again.front().map(|question| question.asked).into_iter().chain(in_line).min()
+    }
+
+    /// Whether something at least as urgent waits.
     pub(super) fn has(&self, least: Urgency) -> bool {
         self.waiting.iter().take(least as usize + 1).any(|waiting| *waiting > 0)
     }
@@ -213,11 +225,9 @@ impl Queue {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
     use std::time::Duration;
-
-    use tokio::time::Instant;
 
     use super::super::{Purpose, Voice};
     use super::*;
@@ -227,7 +237,7 @@ mod tests {
     use crate::verify::cache::Cache;
     use crate::verify::scope::{Common, Scope};
 
-    fn scope() -> Arc<Scope> {
+    pub(in super::super) fn scope() -> Arc<Scope> {
         let cache = Cache::new(crate::config::Cache {
             max_entries: 10,
             positive_ttl: Duration::ZERO,
@@ -249,11 +259,11 @@ mod tests {
         Scope::new(&common, "example.org", cache.tally_of("route", "example.org"))
     }
 
-    fn asker(client: u8, urgency: Urgency) -> Asker {
+    pub(in super::super) fn asker(client: u8, urgency: Urgency) -> Asker {
         Asker { client: Some(ClientKey::of([192, 0, 2, client].into())), urgency }
     }
 
-    fn question(scope: &Arc<Scope>, number: u64, asker: Asker) -> Question {
+    pub(in super::super) fn question(scope: &Arc<Scope>, number: u64, asker: Asker) -> Question {
         Question {
             key: Key::anonymous(number),
             mailbox: Mailbox::parse("ann@example.org").unwrap(),

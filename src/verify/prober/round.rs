@@ -2,8 +2,7 @@
 //! belong beside it.
 
 use super::queue::Urgency;
-use super::sessions::AT_LEISURE;
-use super::{Pending, Prober, Purpose, Question, Voice, Work, most_sessions};
+use super::{Pending, Prober, Purpose, Question, Voice};
 use crate::proto::verdict::Cause;
 use crate::verify::conversation::Conversation;
 use crate::verify::key::Key;
@@ -43,22 +42,17 @@ impl Round {
 }
 
 impl Prober {
-    /// How urgent a question must be for another session to take it now: few are at work on what nobody with a clean
-    /// record waits for, and the last session there may be is kept for those.
-    pub(super) fn least(&self, work: &Work) -> Urgency {
-        let most = most_sessions(&self.store);
-        let is_last = most > 1 && work.at_leisure + work.slow + 1 >= most;
-        if is_last || work.at_leisure >= AT_LEISURE { Urgency::Clean } else { Urgency::Background }
-    }
-
     /// Questions that wait again, before all others. Somebody more urgent may have joined them meanwhile.
     pub(super) fn put_back(&self, questions: Vec<Question>) {
         let keys: Vec<Key> = questions.iter().map(|question| question.key).collect();
         self.work().waiting.put_first(questions);
-        for key in keys {
-            let asker = self.pending.get(&key).map(|pending| pending.asker);
-            asker.into_iter().for_each(|asker| self.work().waiting.hurry(key, asker));
-        }
+        keys.into_iter().for_each(|key| self.catch_up(key));
+    }
+
+    /// A question that waits is as urgent as the most urgent of those who joined while it was put there.
+    pub(super) fn catch_up(&self, key: Key) {
+        let asker = self.pending.get(&key).map(|pending| pending.asker);
+        asker.into_iter().for_each(|asker| self.work().waiting.hurry(key, asker));
     }
 
     /// The next questions that somebody still waits for, `room` of them at most.
@@ -154,7 +148,7 @@ impl Prober {
         loop {
             let question = {
                 let mut work = self.work();
-                let least = self.least(&work);
+                let least = work.least(self.most_sessions());
                 let question = work.waiting.pop(first.map_or(least, |first| first.min(least)))?;
                 if first.is_some_and(|first| question.asker.urgency != first) {
                     drop(work);

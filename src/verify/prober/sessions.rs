@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::queue::Urgency;
 use super::round::Round;
 use super::settle::{How, ProbeSender};
-use super::{Prober, Purpose, Question, Voice, Work, most_sessions};
+use super::work::{OVERDUE, PROMPT, Work};
+use super::{Prober, Purpose, Question, Voice};
 use crate::backend::{Habits, Introduction, Lease, MAX_BATCH, Use};
 use crate::net::dial::turn;
 use crate::proto::address::Mailbox;
@@ -27,32 +26,20 @@ const MAX_AGE: Duration = Duration::from_secs(8 * 60);
 const IDLE: Duration = Duration::from_secs(4 * 60);
 /// How long the others do.
 const IDLE_SPARE: Duration = Duration::from_secs(5);
-/// A session that has been at one thing for longer is not counted on by what waits: the store sleeps before it refuses,
-/// or is far away.
-const PROMPT: Duration = Duration::from_millis(25);
-/// Sessions that ask at a time where no client with a clean record waits, the slow ones not counted. A store that answers
-/// promptly answers more of them hardly faster, and has less time for mail.
-pub(super) const AT_LEISURE: usize = 4;
 /// The pause before the next session when the last one ended without a single answer; it doubles with each further one.
 const FRUITLESS_PAUSE: Duration = Duration::from_millis(50);
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 impl Prober {
-    /// Wakes an idle session, or opens another while there are fewer than the budget has room for.
+    /// Sees that what may be asked now is: wakes an idle session, or opens another where that is worth it.
     pub(super) fn man(self: &Arc<Self>, work: &mut Work) {
-        if !work.waiting.has(self.least(work)) || work.wake() {
+        let most = self.most_sessions();
+        if !work.waiting.has(work.least(most)) || work.wake() {
             return;
         }
-        // A session takes a batch at a time; another is worth opening for what one batch leaves.
         let batch = self.store.backends.backends().map(|backend| backend.habits().batch()).min();
-        let batches = |questions: usize| questions.div_ceil(batch.unwrap_or(MAX_BATCH));
-        let clean = work.waiting.how_many(Urgency::Clean);
-        let wanted = batches(clean) + batches(work.waiting.len() - clean).min(AT_LEISURE);
-        let most = most_sessions(&self.store);
-        // The last one is kept for clients with a clean record.
-        let most = if clean > 0 { most } else { most.saturating_sub(1).max(1) };
-        if work.sessions < (work.slow + wanted).min(most) {
+        if work.wants_another(most, batch.unwrap_or(MAX_BATCH)) {
             work.sessions += 1;
             let prober = Arc::clone(self);
             tokio::spawn(async move {
@@ -66,11 +53,9 @@ impl Prober {
 
     /// A session panicked. Nobody is to wait for what it had taken: all questions are given up.
     fn recover(&self) {
-        tracing::error!("a probe session failed unexpectedly; all questions are asked anew");
+        tracing::error!("a probe session failed unexpectedly; all questions are given up");
         let mut work = self.work();
         work.sessions = work.sessions.saturating_sub(1);
-        work.slow = work.slow.min(work.sessions);
-        work.at_leisure = work.at_leisure.min(work.sessions);
         drop(work.waiting.take_all());
         drop(work);
         self.pending.clear();
@@ -100,10 +85,10 @@ impl Prober {
         }
     }
 
-    /// Whether nothing waits for another session; this one is over then.
+    /// Whether nothing waits for another session, or an idle one takes it; this one is over then.
     fn is_done(&self) -> bool {
         let mut work = self.work();
-        let done = !work.waiting.has(self.least(&work));
+        let done = !work.waiting.has(work.least(self.most_sessions())) || work.wake();
         work.sessions -= usize::from(done);
         done
     }
@@ -182,41 +167,33 @@ impl Prober {
         session.lease.quit();
     }
 
-    /// Asks; while that takes long, others are opened for what waits.
+    /// Asks. While that takes long, others are called for what waits.
     async fn ask_overseen(self: &Arc<Self>, session: &mut Session, habits: &Habits, round: Round) -> Health {
-        let at_leisure = usize::from(!round.is_urgent());
-        self.work().at_leisure += at_leisure;
+        let number = self.work().begin(!round.is_urgent());
+        let _under_way = UnderWay { prober: self, number };
         let mut asking = std::pin::pin!(self.ask_round(session, habits, round));
-        let prompt = timeout(PROMPT, &mut asking).await;
-        {
-            let mut work = self.work();
-            work.at_leisure -= at_leisure;
-            if let Ok(health) = prompt {
-                return health;
+        let mut patience = PROMPT;
+        loop {
+            match timeout(patience, &mut asking).await {
+                Ok(health) => return health,
+                Err(_) => self.man(&mut self.work()),
             }
-            work.slow += 1;
-            self.man(&mut work);
+            patience = OVERDUE;
         }
-        let health = asking.await;
-        self.work().slow -= 1;
-        health
     }
 
     /// Waits for a question.
     async fn idle(&self) -> Idle {
-        let (wake, woken) = oneshot::channel();
-        let patience = {
-            let mut work = self.work();
-            if work.waiting.has(self.least(&work)) {
+        let (woken, patience) = {
+            let (mut work, most) = (self.work(), self.most_sessions());
+            if work.waiting.has(work.least(most)) {
                 return Idle::Asked;
             }
             if work.leaving {
                 return Idle::Over;
             }
-            work.idle.retain(|gone| !gone.is_closed());
-            work.idle.push(wake);
             // The only slot for probes is not sat upon: another group may need it.
-            if work.sessions > 1 || most_sessions(&self.store) == 1 { IDLE_SPARE } else { IDLE }
+            (work.wait(), if work.sessions > 1 || most == 1 { IDLE_SPARE } else { IDLE })
         };
         // A wake-up that comes as we give up is not lost: `serve` looks at the queue once more.
         match timeout(patience, woken).await {
@@ -336,14 +313,24 @@ impl Prober {
         }
     }
 
-    /// Asked before all others: these have waited longest.
-    fn requeue(self: &Arc<Self>, again: Vec<Question>) {
-        if again.is_empty() {
-            return;
+    /// Asked before all others: these have waited longest. An idle session need not wait until this one is through.
+    fn requeue(&self, again: Vec<Question>) {
+        if !again.is_empty() {
+            self.put_back(again);
+            self.work().wake();
         }
-        self.put_back(again);
-        let mut work = self.work();
-        self.man(&mut work);
+    }
+}
+
+/// A round in the account of what sessions are at; out of it when dropped.
+struct UnderWay<'p> {
+    prober: &'p Prober,
+    number: u64,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.prober.work().end(self.number);
     }
 }
 
