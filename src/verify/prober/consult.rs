@@ -191,6 +191,7 @@ impl Prober {
             return self.answer(key, Verdict::Unknown(Cause::NoCapacity), RecipientSource::Probe);
         }
         self.catch_up(key);
+        self.man(&mut self.work());
     }
 
     /// Renews the lease for as long as the question is pending.

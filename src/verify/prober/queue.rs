@@ -113,10 +113,6 @@ impl Queue {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Takes a question at the end of its client's line.
     pub(super) fn push(&mut self, question: Question) -> Result<(), Full> {
         let Asker { client, urgency } = question.asker;
@@ -128,7 +124,9 @@ impl Queue {
         let key = question.key;
         self.count(urgency, 1);
         self.line(urgency).push(client, key);
-        self.questions.insert(key, question);
+        if let Some(before) = self.questions.insert(key, question) {
+            self.count(before.asker.urgency, -1);
+        }
         Ok(())
     }
 
@@ -183,14 +181,16 @@ impl Queue {
         None
     }
 
-    /// Since when one of those that wait has waited: about the longest.
+    /// Since when one of those that somebody waits for has waited: about the longest.
     pub(super) fn waits_since(&self) -> Option<Instant> {
-        let in_line = self.lines.iter().filter_map(|line| {
+        let [clean, suspect, _] = &self.lines;
+        let in_line = [clean, suspect].into_iter().filter_map(|line| {
             let client = line.turns.front()?;
-            let key = line.by_client.get(client)?.front()?;
-            self.questions.get(key).map(|question| question.asked)
+            // What was hurried, and taken from there, still stands here.
+            line.by_client.get(client)?.iter().find_map(|key| self.questions.get(key))
         });
-        self.again.front().map(|question| question.asked).into_iter().chain(in_line).min()
+        let again = self.again.iter().find(|question| question.asker.urgency != Urgency::Background);
+        again.into_iter().chain(in_line).map(|question| question.asked).min()
     }
 
     /// Whether something at least as urgent waits.
@@ -306,7 +306,7 @@ pub(super) mod tests {
         assert_eq!(order(&mut queue, Clean), keys(&[6, 7, 8]));
         assert!(!queue.has(Clean) && queue.has(Suspect));
         assert_eq!(order(&mut queue, Background), keys(&[9, 1, 4, 2, 3, 5]));
-        assert!(queue.is_empty());
+        assert_eq!(queue.len(), 0);
     }
 
     #[tokio::test]
@@ -338,7 +338,7 @@ pub(super) mod tests {
         queue.hurry(Key::anonymous(2), asker(2, Urgency::Clean));
         assert!(queue.has(Urgency::Clean));
         assert_eq!(order(&mut queue, Urgency::Background), keys(&[2, 3, 1]));
-        assert!(queue.is_empty());
+        assert_eq!(queue.len(), 0);
     }
 
     #[tokio::test]

@@ -30,15 +30,6 @@ impl Round {
             Self::Nothing => 0,
         }
     }
-
-    /// Whether a client with a clean record waits for it.
-    pub(super) fn is_urgent(&self) -> bool {
-        match self {
-            Self::Recipients(questions) => questions.iter().any(|q| q.asker.urgency == Urgency::Clean),
-            Self::Data(question) => question.asker.urgency == Urgency::Clean,
-            Self::Nothing => false,
-        }
-    }
 }
 
 impl Prober {
@@ -55,11 +46,12 @@ impl Prober {
         asker.into_iter().for_each(|asker| self.work().waiting.hurry(key, asker));
     }
 
-    /// The next questions that somebody still waits for, `room` of them at most.
-    pub(super) fn next_round(&self, room: usize) -> Round {
+    /// The next questions that somebody still waits for, `room` of them at most, for the round with this number.
+    pub(super) fn next_round(&self, number: u64, room: usize) -> Round {
         let mut batch: Vec<Question> = Vec::new();
         while batch.len() < room {
-            let Some(question) = self.pop(batch.first().map(|first| first.asker.urgency)) else { break };
+            let first = batch.first().map(|first| first.asker.urgency);
+            let Some(question) = self.pop(Some(number), first) else { break };
             match self.place(question, &mut batch) {
                 Placed::InBatch => {}
                 Placed::Before(first) => {
@@ -79,7 +71,7 @@ impl Prober {
 
     /// What waits first and nobody can tell needs no session.
     pub(super) fn settle_undecidable(&self) {
-        while let Some(question) = self.pop(None) {
+        while let Some(question) = self.pop(None, None) {
             if question.scope.ask_at() != AskAt::Nowhere || question.scope.test_is_due() {
                 return self.put_back(vec![question]);
             }
@@ -144,12 +136,13 @@ impl Prober {
     }
 
     /// The next question that somebody still waits for, as urgent as the first of its batch.
-    fn pop(&self, first: Option<Urgency>) -> Option<Question> {
+    fn pop(&self, round: Option<u64>, first: Option<Urgency>) -> Option<Question> {
         loop {
             let question = {
                 let mut work = self.work();
-                let least = work.least(self.most_sessions());
-                let question = work.waiting.pop(first.map_or(least, |first| first.min(least)))?;
+                // What the first of a round was taken for may be taken along.
+                let least = first.unwrap_or_else(|| work.least(self.most_sessions()));
+                let question = work.pop(least, round)?;
                 if first.is_some_and(|first| question.asker.urgency != first) {
                     drop(work);
                     self.put_back(vec![question]);

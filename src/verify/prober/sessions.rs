@@ -35,7 +35,7 @@ impl Prober {
     /// Sees that what may be asked now is: wakes an idle session, or opens another where that is worth it.
     pub(super) fn man(self: &Arc<Self>, work: &mut Work) {
         let most = self.most_sessions();
-        if !work.waiting.has(work.least(most)) || work.wake() {
+        if !work.has_work(most) || work.wake() {
             return;
         }
         let batch = self.store.backends.backends().map(|backend| backend.habits().batch()).min();
@@ -88,7 +88,7 @@ impl Prober {
     /// Whether nothing waits for another session, or an idle one takes it; this one is over then.
     fn is_done(&self) -> bool {
         let mut work = self.work();
-        let done = !work.waiting.has(work.least(self.most_sessions())) || work.wake();
+        let done = !work.has_work(self.most_sessions()) || work.wake();
         work.sessions -= usize::from(done);
         done
     }
@@ -100,7 +100,7 @@ impl Prober {
         if others {
             work.sessions -= 1;
             // The question this session was to take may have found the others idle.
-            if !work.waiting.is_empty() {
+            if work.has_work(self.most_sessions()) {
                 work.wake();
             }
         }
@@ -133,8 +133,10 @@ impl Prober {
         while session.is_fit(endured()) && !backend.is_withdrawn() {
             let room = endured().saturating_sub(session.lease.connection().refusals()) as usize;
             let at_once = backend.budget().at_once(habits.batch());
-            let round = self.next_round(room.min(at_once));
+            let under_way = UnderWay::begin(self);
+            let round = self.next_round(under_way.number, room.min(at_once));
             if round.len() == 0 {
+                drop(under_way);
                 let idle = tokio::select! {
                     idle = self.idle() => idle,
                     // What is asked meanwhile finds another session, or gets one.
@@ -169,8 +171,6 @@ impl Prober {
 
     /// Asks. While that takes long, others are called for what waits.
     async fn ask_overseen(self: &Arc<Self>, session: &mut Session, habits: &Habits, round: Round) -> Health {
-        let number = self.work().begin(!round.is_urgent());
-        let _under_way = UnderWay { prober: self, number };
         let mut asking = std::pin::pin!(self.ask_round(session, habits, round));
         let mut patience = PROMPT;
         loop {
@@ -186,7 +186,7 @@ impl Prober {
     async fn idle(&self) -> Idle {
         let (woken, patience) = {
             let (mut work, most) = (self.work(), self.most_sessions());
-            if work.waiting.has(work.least(most)) {
+            if work.has_work(most) {
                 return Idle::Asked;
             }
             if work.leaving {
@@ -315,9 +315,13 @@ impl Prober {
 
     /// Asked before all others: these have waited longest. An idle session need not wait until this one is through.
     fn requeue(&self, again: Vec<Question>) {
-        if !again.is_empty() {
-            self.put_back(again);
-            self.work().wake();
+        if again.is_empty() {
+            return;
+        }
+        self.put_back(again);
+        let mut work = self.work();
+        if work.has_work(self.most_sessions()) {
+            work.wake();
         }
     }
 }
@@ -326,6 +330,12 @@ impl Prober {
 struct UnderWay<'p> {
     prober: &'p Prober,
     number: u64,
+}
+
+impl<'p> UnderWay<'p> {
+    fn begin(prober: &'p Prober) -> Self {
+        Self { prober, number: prober.work().begin() }
+    }
 }
 
 impl Drop for UnderWay<'_> {

@@ -7,14 +7,15 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::Question;
 use super::queue::{Queue, Urgency};
 
-/// A round that takes longer is slow: the store sleeps before it refuses, or is far away. Nobody waits behind it.
+/// A round that takes longer is slow: the store sleeps before it refuses, or is far away. It is not counted on.
 pub(super) const PROMPT: Duration = Duration::from_millis(25);
 /// A question that waits for longer is worth another session whatever the others are at.
 pub(super) const OVERDUE: Duration = Duration::from_secs(1);
-/// Rounds at a time that no client with a clean record waits for, while none of their questions is overdue. A store that
-/// answers promptly answers more of them hardly faster, and has less time for mail.
+/// Rounds at a time that no client with a clean record waits for, while nothing is overdue. A store that answers promptly
+/// answers more of them hardly faster, and has less time for mail.
 const AT_LEISURE: usize = 4;
 
 /// The questions that wait, and the sessions.
@@ -23,7 +24,8 @@ pub(super) struct Work {
     pub(super) waiting: Queue,
     /// Sessions there are; those that open, too.
     pub(super) sessions: usize,
-    rounds: HashMap<u64, Round>,
+    /// Those that are at a round, by its number.
+    busy: HashMap<u64, Busy>,
     /// Numbers the rounds.
     begun: u64,
     /// Sessions that wait for a question, the longest idle first.
@@ -32,32 +34,42 @@ pub(super) struct Work {
     pub(super) leaving: bool,
 }
 
-/// What a session is at.
+/// A session at a round.
 #[derive(Debug)]
-struct Round {
+struct Busy {
     since: Instant,
-    /// No client with a clean record waits for it.
+    /// No client with a clean record waited for it when it was begun.
     at_leisure: bool,
 }
 
 impl Work {
-    /// A session begins a round. Gives its number, for [`Work::end`].
-    pub(super) fn begin(&mut self, at_leisure: bool) -> u64 {
+    /// A session begins a round. Gives its number.
+    pub(super) fn begin(&mut self) -> u64 {
         self.begun += 1;
-        self.rounds.insert(self.begun, Round { since: Instant::now(), at_leisure });
+        self.busy.insert(self.begun, Busy { since: Instant::now(), at_leisure: false });
         self.begun
     }
 
+    /// The next question, at least as urgent as `least`, for this round, which is at leisure where its first question is.
+    pub(super) fn pop(&mut self, least: Urgency, round: Option<u64>) -> Option<Question> {
+        let question = self.waiting.pop(least)?;
+        if let Some(busy) = round.and_then(|round| self.busy.get_mut(&round)) {
+            busy.at_leisure |= question.asker.urgency != Urgency::Clean;
+        }
+        Some(question)
+    }
+
     pub(super) fn end(&mut self, round: u64) {
-        self.rounds.remove(&round);
+        self.busy.remove(&round);
     }
 
     /// How urgent a question must be for a session that is free to take it now, where there may be `most` sessions: few rounds
-    /// at a time are at leisure, and the last session is kept for clients with a clean record. What is overdue does not
-    /// wait behind theirs.
+    /// at a time are at leisure, and the last session is kept for clients with a clean record; where something is overdue
+    /// only against other rounds at leisure, not against slow ones of such clients.
     pub(super) fn least(&self, most: usize) -> Urgency {
-        let at_leisure = self.count(|round| round.at_leisure);
-        let taken = if self.is_overdue() { at_leisure } else { self.count(|r| r.at_leisure || r.is_slow()) };
+        let at_leisure = self.count(|busy| busy.at_leisure);
+        let taken =
+            if self.is_overdue() { at_leisure } else { self.count(|busy| busy.at_leisure || busy.is_slow()) };
         let is_last = most > 1 && taken + 1 >= most;
         let are_few = at_leisure < AT_LEISURE || self.is_overdue();
         if are_few && !is_last { Urgency::Background } else { Urgency::Clean }
@@ -68,12 +80,18 @@ impl Work {
     pub(super) fn wants_another(&self, most: usize, batch: usize) -> bool {
         let clean = self.waiting.how_many(Urgency::Clean);
         let others = self.waiting.len() - clean;
-        let prompt = clean.div_ceil(batch) + others.div_ceil(batch).min(AT_LEISURE);
-        let wanted = self.count(Round::is_slow) + prompt;
+        let more_at_leisure = AT_LEISURE.saturating_sub(self.count(|busy| busy.at_leisure && busy.is_slow()));
+        let prompt = clean.div_ceil(batch) + others.div_ceil(batch).min(more_at_leisure);
+        let wanted = self.count(Busy::is_slow) + prompt;
         let wanted = if self.is_overdue() { wanted.max(self.sessions + 1) } else { wanted };
         // The last one is kept for clients with a clean record.
         let most = if clean > 0 { most } else { most.saturating_sub(1).max(1) };
         self.sessions < wanted.min(most)
+    }
+
+    /// Whether something waits that a free session may take now.
+    pub(super) fn has_work(&self, most: usize) -> bool {
+        self.waiting.has(self.least(most))
     }
 
     /// Wakes the session that became idle last. Gives whether there was one.
@@ -104,12 +122,12 @@ impl Work {
         self.waiting.waits_since().is_some_and(|since| since.elapsed() > OVERDUE)
     }
 
-    fn count(&self, what: impl Fn(&Round) -> bool) -> usize {
-        self.rounds.values().filter(|round| what(round)).count()
+    fn count(&self, what: impl Fn(&Busy) -> bool) -> usize {
+        self.busy.values().filter(|busy| what(busy)).count()
     }
 }
 
-impl Round {
+impl Busy {
     fn is_slow(&self) -> bool {
         self.since.elapsed() >= PROMPT
     }
@@ -119,19 +137,28 @@ impl Round {
 mod tests {
     use tokio::time::advance;
 
+    use super::super::queue::Asker;
     use super::super::queue::tests::{asker, question, scope};
     use super::*;
+    use crate::verify::key::Key;
 
     const MOST: usize = 10;
 
     /// So many questions wait, in the order in which they came.
     fn waiting(clean: u64, suspect: u64) -> Work {
-        let (scope, mut work) = (scope(), Work::default());
+        let mut work = Work::default();
         for number in 0..clean + suspect {
             let urgency = if number < clean { Urgency::Clean } else { Urgency::Suspect };
-            work.waiting.push(question(&scope, number, asker(1, urgency))).unwrap();
+            work.waiting.push(question(&scope(), number, asker(1, urgency))).unwrap();
         }
         work
+    }
+
+    fn begin_at_leisure(work: &mut Work) -> u64 {
+        let round = work.begin();
+        let question = work.pop(Urgency::Background, Some(round)).unwrap();
+        work.waiting.put_first(vec![question]);
+        round
     }
 
     #[tokio::test(start_paused = true)]
@@ -159,12 +186,24 @@ mod tests {
     async fn nobody_counts_on_a_slow_round() {
         let mut work = waiting(1, 0);
         work.sessions = 2;
-        let rounds = [true, false].map(|at_leisure| work.begin(at_leisure));
+        let rounds = [work.begin(), work.begin()];
         assert!(!work.wants_another(MOST, 16));
         advance(PROMPT).await;
         assert!(work.wants_another(MOST, 16) && !work.wants_another(2, 16));
         rounds.into_iter().for_each(|round| work.end(round));
         assert!(!work.wants_another(MOST, 16));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_waits_for_is_never_overdue() {
+        let mut work = waiting(0, 0);
+        work.waiting.push(question(&scope(), 1, Asker::BACKGROUND)).unwrap();
+        work.sessions = 1;
+        advance(2 * OVERDUE).await;
+        assert!(!work.wants_another(MOST, 16));
+        let clean = asker(1, Urgency::Clean);
+        work.waiting.hurry(Key::anonymous(1), clean);
+        assert!(work.wants_another(MOST, 16));
     }
 
     #[tokio::test(start_paused = true)]
@@ -197,9 +236,9 @@ mod tests {
             (MOST, 9, 0, Clean, Clean),
         ] {
             let mut work = waiting(0, 1);
-            let slow: Vec<_> = (0..slow).map(|_| work.begin(false)).collect();
+            let slow: Vec<_> = (0..slow).map(|_| work.begin()).collect();
             advance(PROMPT).await;
-            let prompt: Vec<_> = (0..at_leisure).map(|_| work.begin(true)).collect();
+            let prompt: Vec<_> = (0..at_leisure).map(|_| begin_at_leisure(&mut work)).collect();
             assert_eq!(work.least(most), least, "{most} {at_leisure} {}", slow.len());
             advance(OVERDUE).await;
             assert_eq!(work.least(most), overdue, "{most} {at_leisure} {}, overdue", slow.len());
