@@ -22,7 +22,7 @@ use super::pool::{Backend, Blueprint, lock};
 use crate::config::{self, Endpoint, EndpointTls};
 use crate::net::dial::Site;
 use crate::net::resolve::{Answer, Follower, Found, Memory, Resolver};
-use crate::observe::metrics::BackendState;
+use crate::observe::metrics::{BackendState, BackendUse};
 use crate::proto::ehlo::Extensions;
 
 /// What leads to backends.
@@ -326,7 +326,10 @@ impl Destination {
         let states = [BackendState::Up, BackendState::Down, BackendState::Untried].map(|s| (s, is(s)));
         let up = self.is_up();
         let dns_up = matches!(self.looked_up(), LookedUp::Never | LookedUp::Known);
-        let limit = members.iter().map(|member| member.backend.budget().account().limit).sum();
+        let accounts: Vec<_> = members.iter().map(|member| member.backend.budget().account()).collect();
+        let limit = accounts.iter().map(|account| account.limit).sum();
+        let probes = accounts.iter().map(|account| account.probes).sum();
+        let deliveries = accounts.iter().map(|account| account.deliveries).sum();
         for series in &self.blueprint.metrics {
             if up {
                 series.up();
@@ -340,6 +343,8 @@ impl Destination {
             }
             states.iter().for_each(|(state, number)| series.addresses(*state, *number));
             series.connection_limit(limit);
+            series.connections(BackendUse::Probe, probes);
+            series.connections(BackendUse::Delivery, deliveries);
         }
     }
 }
@@ -347,7 +352,9 @@ impl Destination {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Use;
     use crate::backend::tests::blueprint;
+    use crate::observe::metrics::Metrics;
 
     fn at(host: &str, address: &str, tier: u16) -> Found {
         Found { tier, host: host.into(), address: address.parse().unwrap(), weight: 1 }
@@ -374,6 +381,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn connections_in_use_are_those_of_all_its_addresses_in_every_route() {
+        let metrics = Metrics::new();
+        let metrics_of = |route| metrics.backend(route, "mx:example.org");
+        let blueprint = Blueprint { metrics: ["one", "two"].map(metrics_of).into(), ..blueprint() };
+        let destination = Destination::new(config::Destination::Mx("example.org".into()), blueprint);
+        let members = destination.lead_to(vec![at("a", "10.0.0.1:25", 1), at("b", "10.0.0.2:25", 1)]);
+        let shown = || {
+            destination.observe();
+            let text = metrics.render();
+            let lines = text.lines().filter(|line| line.starts_with("backstop_backend_connections{"));
+            let figures: Vec<_> = lines.map(|line| line.rsplit(' ').next().unwrap().to_owned()).collect();
+            figures.join(" ")
+        };
+        assert_eq!(shown(), "0 0 0 0");
+        let mut used = Vec::new();
+        for (member, purpose) in
+            members.iter().flat_map(|member| [(member, Use::Probe), (member, Use::Greeting)])
+        {
+            used.push(member.budget().permit(purpose).await);
+        }
+        used.push(members[0].budget().permit(Use::Greeting).await);
+        assert_eq!(shown(), "3 2 3 2");
+        drop(used);
+        assert_eq!(shown(), "0 0 0 0");
+    }
+
+    #[tokio::test]
     async fn one_is_followed_once_and_not_when_nobody_has_it_any_more() {
         let destination = destination();
         let resolver = Resolver::new(&["127.0.0.1:1".parse().unwrap()]);
@@ -395,7 +429,7 @@ mod tests {
     async fn what_is_in_use_of_a_withdrawn_backend_counts_when_it_comes_back() {
         let destination = destination();
         let first = destination.lead_to(vec![at("a", "10.0.0.1:25", 1)]).remove(0);
-        let permit = first.budget().permit(crate::backend::Use::Greeting).await;
+        let permit = first.budget().permit(Use::Greeting).await;
         drop(first);
         destination.lead_to(Vec::new());
         let second = destination.lead_to(vec![at("a", "10.0.0.1:25", 1)]).remove(0);

@@ -9,7 +9,6 @@ use super::budget::Permit;
 use super::connection::Connection;
 use super::introduction::Introduction;
 use super::pool::Backend;
-use crate::observe::metrics::BackendConnection;
 
 /// Exchange closes after 10 minutes even in use: be gone before.
 const MAX_AGE: Duration = Duration::from_secs(8 * 60);
@@ -43,7 +42,6 @@ pub struct Lease {
     permit: Permit,
     transactions: u32,
     origin: Origin,
-    _counted: Vec<BackendConnection>,
 }
 
 impl Kept {
@@ -81,20 +79,13 @@ impl Kept {
 }
 
 impl Lease {
-    pub(super) fn new(
-        backend: &Arc<Backend>,
-        kept: Kept,
-        permit: Permit,
-        origin: Origin,
-        counted: Vec<BackendConnection>,
-    ) -> Self {
+    pub(super) fn new(backend: &Arc<Backend>, kept: Kept, permit: Permit, origin: Origin) -> Self {
         Self {
             backend: Arc::clone(backend),
             connection: kept.connection,
             permit,
             transactions: kept.transactions,
             origin,
-            _counted: counted,
         }
     }
 

@@ -26,7 +26,7 @@ use super::secure::{Protection, Security, counted};
 use super::shelves::Shelf;
 use crate::config::Endpoint;
 use crate::net::dial::{Dialer, Site};
-use crate::observe::metrics::{BackendMetrics, BackendState, BackendUse, TlsResult};
+use crate::observe::metrics::{BackendMetrics, BackendState, TlsResult};
 use crate::proto::ehlo::Extensions;
 use crate::proto::tls::TlsFacts;
 
@@ -363,9 +363,9 @@ impl Backend {
             if reuse == Reuse::Kept
                 && let Some((kept, origin)) = self.take_kept(introduction, deadline).await?
             {
-                return Ok(self.lend(kept, permit, origin, purpose));
+                return Ok(self.lend(kept, permit, origin));
             }
-            match self.open(permit, purpose, introduction, deadline).await {
+            match self.open(permit, introduction, deadline).await {
                 Err(LeaseFault::Fault(fault)) if fault.is_crowded(introduction) && tries < CROWDED_TRIES => {
                     let oldest = self.oldest_kept();
                     if oldest.is_none() && self.budget.is_unused() {
@@ -384,7 +384,6 @@ impl Backend {
     async fn open(
         self: &Arc<Self>,
         permit: Permit,
-        purpose: Use,
         introduction: &Introduction,
         deadline: Instant,
     ) -> Result<Lease, LeaseFault> {
@@ -404,7 +403,7 @@ impl Backend {
             }
             Ok(connection) => {
                 self.serves_us(&connection, attempt, opening);
-                Ok(self.lend(Kept::new(connection, 0), permit, Origin::Fresh, purpose))
+                Ok(self.lend(Kept::new(connection, 0), permit, Origin::Fresh))
             }
             Err(fault) => {
                 let fault = fault.in_the_light_of(introduction, self.announced().is_some());
@@ -539,14 +538,9 @@ impl Backend {
         *last = Some(fault);
     }
 
-    fn lend(self: &Arc<Self>, kept: Kept, permit: Permit, origin: Origin, purpose: Use) -> Lease {
+    fn lend(self: &Arc<Self>, kept: Kept, permit: Permit, origin: Origin) -> Lease {
         *lock(&self.used) = Instant::now();
-        let counted = match purpose {
-            Use::Probe => BackendUse::Probe,
-            Use::Delivery(_) | Use::Greeting => BackendUse::Delivery,
-        };
-        let counted = self.metrics.iter().map(|series| series.connection(counted)).collect();
-        Lease::new(self, kept, permit, origin, counted)
+        Lease::new(self, kept, permit, origin)
     }
 }
 

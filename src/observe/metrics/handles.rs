@@ -274,22 +274,9 @@ impl BackendMetrics {
         self.limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
     }
 
-    /// A connection is in use as long as what is returned.
-    pub fn connection(&self, purpose: BackendUse) -> BackendConnection {
-        let gauge = self.connections.get(purpose).clone();
-        gauge.inc();
-        BackendConnection(gauge)
-    }
-}
-
-/// A connection's place in the gauge of its backend.
-#[derive(Debug)]
-#[must_use = "the connection counts as long as this lives"]
-pub struct BackendConnection(IntGauge);
-
-impl Drop for BackendConnection {
-    fn drop(&mut self) {
-        self.0.dec();
+    /// So many connections are in use for this. Told before a rendering.
+    pub fn connections(&self, purpose: BackendUse, number: usize) {
+        self.connections.get(purpose).set(i64::try_from(number).unwrap_or(i64::MAX));
     }
 }
 

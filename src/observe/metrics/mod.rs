@@ -29,9 +29,7 @@ use prometheus::{Histogram, IntCounter, IntGauge, TextEncoder};
 
 pub(super) use children::{Children, Label};
 use families::Families;
-pub use handles::{
-    BackendConnection, BackendMetrics, ListenerMetrics, Moved, RefusalCount, RouteMetrics, SessionGauge,
-};
+pub use handles::{BackendMetrics, ListenerMetrics, Moved, RefusalCount, RouteMetrics, SessionGauge};
 pub use labels::{
     BackendState, BackendUse, CacheKind, ConnectionResult, MessageResult, ProbeResult, RecipientResult,
     RecipientSource, RefusalCause, ReloadResult, RouteState, SessionState, SharedOperation, SharedResult,

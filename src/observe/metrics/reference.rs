@@ -70,7 +70,7 @@ fn every_family() -> Vec<MetricFamily> {
     metrics.store(StoreHealth::Written, 0);
     metrics.sharing(StoreHealth::Written, 0);
     AlarmKind::ALL.iter().for_each(|kind| metrics.alarms(CONFIGURED, *kind, 0));
-    let _connection = metrics.backend(CONFIGURED, CONFIGURED).connection(BackendUse::Probe);
+    metrics.backend(CONFIGURED, CONFIGURED).connections(BackendUse::Probe, 1);
     let mut families = metrics.0.families.registry.gather();
     families.extend(process::families(metrics.0.started));
     families

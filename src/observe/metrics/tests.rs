@@ -98,15 +98,15 @@ fn a_session_is_in_one_state_until_it_is_dropped() {
 }
 
 #[test]
-fn a_backend_connection_counts_as_long_as_it_lives() {
+fn what_is_told_of_a_backend_is_shown() {
     let metrics = Metrics::new();
     let backend = metrics.backend("exchange", "store:25");
     let open = || {
         value(&metrics, r#"backstop_backend_connections{backend="store:25",route="exchange",use="delivery"}"#)
     };
-    let connection = backend.connection(BackendUse::Delivery);
-    assert_eq!(open(), Some(1.0));
-    drop(connection);
+    backend.connections(BackendUse::Delivery, 3);
+    assert_eq!(open(), Some(3.0));
+    backend.connections(BackendUse::Delivery, 0);
     assert_eq!(open(), Some(0.0));
     let up = || value(&metrics, r#"backstop_backend_up{backend="store:25",route="exchange"}"#);
     assert_eq!(up(), Some(0.0));
