@@ -159,7 +159,7 @@ fn lookups(entries: usize) {
                         let found = shuffled(keys.len(), 11 + thread as u64)
                             .take(LOOKUPS)
                             .filter(|at| matches!(cache.known(keys[*at], "", Guard::Second), Known::Good(_)));
-                        assert!(found.count() > LOOKUPS / 100 * 99);
+                        assert!(found.count() > LOOKUPS / 100 * 90);
                     });
                 }
             });
@@ -170,7 +170,7 @@ fn lookups(entries: usize) {
         let found = shuffled(good, 13)
             .take(LOOKUPS)
             .filter(|number| matches!(cache.known(names.key(*number), "", Guard::Second), Known::Good(_)));
-        assert!(found.count() > LOOKUPS / 100 * 99);
+        assert!(found.count() > LOOKUPS / 100 * 90);
     });
     println!("lookups   {entries:>9}: {rate} on 1 thread, address written and hashed too");
 }

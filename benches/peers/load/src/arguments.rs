@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::tls::Tls;
+
 /// What can be asked for.
 pub(crate) const USAGE: &str = "usage: backstop-peers sink ADDRESS | counts ADDRESS | report FILE
        | load deliver|refuse|connect|idle --to ADDRESS [--clients N] [--seconds S] [--units N]
+              connect, idle: [--tls starttls|implicit]
               deliver: [--messages PER-CONNECTION] [--size OCTETS] [--by data|bdat]
               refuse:  [--names repeated|new] [--together RCPTS-PER-WRITE]";
 
@@ -28,6 +31,7 @@ pub(crate) struct Order {
     pub(crate) length: Duration,
     /// Nor after so many.
     pub(crate) units: u64,
+    pub(crate) tls: Tls,
     pub(crate) kind: Kind,
 }
 
@@ -79,7 +83,7 @@ fn load(kind: &str, mut words: impl Iterator<Item = String>) -> Result<Order, St
     let mut to = None;
     let (mut clients, mut seconds, mut units) = (1, 1.0, u64::MAX);
     let (mut messages, mut size, mut by) = (1, 4096, By::Data);
-    let (mut names, mut together) = (Names::Repeated, 1);
+    let (mut names, mut together, mut tls) = (Names::Repeated, 1, Tls::None);
     while let Some(option) = words.next() {
         let value = words.next().ok_or_else(|| format!("{option} wants a value"))?;
         match (kind, option.as_str()) {
@@ -87,6 +91,8 @@ fn load(kind: &str, mut words: impl Iterator<Item = String>) -> Result<Order, St
             (_, "--clients") => clients = number(&option, &value)?,
             (_, "--seconds") => seconds = number(&option, &value)?,
             (_, "--units") => units = number(&option, &value)?,
+            ("connect" | "idle", "--tls") if value == "starttls" => tls = Tls::Starttls,
+            ("connect" | "idle", "--tls") if value == "implicit" => tls = Tls::Implicit,
             ("deliver", "--messages") => messages = number(&option, &value)?,
             ("deliver", "--size") => size = number(&option, &value)?,
             ("deliver", "--by") if value == "bdat" => by = By::Bdat,
@@ -105,7 +111,7 @@ fn load(kind: &str, mut words: impl Iterator<Item = String>) -> Result<Order, St
         other => return Err(format!("{other} is no kind of load")),
     };
     let length = Duration::try_from_secs_f64(seconds).map_err(|fault| format!("--seconds: {fault}"))?;
-    Ok(Order { to: to.ok_or("--to is missing")?, clients, length, units, kind })
+    Ok(Order { to: to.ok_or("--to is missing")?, clients, length, units, tls, kind })
 }
 
 fn number<T: FromStr>(what: &str, text: &str) -> Result<T, String> {
@@ -129,6 +135,7 @@ mod tests {
             clients: 50,
             length: Duration::from_millis(500),
             units: u64::MAX,
+            tls: Tls::None,
             kind: Kind::Refuse { names: Names::New, together: 16 },
         };
         assert_eq!(order, Ok(Command::Load(expected)));

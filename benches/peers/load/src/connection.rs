@@ -3,12 +3,17 @@
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::tls::{Hands, Tls};
+
+trait Wire: AsyncRead + AsyncWrite + Unpin {}
+impl<W: AsyncRead + AsyncWrite + Unpin> Wire for W {}
+
 /// A connection to the front.
-pub(crate) struct Connection {
-    stream: TcpStream,
+pub(crate) struct Connection<'w> {
+    stream: Box<dyn Wire + 'w>,
     input: Vec<u8>,
     /// Octets of `input` that are done with.
     done: usize,
@@ -16,14 +21,36 @@ pub(crate) struct Connection {
     pipelining: bool,
 }
 
-impl Connection {
+impl<'w> Connection<'w> {
     /// Connects and hears the greeting.
     pub(crate) async fn greeted(to: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(to).await?;
-        stream.set_nodelay(true)?;
-        let mut connection = Self { stream, input: Vec::new(), done: 0, pipelining: false };
+        let mut connection = Self::over(Box::new(connected(to).await?));
         connection.expect(220).await?;
         Ok(connection)
+    }
+
+    /// The same, and all that is said from then on inside TLS.
+    pub(crate) async fn inside(tls: Tls, hands: &Hands, to: SocketAddr) -> io::Result<Self> {
+        match tls {
+            Tls::None => Self::greeted(to).await,
+            Tls::Implicit => {
+                let mut connection = Self::over(Box::new(hands.shake(connected(to).await?).await?));
+                connection.expect(220).await?;
+                Ok(connection)
+            }
+            Tls::Starttls => {
+                let mut stream = connected(to).await?;
+                for (command, code) in [("", 220), ("EHLO load.example\r\n", 250), ("STARTTLS\r\n", 220)] {
+                    let mut clear = Connection::over(Box::new(&mut stream));
+                    clear.say(command.as_bytes(), code).await?;
+                }
+                Ok(Self::over(Box::new(hands.shake(stream).await?)))
+            }
+        }
+    }
+
+    fn over(stream: Box<dyn Wire + 'w>) -> Self {
+        Self { stream, input: Vec::new(), done: 0, pipelining: false }
     }
 
     /// Writes `octets`.
@@ -92,6 +119,12 @@ impl Connection {
             }
         }
     }
+}
+
+async fn connected(to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 fn number(line: &[u8]) -> Option<u16> {

@@ -17,7 +17,7 @@ const PER_THOUSAND: &[(Figure, f64)] = &[(Figure::Rate, 1.0), (Figure::CpuPerUni
 /// Of messages of 25 MB.
 const PER_VOLUME: &[(Figure, f64)] = &[(Figure::Rate, 25.0), (Figure::CpuPerUnit, 40.0)];
 
-pub(crate) const COLUMNS: [Column; 10] = [
+pub(crate) const COLUMNS: [Column; 13] = [
     column("one", "4 KiB message, 1 per connection (50 clients): per s; CPU-s per 1000", PER_THOUSAND),
     column("many", "20 per connection: per s; CPU-s per 1000", PER_THOUSAND),
     column("large", "25 MB messages (4 clients): MB/s; CPU-s per GB", PER_VOLUME),
@@ -32,6 +32,9 @@ pub(crate) const COLUMNS: [Column; 10] = [
         &[(Figure::P50, 1e-3), (Figure::P99, 1e-3)],
     ),
     column("idle", "idle connection (7500 held): KiB each", &[(Figure::KibPerUnit, 1.0)]),
+    column("starttls", "STARTTLS + QUIT (HAProxy: implicit TLS): per s; CPU-s per 1000", PER_THOUSAND),
+    column("sealed", "idle inside TLS (3000 held): KiB each", &[(Figure::KibPerUnit, 1.0)]),
+    column("behind", "1 message per connection before a real Postfix: per s; CPU-s per 1000", PER_THOUSAND),
 ];
 
 /// What Backstop shall reach with a row.
@@ -71,7 +74,7 @@ const fn goal(work: &'static str, row: &'static str, figure: Figure, bound: Boun
 /// The front whose goals they are.
 pub(crate) const OURS: &str = "backstop";
 
-pub(crate) const GOALS: [Goal; 14] = [
+pub(crate) const GOALS: [Goal; 21] = [
     goal("1 message per connection", "one", CpuPerUnit, AtMost(0.75), Front("haproxy")),
     goal("1 message per connection", "one", Rate, AtLeast(1.1), Front("haproxy")),
     goal("20 messages per connection", "many", CpuPerUnit, AtMost(0.9), Front("haproxy")),
@@ -86,6 +89,14 @@ pub(crate) const GOALS: [Goal; 14] = [
     goal("session of one client", "latency", P50, AtMost(1.0), Front("haproxy")),
     goal("session of one client", "latency", P99, AtMost(2.0), Front("haproxy")),
     goal("idle connection", "idle", KibPerUnit, AtMost(3.0), Nothing),
+    goal("idle connection inside TLS", "sealed", KibPerUnit, AtMost(16.0), Nothing),
+    // Handshakes for a second of CPU, 0.9 times as many.
+    goal("STARTTLS", "starttls", CpuPerUnit, AtMost(1.11), Front("haproxy")),
+    goal("before a real Postfix", "behind", Rate, AtLeast(1.0), Front("none")),
+    goal("refusals, two workers", "repeated", CpuPerUnit, AtMost(1.1), Front("alone")),
+    goal("1 message per connection, two workers", "one", CpuPerUnit, AtMost(1.1), Front("alone")),
+    goal("lookup among ten million entries", "lookups", CpuPerUnit, AtMost(0.05), Row("repeated")),
+    goal("cache entry, of ten million", "entries", KibPerUnit, AtMost(0.0977), Nothing),
 ];
 
 impl Goal {
@@ -97,6 +108,7 @@ impl Goal {
         };
         let than = match self.than {
             Front("none") => " × no front".to_owned(),
+            Front("alone") => " × one worker".to_owned(),
             Front(front) => format!(" × {front}"),
             Row(row) => format!(" × {row}"),
             Nothing => String::new(),

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::arguments::{By, Kind, Names, Order};
 use crate::connection::Connection;
+use crate::tls::Hands;
 
 /// Recipients named in one transaction, below everybody's limit.
 const PER_TRANSACTION: usize = 96;
@@ -56,6 +57,7 @@ struct Shared {
     /// Makes names new that an earlier load used as well.
     stamp: u128,
     message: Vec<u8>,
+    hands: Hands,
     sessions: RefCell<Vec<Duration>>,
 }
 
@@ -69,6 +71,7 @@ pub(crate) async fn run(order: Order) -> io::Result<Done> {
         names: Cell::new(0),
         stamp: stamp.as_micros(),
         message: message(&order.kind),
+        hands: Hands::new().map_err(io::Error::other)?,
         sessions: RefCell::default(),
         order,
     });
@@ -130,8 +133,12 @@ impl Shared {
         connection.say(b"QUIT\r\n", 221).await
     }
 
+    async fn connection(&self) -> io::Result<Connection<'static>> {
+        Connection::inside(self.order.tls, &self.hands, self.order.to).await
+    }
+
     async fn connect(&self) -> io::Result<()> {
-        Connection::greeted(self.order.to).await?.say(b"QUIT\r\n", 221).await?;
+        self.connection().await?.say(b"QUIT\r\n", 221).await?;
         self.count();
         Ok(())
     }
@@ -164,7 +171,7 @@ impl Shared {
     async fn idle(&self, clients: usize) -> io::Result<()> {
         let mut held = Vec::with_capacity(clients);
         for _ in 0..clients {
-            held.push(Connection::greeted(self.order.to).await?);
+            held.push(self.connection().await?);
             self.count();
         }
         println!("held");

@@ -14,6 +14,7 @@ mod goals;
 mod load;
 mod report;
 mod sink;
+mod tls;
 
 use std::process::ExitCode;
 
