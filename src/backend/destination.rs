@@ -326,8 +326,10 @@ impl Destination {
         let states = [BackendState::Up, BackendState::Down, BackendState::Untried].map(|s| (s, is(s)));
         let up = self.is_up();
         let dns_up = matches!(self.looked_up(), LookedUp::Never | LookedUp::Known);
-        let accounts: Vec<_> = members.iter().map(|member| member.backend.budget().account()).collect();
+        let mut accounts: Vec<_> = members.iter().map(|member| member.backend.budget().account()).collect();
         let limit = accounts.iter().map(|account| account.limit).sum();
+        // Sessions with addresses it no longer has go on until they end.
+        accounts.extend(lock(&self.budgets).values().filter_map(Weak::upgrade).map(|b| b.account()));
         let probes = accounts.iter().map(|account| account.probes).sum();
         let deliveries = accounts.iter().map(|account| account.deliveries).sum();
         for series in &self.blueprint.metrics {
@@ -402,6 +404,10 @@ mod tests {
             used.push(member.budget().permit(purpose).await);
         }
         used.push(members[0].budget().permit(Use::Greeting).await);
+        assert_eq!(shown(), "3 2 3 2");
+        // It leads to the second no more.
+        destination.lead_to(vec![at("a", "10.0.0.1:25", 1)]);
+        drop(members);
         assert_eq!(shown(), "3 2 3 2");
         drop(used);
         assert_eq!(shown(), "0 0 0 0");

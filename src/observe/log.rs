@@ -50,7 +50,7 @@ const WAITING: usize = 16_384;
 /// Octets written at once at most.
 const AT_ONCE: usize = 64 * 1024;
 /// A line that comes within this time of the last write waits for others, so that a busy process neither writes nor wakes
-/// the thread that does for each.
+/// the thread that does for each. A process that is killed loses these.
 const GATHERING: Duration = Duration::from_millis(10);
 
 /// Lines that were lost since the process began.
@@ -97,9 +97,10 @@ impl<W: io::Write> io::Write for Gathering<W> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let flushed = self.0.flush();
+        // Where it cannot be written there is nobody to tell, and the thread would miss that it is to end.
+        let _ = self.0.flush();
         thread::sleep(GATHERING);
-        flushed
+        Ok(())
     }
 }
 
@@ -185,6 +186,28 @@ mod tests {
         }
         let subscriber = subscriber(Format::Text, "info", || Broken, false).unwrap();
         tracing::dispatcher::with_default(&subscriber, || tracing::info!("lost"));
+    }
+
+    #[test]
+    fn lines_that_come_together_are_written_together() {
+        struct Counting(std::sync::mpsc::Sender<usize>);
+        impl io::Write for Counting {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let _ = self.0.send(bytes.iter().filter(|octet| **octet == b'\n').count());
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (written, heard) = std::sync::mpsc::channel();
+        let (writer, guard) = queue(Gathering(BufWriter::with_capacity(AT_ONCE, Counting(written))), WAITING);
+        let subscriber = subscriber(Format::Text, "info", writer, false).unwrap();
+        tracing::dispatcher::with_default(&subscriber, || (0..1000).for_each(|n| tracing::info!(n, "line")));
+        drop(guard);
+        let writes: Vec<usize> = heard.iter().collect();
+        assert_eq!(writes.iter().sum::<usize>(), 1000);
+        assert!(writes.len() < 100, "{writes:?}");
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Families {
             backend_up: gauges(&r, "backstop_backend_up", "1 when the backend took us when last tried; of several addresses one is enough.", &["route", "backend"]),
             backend_addresses: gauges(&r, "backstop_backend_addresses", "Addresses the backend has now, by what came of the last new session.", &["route", "backend", "state"]),
             backend_dns_up: gauges(&r, "backstop_backend_dns_up", "1 while DNS says where the backend is, or nothing is to be looked up; else what it said last is used.", &["route", "backend"]),
-            backend_connections: gauges(&r, "backstop_backend_connections", "Connections to the backend that are in use.", &["route", "backend", "use"]),
+            backend_connections: gauges(&r, "backstop_backend_connections", "Connections to the backend that are in use; those that open or end, too.", &["route", "backend", "use"]),
             tls_handshakes: counters(&r, "backstop_tls_handshakes_total", "TLS handshakes, and sessions with a backend that went on without one.", &["side", "result"]),
             config_reloads: counters(&r, "backstop_config_reloads_total", "New configurations, by what became of them.", &["result"]),
             last_reload_successful: register(&r, IntGauge::new("backstop_config_last_reload_successful", "1 unless the last new configuration was refused: a restart with it would fail.")),

@@ -183,13 +183,14 @@ impl Queue {
 
     /// Since when one of those that somebody waits for has waited: about the longest.
     pub(super) fn waits_since(&self) -> Option<Instant> {
+        let is_waited_for = |question: &&Question| question.asker.urgency != Urgency::Background;
         let [clean, suspect, _] = &self.lines;
         let in_line = [clean, suspect].into_iter().filter_map(|line| {
-            let client = line.turns.front()?;
             // What was hurried, and taken from there, still stands here.
-            line.by_client.get(client)?.iter().find_map(|key| self.questions.get(key))
+            let mut keys = line.turns.iter().filter_map(|client| line.by_client.get(client)).flatten();
+            keys.find_map(|key| self.questions.get(key).filter(is_waited_for))
         });
-        let again = self.again.iter().find(|question| question.asker.urgency != Urgency::Background);
+        let again = self.again.iter().find(is_waited_for);
         again.into_iter().chain(in_line).map(|question| question.asked).min()
     }
 

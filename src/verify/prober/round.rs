@@ -140,9 +140,7 @@ impl Prober {
         loop {
             let question = {
                 let mut work = self.work();
-                // What the first of a round was taken for may be taken along.
-                let least = first.unwrap_or_else(|| work.least(self.most_sessions()));
-                let question = work.pop(least, round)?;
+                let question = work.pop(self.most_sessions(), round, first)?;
                 if first.is_some_and(|first| question.asker.urgency != first) {
                     drop(work);
                     self.put_back(vec![question]);

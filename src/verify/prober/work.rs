@@ -50,13 +50,28 @@ impl Work {
         self.begun
     }
 
-    /// The next question, at least as urgent as `least`, for this round, which is at leisure where its first question is.
-    pub(super) fn pop(&mut self, least: Urgency, round: Option<u64>) -> Option<Question> {
-        let question = self.waiting.pop(least)?;
+    /// The next question for this round, if it is one: the first of a round, which is at leisure where that question is, or
+    /// one as urgent as the `first` of it.
+    pub(super) fn pop(
+        &mut self,
+        most: usize,
+        round: Option<u64>,
+        first: Option<Urgency>,
+    ) -> Option<Question> {
+        let Some(first) = first else {
+            // What was popped before came to nothing.
+            self.set_at_leisure(round, false);
+            let question = self.waiting.pop(self.least(most))?;
+            self.set_at_leisure(round, question.asker.urgency != Urgency::Clean);
+            return Some(question);
+        };
+        self.waiting.pop(first)
+    }
+
+    fn set_at_leisure(&mut self, round: Option<u64>, at_leisure: bool) {
         if let Some(busy) = round.and_then(|round| self.busy.get_mut(&round)) {
-            busy.at_leisure |= question.asker.urgency != Urgency::Clean;
+            busy.at_leisure = at_leisure;
         }
-        Some(question)
     }
 
     pub(super) fn end(&mut self, round: u64) {
@@ -156,9 +171,26 @@ mod tests {
 
     fn begin_at_leisure(work: &mut Work) -> u64 {
         let round = work.begin();
-        let question = work.pop(Urgency::Background, Some(round)).unwrap();
-        work.waiting.put_first(vec![question]);
+        work.set_at_leisure(Some(round), true);
         round
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_is_at_leisure_where_its_first_question_is() {
+        use Urgency::{Clean, Suspect};
+        for (clean, suspect, least) in [(0, 2, Clean), (1, 1, Urgency::Background)] {
+            let mut work = waiting(clean, suspect);
+            let round = work.begin();
+            // The second of two sessions there may be is the last.
+            let first = work.pop(2, Some(round), None).unwrap().asker.urgency;
+            assert_eq!(first, if clean > 0 { Clean } else { Suspect });
+            assert_eq!(work.least(2), least);
+            assert_eq!(work.pop(2, Some(round), Some(first)).is_some(), clean == 0, "what goes with it does");
+            // All of that came to nothing.
+            work.waiting.push(question(&scope(), 9, asker(2, Clean))).unwrap();
+            assert_eq!(work.pop(2, Some(round), None).unwrap().asker.urgency, Clean);
+            assert_eq!(work.least(2), Urgency::Background);
+        }
     }
 
     #[tokio::test(start_paused = true)]
