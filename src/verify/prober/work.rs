@@ -82,11 +82,10 @@ impl Work {
     /// at a time are at leisure, and the last session is kept for clients with a clean record; where something is overdue
     /// only against other rounds at leisure, not against slow ones of such clients.
     pub(super) fn least(&self, most: usize) -> Urgency {
-        let at_leisure = self.count(|busy| busy.at_leisure);
-        let taken =
-            if self.is_overdue() { at_leisure } else { self.count(|busy| busy.at_leisure || busy.is_slow()) };
+        let (at_leisure, overdue) = (self.count(|busy| busy.at_leisure), self.is_overdue());
+        let taken = if overdue { at_leisure } else { self.count(|busy| busy.at_leisure || busy.is_slow()) };
         let is_last = most > 1 && taken + 1 >= most;
-        let are_few = at_leisure < AT_LEISURE || self.is_overdue();
+        let are_few = at_leisure < AT_LEISURE || overdue;
         if are_few && !is_last { Urgency::Background } else { Urgency::Clean }
     }
 
