@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::tls::Tls;
 
 /// What can be asked for.
-pub(crate) const USAGE: &str = "usage: backstop-peers sink ADDRESS | counts ADDRESS | report FILE
+pub(crate) const USAGE: &str = "usage: backstop-peers sink ADDRESS | copy ADDRESS TO | counts ADDRESS | report FILE
        | load deliver|refuse|connect|idle --to ADDRESS [--clients N] [--seconds S] [--units N]
               connect, idle: [--tls starttls|implicit]
               deliver: [--messages PER-CONNECTION] [--size OCTETS] [--by data|bdat]
@@ -17,6 +17,7 @@ pub(crate) const USAGE: &str = "usage: backstop-peers sink ADDRESS | counts ADDR
 #[derive(Debug, PartialEq)]
 pub(crate) enum Command {
     Sink(SocketAddr),
+    Copy(SocketAddr, SocketAddr),
     Counts(SocketAddr),
     Report(String),
     Load(Order),
@@ -72,6 +73,10 @@ pub(crate) fn read(mut words: impl Iterator<Item = String>) -> Result<Command, S
     let first = words.next().ok_or_else(|| format!("{verb} of what?"))?;
     match verb.as_str() {
         "sink" => number("ADDRESS", &first).map(Command::Sink),
+        "copy" => {
+            let to = words.next().ok_or("copy to where?")?;
+            Ok(Command::Copy(number("ADDRESS", &first)?, number("TO", &to)?))
+        }
         "counts" => number("ADDRESS", &first).map(Command::Counts),
         "report" => Ok(Command::Report(first)),
         "load" => load(&first, words).map(Command::Load),

@@ -1,6 +1,7 @@
 //! The load, the sink and the report of the comparison with other front proxies.
 //!
 //! * `sink ADDRESS`: the fastest backend there is, see [`sink`].
+//! * `copy ADDRESS TO`: a front that copies octets, see [`copy`].
 //! * `load KIND …`: clients, see [`load`].
 //! * `counts ADDRESS`: what the sink at `ADDRESS` has seen since it was last asked.
 //! * `report FILE`: the table, from one line per measurement, see [`report`].
@@ -9,6 +10,7 @@
 
 mod arguments;
 mod connection;
+mod copy;
 mod figure;
 mod goals;
 mod load;
@@ -47,6 +49,7 @@ fn perform(command: Command) -> Result<String, String> {
     let outcome = runtime.block_on(async {
         match command {
             Command::Sink(address) => sink::serve(address).await.map(|()| String::new()),
+            Command::Copy(address, to) => copy::serve(address, to).await.map(|()| String::new()),
             Command::Counts(address) => connection::counts(address).await,
             Command::Load(order) => load::run(order).await.map(|done| done.to_string()),
             Command::Report(_) => Ok(String::new()),

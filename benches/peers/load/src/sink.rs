@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use memchr::memmem::Finder;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::LocalSet;
 
 const GREETING: &[u8] = b"220 sink.example ESMTP\r\n";
@@ -81,10 +81,7 @@ impl Drop for Counted<'_> {
 
 /// Serves until the process is ended.
 pub(crate) async fn serve(address: SocketAddr) -> io::Result<()> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    let listener = socket.listen(BACKLOG)?;
+    let listener = listener(address)?;
     let counts = Rc::new(Counts::default());
     let serve = async {
         loop {
@@ -95,6 +92,14 @@ pub(crate) async fn serve(address: SocketAddr) -> io::Result<()> {
         }
     };
     LocalSet::new().run_until(serve).await
+}
+
+/// Listens, with room for all clients of a load.
+pub(crate) fn listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn converse(mut stream: TcpStream, counts: &Counts) -> io::Result<()> {
