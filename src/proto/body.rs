@@ -88,7 +88,10 @@ impl BodyReader {
     pub fn read(&mut self, input: &[u8], out: &mut Vec<u8>) -> Found {
         let mut at = 0;
         loop {
-            at += self.copy_lines(input.get(at..).unwrap_or_default(), out);
+            let rest = input.get(at..).unwrap_or_default();
+            let lines = self.lines(rest);
+            out.extend_from_slice(rest.get(..lines).unwrap_or_default());
+            at += lines;
             let Some(&octet) = input.get(at) else { return Found::More };
             at += 1;
             match self.step(octet, out) {
@@ -113,9 +116,10 @@ impl BodyReader {
         Found::More
     }
 
-    /// Copies text and the CRLFs in it, up to what needs a closer look: a line that begins with a dot, a CR or LF that is alone or may
-    /// be. Gives how much that was. Nearly all of a message goes through here, in one piece.
-    fn copy_lines(&mut self, input: &[u8], out: &mut Vec<u8>) -> usize {
+    /// How much of `input` the backend may see as it is: text and the CRLFs in it, up to what needs a closer look (a line that
+    /// begins with a dot, a CR or LF that is alone or may be). It counts as read; the rest is for [`Self::read`]. Nearly all of
+    /// a message goes through here, in one piece.
+    pub fn lines(&mut self, input: &[u8]) -> usize {
         if !matches!(self.position, Position::Text | Position::LineStart) {
             return 0;
         }
@@ -135,7 +139,6 @@ impl BodyReader {
             end += 2;
             self.position = Position::LineStart;
         }
-        out.extend_from_slice(input.get(..end).unwrap_or_default());
         end
     }
 

@@ -360,6 +360,19 @@ impl Client {
         self.done = (self.done + octets).min(self.input.len());
     }
 
+    /// Moves so many octets of what is unread behind what is in `out`: the buffers change places where that copies less.
+    pub(super) fn move_into(&mut self, octets: usize, out: &mut Vec<u8>) {
+        let moved = self.unread().get(..octets).unwrap_or_default();
+        if self.done == 0 && out.is_empty() && moved.len() > self.input.len() / 2 {
+            std::mem::swap(&mut self.input, out);
+            self.input.extend_from_slice(out.get(octets..).unwrap_or_default());
+            out.truncate(octets);
+        } else {
+            out.extend_from_slice(moved);
+            self.consume(octets);
+        }
+    }
+
     /// Reads more of a body. 0 is the end of the stream.
     pub(super) async fn read_body(&mut self) -> io::Result<usize> {
         self.compact();
@@ -495,6 +508,20 @@ mod tests {
         let heard = client.listen(patience, 1, &drain, Committed::ToNothing).await;
         assert_eq!((heard, began.elapsed()), (Heard::Gone, PAUSE));
         assert_eq!(client.unread(), b"NOOP\r\n");
+    }
+
+    #[test]
+    fn what_is_moved_is_the_same_whether_octets_or_buffers_change_places() {
+        for octets in 0..=6 {
+            for (done, before) in [(0, ""), (0, "x"), (1, ""), (1, "x")] {
+                let mut client = Client::new(Stream::Gone, 512);
+                (client.input, client.done) = (b"?abcdef"[1 - done..].to_vec(), done);
+                let mut out = before.as_bytes().to_vec();
+                client.move_into(octets, &mut out);
+                assert_eq!(out, [before.as_bytes(), &b"abcdef"[..octets]].concat());
+                assert_eq!(client.unread(), &b"abcdef"[octets..]);
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -158,11 +158,13 @@ impl Body {
     fn take(&mut self, client: &mut Client, out: &mut Vec<u8>, limits: &Limits) -> Option<Stop> {
         let before = out.len();
         let mut stuffed = 0;
-        let (consumed, stop) = match &mut self.rest {
+        let (taken, stop) = match &mut self.rest {
             Rest::Lines(reader) => {
+                let lines = reader.lines(client.unread());
+                client.move_into(lines, out);
                 let found = reader.read(client.unread(), out);
                 stuffed = reader.stuffed();
-                match found {
+                let (consumed, stop) = match found {
                     Found::More => (client.unread().len(), None),
                     Found::End { consumed } => {
                         self.rest = Rest::Nothing;
@@ -171,11 +173,13 @@ impl Body {
                         (consumed, None)
                     }
                     Found::BareNewline { consumed } => (consumed, Some(Stop::BareNewline)),
-                }
+                };
+                client.consume(consumed);
+                (lines + consumed, stop)
             }
             Rest::Octets(left) => {
                 let here = client.unread().len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-                out.extend_from_slice(client.unread().get(..here).unwrap_or_default());
+                client.move_into(here, out);
                 *left -= here as u64;
                 if *left == 0 {
                     self.rest = Rest::Nothing;
@@ -184,8 +188,7 @@ impl Body {
             }
             Rest::Nothing => (0, None),
         };
-        client.consume(consumed);
-        self.pace.octets += consumed as u64;
+        self.pace.octets += taken as u64;
         self.octets += (out.len() - before) as u64;
         let size = self.octets.saturating_sub(stuffed);
         let too_large = limits.max_size.is_some_and(|max| size > max.saturating_add(END.len() as u64));
