@@ -33,6 +33,31 @@ enum Position {
     BehindBare,
 }
 
+/// Octets that are looked at together: as few where closer looks were needed, as many where none was for a while.
+const LEAST_TOGETHER: usize = 64;
+const MOST_TOGETHER: usize = 4096;
+
+impl Position {
+    /// Where the octet behind `block` stands that begins here, in text or at the start of a line, if nothing in it needs a
+    /// closer look: each CR has its LF and each LF its CR, and no line begins with a dot. One pass without branches, several
+    /// times faster than going from line to line.
+    fn last_of(self, block: &[u8]) -> Option<Self> {
+        let (first, last) = (block.first()?, block.last()?);
+        let before = if self == Self::LineStart { b'\n' } else { b' ' };
+        let odd = |before: u8, octet: u8| {
+            ((before == b'\r') != (octet == b'\n')) | ((before == b'\n') & (octet == b'.'))
+        };
+        let pairs = block.iter().zip(block.get(1..)?);
+        let any_odd = pairs.fold(odd(before, *first), |any, (before, octet)| any | odd(*before, *octet));
+        match last {
+            b'\r' => None,
+            _ if any_odd => None,
+            b'\n' => Some(Self::LineStart),
+            _ => Some(Self::Text),
+        }
+    }
+}
+
 /// What to do about a CR or LF alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BareNewlines {
@@ -123,8 +148,15 @@ impl BodyReader {
         if !matches!(self.position, Position::Text | Position::LineStart) {
             return 0;
         }
-        let mut end = 0;
+        let (mut end, mut together) = (0, LEAST_TOGETHER);
         while let Some(rest) = input.get(end..).filter(|rest| !rest.is_empty()) {
+            let block = rest.get(..together).unwrap_or(rest);
+            if let Some(last) = self.position.last_of(block) {
+                (self.position, end) = (last, end + block.len());
+                together = (together * 2).min(MOST_TOGETHER);
+                continue;
+            }
+            together = LEAST_TOGETHER;
             if self.position == Position::LineStart && rest.first() == Some(&b'.') {
                 break;
             }
