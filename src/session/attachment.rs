@@ -2,15 +2,17 @@
 //!
 //! Attached at the first recipient that may be taken, given back when the transaction ends. MAIL goes out
 //! with the first recipients; where the backend takes pipelining all in one write, its replies read in order
-//! (RFC 2920). A kept session is cleared with RSET in that same write, and nothing it says is believed unless
-//! the RSET got its 2yz.
+//! (RFC 2920), DATA behind them if the client has said it, too. A kept session is cleared with RSET in that same write, and
+//! nothing it says is believed unless the RSET got its 2yz.
 
 use std::sync::Arc;
 
+use super::client::Sequel;
 use crate::backend::{EnvelopeFault, Fault, Lease, Origin, mail_command, rcpt_command};
 use crate::config::Route;
 use crate::proto::dialogue::{Recipient, Sender};
 use crate::proto::ehlo::Keyword;
+use crate::proto::parameter::BodyKind;
 use crate::proto::reply::{Class, Reply};
 
 /// A backend session in a transaction.
@@ -23,12 +25,16 @@ pub(super) struct Attachment {
     pub(super) added: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Stage {
     /// Nothing said yet.
     Clean,
     /// The sender was accepted.
     Sender,
+    /// DATA was said with the envelope, and got this answer.
+    Data(Reply),
+    /// It waits for a message, and nobody was accepted who could get one.
+    Stranded,
 }
 
 /// The envelope as far as it is to be given.
@@ -41,6 +47,8 @@ pub(super) struct Envelope<'e> {
     pub(super) earlier: &'e [Recipient],
     /// Recipients to be given now.
     pub(super) new: &'e [Recipient],
+    /// What the client has said behind them.
+    pub(super) sequel: Sequel,
 }
 
 /// What became of it.
@@ -92,7 +100,7 @@ impl Attachment {
         answers: &mut Vec<Answer>,
     ) -> Result<Option<Given>, Fault> {
         let announced = *self.lease.connection().announced();
-        let clean = self.stage == Stage::Clean;
+        let clean = matches!(self.stage, Stage::Clean);
         if clean {
             self.added = envelope.added;
         }
@@ -106,8 +114,12 @@ impl Attachment {
         let commands: Vec<_> =
             earlier.iter().chain(envelope.new).map(|r| rcpt_command(r, &announced)).collect();
         let before = reset.iter().chain(&mail).map(String::as_str);
-        let lines: Vec<&str> = before.chain(commands.iter().flatten().map(String::as_str)).collect();
         let together = announced.has(Keyword::Pipelining);
+        // The DATA of a binary message is refused here (RFC 3030 §3).
+        let binary = envelope.sender.parameters.body == BodyKind::Binary;
+        let data = (together && !binary && envelope.sequel == Sequel::Data).then_some("DATA\r\n");
+        let lines: Vec<&str> =
+            before.chain(commands.iter().flatten().map(String::as_str)).chain(data).collect();
         if together {
             self.lease.connection().send(lines.concat().as_bytes()).await?;
         }
@@ -119,7 +131,10 @@ impl Attachment {
             let reply = exchange.next().await?;
             if !reply.is_done() {
                 // Should the session end over it, the next use finds that out; the refusal stands.
-                let _ = exchange.finish().await;
+                let last = exchange.finish().await;
+                if data.is_some() && !last.is_ok_and(|last| last.is_some_and(|last| is_refusal(&last))) {
+                    self.stage = Stage::Stranded;
+                }
                 return Ok(Some(Given::SenderRefused(reply)));
             }
         }
@@ -135,11 +150,50 @@ impl Attachment {
                 answers.push(answer);
             }
         }
+        let data = match data {
+            Some(_) => Some(exchange.next().await?),
+            None => None,
+        };
         // A reply too many: any of them may have been read for the wrong command.
         self.lease.connection().in_step().inspect_err(|_| answers.clear())?;
-        self.stage = Stage::Sender;
+        let anyone = !envelope.earlier.is_empty() || answers.iter().any(Answer::is_acceptance);
+        self.stage = match data {
+            Some(reply) if anyone => Stage::Data(reply),
+            Some(reply) if !is_refusal(&reply) => Stage::Stranded,
+            _ => Stage::Sender,
+        };
         Ok((!intact).then_some(Given::TakenBack))
     }
+}
+
+impl Attachment {
+    /// The backend's answer to DATA, which is said now unless it went out with the envelope.
+    pub(super) async fn data(&mut self) -> Result<Reply, Fault> {
+        match std::mem::replace(&mut self.stage, Stage::Sender) {
+            Stage::Data(reply) => Ok(reply),
+            _ => self.lease.connection().exchange(b"DATA\r\n").await,
+        }
+    }
+
+    /// Whether nothing but a message can be given on this session, and there will be none. The dot that RFC 2920 §3.1 has for
+    /// this could be taken for one.
+    pub(super) const fn is_stranded(&self) -> bool {
+        matches!(self.stage, Stage::Stranded)
+    }
+
+    /// Gives the session back, unless it waits for a message.
+    pub(super) fn release(self) {
+        match &self.stage {
+            Stage::Clean | Stage::Sender => self.lease.release(),
+            Stage::Data(reply) if is_refusal(reply) => self.lease.release(),
+            Stage::Data(_) | Stage::Stranded => self.lease.abort(),
+        }
+    }
+}
+
+/// Whether DATA was answered so that commands are read as before.
+const fn is_refusal(answer: &Reply) -> bool {
+    matches!(answer.class(), Class::Transient | Class::Permanent)
 }
 
 impl Answer {
@@ -174,13 +228,14 @@ impl<'l, I: Iterator<Item = &'l str>> Exchange<'_, 'l, I> {
         }
     }
 
-    /// The sender was refused: the replies to what went out with it are read away.
-    async fn finish(&mut self) -> Result<(), Fault> {
+    /// The sender was refused: the replies to what went out with it are read away. Gives the last.
+    async fn finish(&mut self) -> Result<Option<Reply>, Fault> {
+        let mut last = None;
         if self.together {
             while self.lines.next().is_some() {
-                self.lease.connection().answer().await?;
+                last = Some(self.lease.connection().answer().await?);
             }
         }
-        Ok(())
+        Ok(last)
     }
 }

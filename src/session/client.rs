@@ -56,6 +56,15 @@ pub(super) enum Heard {
     Drain,
 }
 
+/// What stands behind the commands that were heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sequel {
+    /// DATA.
+    Data,
+    /// Something else, or nothing yet.
+    Unknown,
+}
+
 /// What stands at the start of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Heading {
@@ -353,6 +362,12 @@ impl Client {
     /// What has arrived and was not looked at.
     pub(super) fn unread(&self) -> &[u8] {
         self.input.get(self.done..).unwrap_or_default()
+    }
+
+    /// What the client has said next, as far as that matters to what goes before.
+    pub(super) fn sequel(&self) -> Sequel {
+        let line = self.unread().get(..6).unwrap_or_default();
+        if line.eq_ignore_ascii_case(b"DATA\r\n") { Sequel::Data } else { Sequel::Unknown }
     }
 
     /// Done with so many octets of what is unread.

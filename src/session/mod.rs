@@ -41,7 +41,7 @@ use crate::proto::replies;
 use crate::proto::reply::{Class, Reply};
 use arrival::Arrival;
 use attachment::{Attachment, Given};
-use client::{Client, Committed, Heard, Patience};
+use client::{Client, Committed, Heard, Patience, Sequel};
 use relay::{Body, Limits, Loss, Pace};
 
 pub use context::Context;
@@ -345,7 +345,7 @@ impl Session {
     async fn data(&mut self) -> Input<'static> {
         loop {
             let Some(attachment) = &mut self.attachment else { return Input::BackendGone };
-            match attachment.lease.connection().exchange(b"DATA\r\n").await {
+            match attachment.data().await {
                 Ok(reply) if reply.code() == 421 => {}
                 Ok(reply) => {
                     // Whether it reads commands now, or a message, nobody knows.
@@ -374,7 +374,7 @@ impl Session {
         else {
             return false;
         };
-        let given = self.give(route, &sender, &earlier, &[]).await;
+        let given = self.give(route, &sender, &earlier, &[], Sequel::Unknown).await;
         matches!(given, Ok(Given::Answered(_)))
     }
 
@@ -522,7 +522,7 @@ impl Session {
     /// The transaction is over: the backend session goes back.
     fn detach(&mut self) {
         if let Some(attachment) = self.attachment.take() {
-            attachment.lease.release();
+            attachment.release();
         }
         if self.gauge.is(SessionState::Idle) == Moved::Elsewhere {
             self.record.state(SessionState::Idle);

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Session;
 use super::attachment::{Answer, Attachment, Envelope, Given};
+use super::client::Sequel;
 use crate::backend::{Backend, Blame, Introduction, Origin, Use};
 use crate::config::{ClientAddress, Mode, Route, RoutedRecipients};
 use crate::guard::{Event, Standing, Tally};
@@ -94,19 +95,25 @@ impl Session {
             Err(outcomes) => return (outcomes, Vec::new()),
         };
         let later = waiting.split_off(granted.recipients().min(waiting.len()));
-        let outcomes = self.look_up(waiting, granted.standing()).await;
+        let sequel = if later.is_empty() { self.client.sequel() } else { Sequel::Unknown };
+        let outcomes = self.look_up(waiting, granted.standing(), sequel).await;
         granted.answered(self.conduct.take());
         (outcomes, later)
     }
 
     /// What becomes of recipients that may be looked up, all of them at once.
-    async fn look_up(&mut self, recipients: Vec<Recipient>, standing: Standing) -> Vec<Outcome> {
+    async fn look_up(
+        &mut self,
+        recipients: Vec<Recipient>,
+        standing: Standing,
+        sequel: Sequel,
+    ) -> Vec<Outcome> {
         let asker = self.asker(standing);
         let judged = recipients.into_iter().map(|recipient| self.judge(recipient, asker));
         let mut candidates = futures_util::future::join_all(judged).await;
         self.keep_to_one_route(&mut candidates);
         self.keep_apart(&mut candidates);
-        self.forward(&mut candidates).await;
+        self.forward(&mut candidates, sequel).await;
         candidates
             .into_iter()
             .map(|candidate| match candidate.fate {
@@ -279,7 +286,7 @@ impl Session {
     }
 
     /// Gives the good ones to the backend.
-    async fn forward(&mut self, candidates: &mut [Candidate]) {
+    async fn forward(&mut self, candidates: &mut [Candidate], sequel: Sequel) {
         let mut chosen: Vec<&mut Candidate> =
             candidates.iter_mut().filter(|c| matches!(c.fate, Fate::Forward(_))).collect();
         let Some(route) = chosen.first().and_then(|first| first.route.clone()) else { return };
@@ -289,7 +296,7 @@ impl Session {
             return;
         };
         let new: Vec<Recipient> = chosen.iter().map(|c| c.recipient.clone()).collect();
-        let given = self.give(&route, &sender, &earlier, &new).await;
+        let given = self.give(&route, &sender, &earlier, &new, sequel).await;
         let words = self.words(&route, given, new.len());
         let contradicted = self.all_contradicted(&route, &chosen, &words).await;
         for ((candidate, word), contradicted) in chosen.iter_mut().zip(words).zip(contradicted) {
@@ -407,6 +414,7 @@ impl Session {
         sender: &Sender,
         earlier: &[Recipient],
         new: &[Recipient],
+        sequel: Sequel,
     ) -> Result<Given, Reply> {
         // As long as it can become: whoever is accepted alone is named in it, and where several are, nobody.
         let longest = earlier.iter().chain(new).max_by_key(|recipient| recipient.mailbox.written().len());
@@ -420,7 +428,7 @@ impl Session {
                 None => self.attach(route, cut.take(), earlier.iter().chain(new)).await?,
             };
             let left = new.get(answered.len()..).unwrap_or_default();
-            let giving = attachment.give(Envelope { sender, added, earlier: &earlier, new: left });
+            let giving = attachment.give(Envelope { sender, added, earlier: &earlier, new: left, sequel });
             let given =
                 timeout_at(self.envelope_ends, giving).await.unwrap_or_else(|_| Given::Cut(Vec::new()));
             match given {
@@ -456,7 +464,11 @@ impl Session {
     fn keep(&mut self, attachment: Box<Attachment>, route: &Arc<Route>) {
         self.record_backend(&attachment);
         self.route = Some(Arc::clone(route));
-        self.attachment = Some(attachment);
+        if attachment.is_stranded() {
+            attachment.lease.abort();
+        } else {
+            self.attachment = Some(attachment);
+        }
     }
 
     /// A session with the first backend of the route that gives one, in the order of its `balance`; the one that

@@ -214,7 +214,7 @@ impl Session {
 
     async fn data(&mut self) -> Option<()> {
         if self.recipients.is_empty() {
-            self.broken("is told DATA for nobody");
+            return self.data_for_nobody().await;
         }
         let code = self.say("354 Go ahead").await?;
         if code != 354 {
@@ -227,12 +227,29 @@ impl Session {
         self.whole(content).await
     }
 
+    /// DATA that came along with recipients of whom none was taken (RFC 2920 §3.1). Whatever it is told, there is no message.
+    async fn data_for_nobody(&mut self) -> Option<()> {
+        if self.probe {
+            self.broken("is told DATA for nobody by a probe");
+        }
+        let word = self.chance.pick(&["503 5.5.1 No valid recipients", "554 5.5.1 Nobody", "354 Go ahead"]);
+        match self.say(word).await? {
+            354 => self.hung_up("is sent a message for nobody").await,
+            _ => Some(()),
+        }
+    }
+
     /// A probe that was told to go ahead hangs up.
     async fn probe_ends(&mut self) -> Option<()> {
+        self.hung_up("is sent a message by a probe").await
+    }
+
+    /// Nothing is said any more, or a promise is broken like this.
+    async fn hung_up(&mut self, how: &str) -> Option<()> {
         while self.input.is_empty() {
             self.read().await?;
         }
-        self.broken("is sent a message by a probe");
+        self.broken(how);
         None
     }
 
