@@ -13,7 +13,7 @@ use super::attachment::{Answer, Attachment, Envelope, Given};
 use super::client::Sequel;
 use crate::backend::{Backend, Blame, Introduction, Origin, Use};
 use crate::config::{ClientAddress, Mode, Route, RoutedRecipients};
-use crate::guard::{Event, Standing, Tally};
+use crate::guard::Standing;
 use crate::net::dial::turn;
 use crate::observe::metrics::{RecipientResult, RecipientSource, RefusalCause};
 use crate::observe::record::{Grounds, Refusal, Said};
@@ -242,49 +242,6 @@ impl Session {
         }
     }
 
-    /// What the client is told where the backend, asked about nobody any more, refuses the whole message.
-    ///
-    /// A 5.1.x there is about a recipient it had taken. Of one recipient it is true; of several it is true of
-    /// one, and to pass it on would refuse the others too. So they are to be tried again one by one.
-    pub(super) async fn about_the_message(&self, reply: Reply) -> Reply {
-        let (Some(route), Some(transaction)) = (&self.route, self.dialogue.transaction()) else {
-            return reply;
-        };
-        let enforced = route.verify.mode == Mode::Enforce && !self.bypass;
-        if !enforced || meaning(Stage::Data, &reply) != Meaning::Bad {
-            return reply;
-        }
-        match transaction.accepted() {
-            // Once, or named more than once.
-            [only, again @ ..] if again.iter().all(|other| other.mailbox == only.mailbox) => {
-                let word = (&reply, RecipientSource::Live);
-                if self.contradicted(route, only, word).await == Contradicted::StoreIll {
-                    return replies::UNDETERMINED;
-                }
-                let told = Event::Answered(Tally { unknown: 1, known: 0 }, self.held);
-                self.context.harvest.learn(self.key, told);
-                self.tell_refusal(
-                    Some(route),
-                    only,
-                    &reply,
-                    live(RecipientResult::Unknown, RefusalCause::Unknown),
-                );
-                reply
-            }
-            several => {
-                let mailboxes = several.iter().map(|recipient| &recipient.mailbox);
-                self.context.verifier.keep_apart(route, mailboxes);
-                tracing::info!(
-                    session = %self.record.session,
-                    route = %route.name,
-                    reply = redact::words(&reply.to_string(), ""),
-                    "a message to several was refused for one of them: they are to come alone"
-                );
-                replies::REFUSED_FOR_ONE
-            }
-        }
-    }
-
     /// Gives the good ones to the backend.
     async fn forward(&mut self, candidates: &mut [Candidate], sequel: Sequel) {
         let mut chosen: Vec<&mut Candidate> =
@@ -339,7 +296,7 @@ impl Session {
         futures_util::future::join_all(each).await
     }
 
-    async fn contradicted(
+    pub(super) async fn contradicted(
         &self,
         route: &Arc<Route>,
         recipient: &Recipient,
@@ -553,7 +510,7 @@ impl Session {
         self.tell_refusal(route, recipient, reply, grounds);
     }
 
-    fn tell_refusal(
+    pub(super) fn tell_refusal(
         &self,
         route: Option<&Arc<Route>>,
         recipient: &Recipient,
@@ -594,7 +551,7 @@ const fn limited(source: RecipientSource, cause: RefusalCause) -> Grounds {
 }
 
 /// Refused by the delivery port.
-const fn live(result: RecipientResult, cause: RefusalCause) -> Grounds {
+pub(super) const fn live(result: RecipientResult, cause: RefusalCause) -> Grounds {
     Grounds { result, source: RecipientSource::Live, cause }
 }
 

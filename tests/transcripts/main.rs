@@ -80,6 +80,10 @@ transcripts! {
     a_file_can_be_the_mail_store
     a_front_that_sends_no_header_is_greeted_as_itself
     a_full_mailbox_exists
+    a_go_ahead_behind_a_refused_sender_ends_the_backend_session
+    a_go_ahead_for_nobody_ends_the_backend_session
+    a_go_ahead_replaced_by_a_farewell_replaces_the_session
+    a_go_ahead_that_is_not_wanted_ends_the_backend_session
     a_go_ahead_to_a_recipient_is_no_acceptance
     a_good_recipient_is_asked_again_behind_the_scenes
     a_good_recipient_outlives_its_store
@@ -216,7 +220,10 @@ transcripts! {
     commands_out_of_order_are_refused
     connections_are_counted_by_the_true_client
     data_does_not_follow_chunks
+    data_goes_out_with_the_envelope
     data_may_be_what_counts
+    data_of_a_binary_message_is_not_passed_on
+    data_refused_for_nobody_leaves_the_backend_session
     every_command_has_its_answer
     everything_said_before_the_end_is_answered
     exchange_2010_is_left_before_it_has_had_enough_errors
