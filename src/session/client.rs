@@ -17,6 +17,7 @@ use crate::proto::line::{self, LineReader, Overlong, Scan};
 use crate::proto::proxy_header::{self, HeaderFault, Source, Start};
 use crate::proto::reply::Reply;
 use crate::proto::tls::TlsFacts;
+use bytes::BufMut as _;
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -391,8 +392,10 @@ impl Client {
     /// Reads more of a body. 0 is the end of the stream.
     pub(super) async fn read_body(&mut self) -> io::Result<usize> {
         self.compact();
-        self.input.reserve(BODY_BUFFER.saturating_sub(self.input.len()));
-        self.stream.read_buf(&mut self.input).await
+        // No more where there is more room: a buffer that changed places may have grown.
+        let room = BODY_BUFFER.saturating_sub(self.input.len()).max(1);
+        self.input.reserve(room);
+        self.stream.read_buf(&mut (&mut self.input).limit(room)).await
     }
 
     /// A body is through: its buffer is not needed for commands.
@@ -537,6 +540,16 @@ mod tests {
                 assert_eq!(client.unread(), &b"abcdef"[octets..]);
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_by_the_buffer_whatever_room_there_is() {
+        let (near, mut far) = tokio::io::duplex(4 * BODY_BUFFER);
+        let mut client = Client::new(Stream::Memory(near), 512);
+        far.write_all(&[b'x'; 4 * BODY_BUFFER]).await.unwrap();
+        client.input.reserve(4 * BODY_BUFFER);
+        assert_eq!(client.read_body().await.unwrap(), BODY_BUFFER);
+        assert_eq!(client.read_body().await.unwrap(), 1, "of what is there nothing was taken away");
     }
 
     #[tokio::test(start_paused = true)]
