@@ -324,6 +324,20 @@ mod tests {
         });
     }
 
+    /// Strings across the edges of what is looked at together, which are nothing that shows.
+    #[test]
+    fn a_string_is_the_same_message_behind_text_of_any_length() {
+        every_string(b"\r\n.x", 5, &mut |input| {
+            for before in [61, 62, 63, 64, 189, 190, 191, 192] {
+                let padded = [&b"x".repeat(before), input].concat();
+                let everywhere: Vec<usize> = (before..padded.len()).collect();
+                for mode in [BareNewlines::Reject, BareNewlines::Normalize] {
+                    assert_eq!(read(&padded, &[], mode), read(&padded, &everywhere, mode), "{padded:?}");
+                }
+            }
+        });
+    }
+
     #[test]
     fn nothing_forwarded_can_be_read_as_an_end() {
         every_string(b"\r\n.x", 8, &mut |input| {

@@ -7,8 +7,10 @@
 
 use std::sync::Arc;
 
+use tokio::time::{Instant, timeout_at};
+
 use super::client::Sequel;
-use crate::backend::{EnvelopeFault, Fault, Lease, Origin, mail_command, rcpt_command};
+use crate::backend::{EnvelopeFault, Fault, Lease, Origin, Phase, mail_command, rcpt_command};
 use crate::config::Route;
 use crate::proto::dialogue::{Recipient, Sender};
 use crate::proto::ehlo::Keyword;
@@ -32,9 +34,9 @@ enum Stage {
     /// The sender was accepted.
     Sender,
     /// DATA was said with the envelope, and got this answer.
-    Data(Reply),
-    /// It waits for a message, and nobody was accepted who could get one.
-    Stranded,
+    Data(Result<Reply, Fault>),
+    /// The same, but nobody was accepted who could get a message. What becomes of the sender then, servers see differently.
+    DataForNobody(Result<Reply, Fault>),
 }
 
 /// The envelope as far as it is to be given.
@@ -49,6 +51,8 @@ pub(super) struct Envelope<'e> {
     pub(super) new: &'e [Recipient],
     /// What the client has said behind them.
     pub(super) sequel: Sequel,
+    /// When it must have been given.
+    pub(super) ends: Instant,
 }
 
 /// What became of it.
@@ -131,9 +135,10 @@ impl Attachment {
             let reply = exchange.next().await?;
             if !reply.is_done() {
                 // Should the session end over it, the next use finds that out; the refusal stands.
-                let last = exchange.finish().await;
-                if data.is_some() && !last.is_ok_and(|last| last.is_some_and(|last| is_refusal(&last))) {
-                    self.stage = Stage::Stranded;
+                let last = exchange.finish(&reply).await;
+                if data.is_some() {
+                    let in_step = self.lease.connection().in_step();
+                    self.stage = Stage::DataForNobody(last.and_then(|last| in_step.map(|()| last)));
                 }
                 return Ok(Some(Given::SenderRefused(reply)));
             }
@@ -150,43 +155,53 @@ impl Attachment {
                 answers.push(answer);
             }
         }
-        let data = match data {
-            Some(_) => Some(exchange.next().await?),
+        // The recipients have their answers, whatever becomes of this one.
+        let go_ahead = match data {
+            Some(_) => match timeout_at(envelope.ends, exchange.next()).await {
+                Ok(answer) => Some(answer),
+                Err(_) => Some(Err(Fault::Timeout(Phase::Command))),
+            },
             None => None,
         };
         // A reply too many: any of them may have been read for the wrong command.
         self.lease.connection().in_step().inspect_err(|_| answers.clear())?;
         let anyone = !envelope.earlier.is_empty() || answers.iter().any(Answer::is_acceptance);
-        self.stage = match data {
-            Some(reply) if anyone => Stage::Data(reply),
-            Some(reply) if !is_refusal(&reply) => Stage::Stranded,
-            _ => Stage::Sender,
+        self.stage = match go_ahead {
+            Some(answer) if anyone => Stage::Data(answer),
+            Some(answer) => Stage::DataForNobody(answer),
+            None => Stage::Sender,
         };
         Ok((!intact).then_some(Given::TakenBack))
     }
-}
 
-impl Attachment {
-    /// The backend's answer to DATA, which is said now unless it went out with the envelope.
+    /// The backend's answer to DATA, which is said now unless it went out with the envelope. Who has said more since then, be it
+    /// the end, is no more to be given a message than who never answered.
     pub(super) async fn data(&mut self) -> Result<Reply, Fault> {
         match std::mem::replace(&mut self.stage, Stage::Sender) {
-            Stage::Data(reply) => Ok(reply),
+            Stage::Data(Ok(reply)) if !is_refusal(&reply) => self.lease.connection().quiet().map(|()| reply),
+            Stage::Data(answer) => answer,
             _ => self.lease.connection().exchange(b"DATA\r\n").await,
         }
     }
 
-    /// Whether nothing but a message can be given on this session, and there will be none. The dot that RFC 2920 §3.1 has for
-    /// this could be taken for one.
-    pub(super) const fn is_stranded(&self) -> bool {
-        matches!(self.stage, Stage::Stranded)
+    /// Whether nothing more can be given in this transaction.
+    pub(super) const fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::DataForNobody(_))
     }
 
-    /// Gives the session back, unless it waits for a message.
+    /// Gives the session back, unless it waits for a message, or may. The dot that RFC 2920 §3.1 has for this could be taken for
+    /// one.
     pub(super) fn release(self) {
         match &self.stage {
             Stage::Clean | Stage::Sender => self.lease.release(),
-            Stage::Data(reply) if is_refusal(reply) => self.lease.release(),
-            Stage::Data(_) | Stage::Stranded => self.lease.abort(),
+            Stage::Data(Ok(reply)) | Stage::DataForNobody(Ok(reply)) if is_refusal(reply) => {
+                self.lease.release();
+            }
+            Stage::Data(_) | Stage::DataForNobody(_) => {
+                let backend = self.lease.backend().endpoint();
+                tracing::debug!(%backend, "session closed: it may wait for a message that does not come");
+                self.lease.abort();
+            }
         }
     }
 }
@@ -221,19 +236,15 @@ impl<'l, I: Iterator<Item = &'l str>> Exchange<'_, 'l, I> {
         }
         let reply = connection.answer().await?;
         let stray = reply.class() == Class::Positive && !reply.is_done();
-        if reply.code() == 421 || stray {
-            Err(Fault::Refused(crate::backend::Phase::Command, reply))
-        } else {
-            Ok(reply)
-        }
+        if reply.code() == 421 || stray { Err(Fault::Refused(Phase::Command, reply)) } else { Ok(reply) }
     }
 
     /// The sender was refused: the replies to what went out with it are read away. Gives the last.
-    async fn finish(&mut self) -> Result<Option<Reply>, Fault> {
-        let mut last = None;
+    async fn finish(&mut self, refusal: &Reply) -> Result<Reply, Fault> {
+        let mut last = refusal.clone();
         if self.together {
             while self.lines.next().is_some() {
-                last = Some(self.lease.connection().answer().await?);
+                last = self.lease.connection().answer().await?;
             }
         }
         Ok(last)

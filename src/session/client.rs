@@ -365,7 +365,8 @@ impl Client {
         self.input.get(self.done..).unwrap_or_default()
     }
 
-    /// What the client has said next, as far as that matters to what goes before.
+    /// What the client has said next, as far as that matters to what goes before. It is what will be heard next, whatever comes
+    /// between, or the session ends.
     pub(super) fn sequel(&self) -> Sequel {
         let line = self.unread().get(..6).unwrap_or_default();
         if line.eq_ignore_ascii_case(b"DATA\r\n") { Sequel::Data } else { Sequel::Unknown }

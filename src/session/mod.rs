@@ -7,7 +7,7 @@
 //! * a command line: `limits.max_command_line`, plus one read of 8 KiB;
 //! * a batch: 16 recipients, a transaction: `limits.max_recipients` of them;
 //! * replies: 16 KiB that the client has not taken, and those to a batch, of at most 64 KiB each;
-//! * a message: 64 KiB at a time in two buffers that change places, each of at most twice that (where newlines are mended),
+//! * a message: 64 KiB at a time in two buffers that change places, each filled to twice that at most (where newlines are mended),
 //!   whatever its size.
 //!
 //! The backend is attached with the first recipient that may be taken and detached when the transaction ends.

@@ -385,9 +385,10 @@ impl Session {
                 None => self.attach(route, cut.take(), earlier.iter().chain(new)).await?,
             };
             let left = new.get(answered.len()..).unwrap_or_default();
-            let giving = attachment.give(Envelope { sender, added, earlier: &earlier, new: left, sequel });
-            let given =
-                timeout_at(self.envelope_ends, giving).await.unwrap_or_else(|_| Given::Cut(Vec::new()));
+            let ends = self.envelope_ends;
+            let giving =
+                attachment.give(Envelope { sender, added, earlier: &earlier, new: left, sequel, ends });
+            let given = timeout_at(ends, giving).await.unwrap_or_else(|_| Given::Cut(Vec::new()));
             match given {
                 Given::Cut(answers) if !self.replaced && Instant::now() < self.envelope_ends => {
                     self.replaced = true;
@@ -421,8 +422,8 @@ impl Session {
     fn keep(&mut self, attachment: Box<Attachment>, route: &Arc<Route>) {
         self.record_backend(&attachment);
         self.route = Some(Arc::clone(route));
-        if attachment.is_stranded() {
-            attachment.lease.abort();
+        if attachment.is_over() {
+            attachment.release();
         } else {
             self.attachment = Some(attachment);
         }

@@ -232,9 +232,21 @@ impl Session {
         if self.probe {
             self.broken("is told DATA for nobody by a probe");
         }
-        let word = self.chance.pick(&["503 5.5.1 No valid recipients", "554 5.5.1 Nobody", "354 Go ahead"]);
-        match self.say(word).await? {
+        let words = [
+            "503 5.5.1 No valid recipients",
+            "554 5.5.1 Nobody",
+            "354 Go ahead",
+            "421 4.7.0 That was too much",
+        ];
+        let word = self.chance.pick(&words);
+        let code = self.say(word).await?;
+        if self.chance.one_in(2) {
+            // Some forget the sender with that.
+            self.transaction_ends();
+        }
+        match code {
             354 => self.hung_up("is sent a message for nobody").await,
+            421 => None,
             _ => Some(()),
         }
     }

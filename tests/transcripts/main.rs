@@ -76,6 +76,7 @@ transcripts! {
     a_drain_ends_a_pause
     a_drain_lets_transactions_finish
     a_drain_that_takes_too_long_waits_only_for_the_backend
+    a_farewell_behind_a_go_ahead_replaces_the_session
     a_farewell_to_a_recipient_is_no_acceptance
     a_file_can_be_the_mail_store
     a_front_that_sends_no_header_is_greeted_as_itself
@@ -146,6 +147,7 @@ transcripts! {
     a_refused_go_ahead_is_passed_on
     a_refused_message_is_refused_in_the_backends_words
     a_refused_null_sender_is_replaced
+    a_refused_recipient_hears_so_whatever_becomes_of_data
     a_relay_for_the_world_serves_no_bypassed_network
     a_relay_for_the_world_serves_no_unnamed_domain
     a_relay_for_the_world_serves_nobody_in_a_shadow
@@ -223,7 +225,7 @@ transcripts! {
     data_goes_out_with_the_envelope
     data_may_be_what_counts
     data_of_a_binary_message_is_not_passed_on
-    data_refused_for_nobody_leaves_the_backend_session
+    data_refused_for_nobody_ends_the_backend_session
     every_command_has_its_answer
     everything_said_before_the_end_is_answered
     exchange_2010_is_left_before_it_has_had_enough_errors
@@ -252,6 +254,7 @@ transcripts! {
     parameters_that_were_not_offered_are_refused
     private_and_exempt_clients_may_guess
     recipients_go_out_sixteen_at_a_time
+    recipients_keep_their_answers_where_none_comes_to_data
     recipients_sent_together_are_asked_about_together
     recipients_share_a_transaction_once_the_store_has_shown_it_takes_several
     required_tls_is_never_done_without
