@@ -121,7 +121,9 @@ impl Attachment {
         let together = announced.has(Keyword::Pipelining);
         // The DATA of a binary message is refused here (RFC 3030 §3).
         let binary = envelope.sender.parameters.body == BodyKind::Binary;
-        let data = (together && !binary && envelope.sequel == Sequel::Data).then_some("DATA\r\n");
+        let anyone_asked = !envelope.earlier.is_empty() || commands.iter().any(Result::is_ok);
+        let data =
+            (together && !binary && anyone_asked && envelope.sequel == Sequel::Data).then_some("DATA\r\n");
         let lines: Vec<&str> =
             before.chain(commands.iter().flatten().map(String::as_str)).chain(data).collect();
         if together {
@@ -157,14 +159,13 @@ impl Attachment {
         }
         // The recipients have their answers, whatever becomes of this one.
         let go_ahead = match data {
-            Some(_) => match timeout_at(envelope.ends, exchange.next()).await {
-                Ok(answer) => Some(answer),
-                Err(_) => Some(Err(Fault::Timeout(Phase::Command))),
-            },
+            Some(_) => {
+                let answer = timeout_at(envelope.ends, exchange.next()).await;
+                Some(answer.unwrap_or(Err(Fault::Timeout(Phase::Command))))
+            }
             None => None,
         };
-        // A reply too many: any of them may have been read for the wrong command.
-        self.lease.connection().in_step().inspect_err(|_| answers.clear())?;
+        self.in_step(go_ahead.as_ref(), answers).inspect_err(|_| answers.clear())?;
         let anyone = !envelope.earlier.is_empty() || answers.iter().any(Answer::is_acceptance);
         self.stage = match go_ahead {
             Some(answer) if anyone => Stage::Data(answer),
@@ -174,8 +175,23 @@ impl Attachment {
         Ok((!intact).then_some(Given::TakenBack))
     }
 
-    /// The backend's answer to DATA, which is said now unless it went out with the envelope. Who has said more since then, be it
-    /// the end, is no more to be given a message than who never answered.
+    /// Whether each answer was read for the command it followed, that to DATA among them where it went along. There must be no
+    /// reply too many, no acceptance that answers DATA, for it is a recipient's, and no go-ahead that answers a recipient.
+    ///
+    /// A refusal in the place of DATA's answer may be a recipient's as well; nothing tells those apart.
+    fn in_step(&mut self, data: Option<&Result<Reply, Fault>>, recipients: &[Answer]) -> Result<(), Fault> {
+        match data {
+            // Where nothing more came there is none too many.
+            Some(Err(Fault::Closed(_) | Fault::Timeout(_) | Fault::Io(..))) => return Ok(()),
+            Some(Ok(reply)) if reply.class() == Class::Positive => return Err(Fault::Unsolicited),
+            Some(_) if recipients.iter().any(Answer::is_go_ahead) => return Err(Fault::Unsolicited),
+            _ => {}
+        }
+        self.lease.connection().in_step()
+    }
+
+    /// The backend's answer to DATA, which is said now unless it went out with the envelope. A go-ahead counts only as long as
+    /// nothing has come behind it.
     pub(super) async fn data(&mut self) -> Result<Reply, Fault> {
         match std::mem::replace(&mut self.stage, Stage::Sender) {
             Stage::Data(Ok(reply)) if !is_refusal(&reply) => self.lease.connection().quiet().map(|()| reply),
@@ -189,8 +205,8 @@ impl Attachment {
         matches!(self.stage, Stage::DataForNobody(_))
     }
 
-    /// Gives the session back, unless it waits for a message, or may. The dot that RFC 2920 §3.1 has for this could be taken for
-    /// one.
+    /// Gives the session back, unless it waits for a message, or may: it is closed then. The lone dot that RFC 2920 §3.1 has for
+    /// this could be taken for an empty message.
     pub(super) fn release(self) {
         match &self.stage {
             Stage::Clean | Stage::Sender => self.lease.release(),
@@ -215,6 +231,11 @@ impl Answer {
     /// Whether the recipient was accepted.
     pub(super) fn is_acceptance(&self) -> bool {
         matches!(self, Self::Reply(reply) if reply.is_done())
+    }
+
+    /// Whether it is one that only DATA can have.
+    fn is_go_ahead(&self) -> bool {
+        matches!(self, Self::Reply(reply) if reply.class() == Class::Intermediate)
     }
 }
 

@@ -382,6 +382,8 @@ impl Client {
         let moved = self.unread().get(..octets).unwrap_or_default();
         if self.done == 0 && out.is_empty() && moved.len() > self.input.len() / 2 {
             std::mem::swap(&mut self.input, out);
+            // It may have grown where newlines were mended.
+            self.input.shrink_to(2 * BODY_BUFFER);
             self.input.extend_from_slice(out.get(octets..).unwrap_or_default());
             out.truncate(octets);
         } else {
@@ -393,7 +395,7 @@ impl Client {
     /// Reads more of a body. 0 is the end of the stream.
     pub(super) async fn read_body(&mut self) -> io::Result<usize> {
         self.compact();
-        // No more where there is more room: a buffer that changed places may have grown.
+        // No more where there is more room: a buffer that changed places may have grown. Something, or it would look like the end.
         let room = BODY_BUFFER.saturating_sub(self.input.len()).max(1);
         self.input.reserve(room);
         self.stream.read_buf(&mut (&mut self.input).limit(room)).await

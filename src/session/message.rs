@@ -38,6 +38,8 @@ impl Session {
             }
             if let Some(dead) = self.attachment.take() {
                 dead.lease.abort();
+                // What was said of the recipients does not wait for another backend.
+                let _ = self.client.flush(self.context.config.timeouts.command).await;
                 if self.replaced || !self.envelope_again(&dead.route).await {
                     return Input::BackendGone;
                 }

@@ -83,6 +83,7 @@ transcripts! {
     a_full_mailbox_exists
     a_go_ahead_behind_a_refused_sender_ends_the_backend_session
     a_go_ahead_for_nobody_ends_the_backend_session
+    a_go_ahead_read_for_a_recipient_condemns_the_backend_session
     a_go_ahead_replaced_by_a_farewell_replaces_the_session
     a_go_ahead_that_is_not_wanted_ends_the_backend_session
     a_go_ahead_to_a_recipient_is_no_acceptance
@@ -159,6 +160,7 @@ transcripts! {
     a_removed_mailbox_is_refused_at_once
     a_reply_that_is_none_loses_the_session
     a_reply_too_many_condemns_the_backend_session
+    a_reply_too_many_in_the_place_of_a_go_ahead_condemns_the_backend_session
     a_run_behind_the_first_part_of_which_its_backend_is_gone_is_not_looked_up_further
     a_run_of_recipients_behind_a_refused_sender
     a_second_header_ends_the_session
