@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
 use super::client::Sequel;
-use crate::backend::{EnvelopeFault, Fault, Lease, Origin, Phase, mail_command, rcpt_command};
+use crate::backend::{Backend, EnvelopeFault, Fault, Lease, Origin, Phase, mail_command, rcpt_command};
 use crate::config::Route;
 use crate::proto::dialogue::{Recipient, Sender};
 use crate::proto::ehlo::Keyword;
@@ -137,7 +137,8 @@ impl Attachment {
             let reply = exchange.next().await?;
             if !reply.is_done() {
                 // Should the session end over it, the next use finds that out; the refusal stands.
-                let last = exchange.finish(&reply).await;
+                let last = timeout_at(envelope.ends, exchange.finish(&reply)).await;
+                let last = last.unwrap_or(Err(Fault::Timeout(Phase::Command)));
                 if data.is_some() {
                     let in_step = self.lease.connection().in_step();
                     self.stage = Stage::DataForNobody(last.and_then(|last| in_step.map(|()| last)));
@@ -151,6 +152,11 @@ impl Attachment {
                 Ok(_) => Answer::Reply(exchange.next().await?),
                 Err(fault) => Answer::Missing(*fault),
             };
+            if data.is_some() && answer.is_go_ahead() {
+                // It answers DATA: those before it that are missing were never said.
+                answers.clear();
+                return Err(Fault::Unsolicited);
+            }
             if place < earlier.len() {
                 intact &= answer.is_acceptance();
             } else {
@@ -165,7 +171,7 @@ impl Attachment {
             }
             None => None,
         };
-        self.in_step(go_ahead.as_ref(), answers).inspect_err(|_| answers.clear())?;
+        self.answers_fit(go_ahead.as_ref()).inspect_err(|_| answers.clear())?;
         let anyone = !envelope.earlier.is_empty() || answers.iter().any(Answer::is_acceptance);
         self.stage = match go_ahead {
             Some(answer) if anyone => Stage::Data(answer),
@@ -176,15 +182,14 @@ impl Attachment {
     }
 
     /// Whether each answer was read for the command it followed, that to DATA among them where it went along. There must be no
-    /// reply too many, no acceptance that answers DATA, for it is a recipient's, and no go-ahead that answers a recipient.
+    /// reply too many, and no acceptance that answers DATA, for it is a recipient's.
     ///
     /// A refusal in the place of DATA's answer may be a recipient's as well; nothing tells those apart.
-    fn in_step(&mut self, data: Option<&Result<Reply, Fault>>, recipients: &[Answer]) -> Result<(), Fault> {
+    fn answers_fit(&mut self, data: Option<&Result<Reply, Fault>>) -> Result<(), Fault> {
         match data {
             // Where nothing more came there is none too many.
             Some(Err(Fault::Closed(_) | Fault::Timeout(_) | Fault::Io(..))) => return Ok(()),
             Some(Ok(reply)) if reply.class() == Class::Positive => return Err(Fault::Unsolicited),
-            Some(_) if recipients.iter().any(Answer::is_go_ahead) => return Err(Fault::Unsolicited),
             _ => {}
         }
         self.lease.connection().in_step()
@@ -200,9 +205,14 @@ impl Attachment {
         }
     }
 
-    /// Whether nothing more can be given in this transaction.
-    pub(super) const fn is_over(&self) -> bool {
+    /// Whether DATA was said and nobody accepted: nothing more can be given on this session.
+    pub(super) const fn is_for_nobody(&self) -> bool {
         matches!(self.stage, Stage::DataForNobody(_))
+    }
+
+    /// The backend that has lost this session, if that tells of it: a kept one may just have been old.
+    pub(super) fn failed_backend(&self) -> Option<Arc<Backend>> {
+        (self.lease.origin() == Origin::Fresh).then(|| Arc::clone(self.lease.backend()))
     }
 
     /// Gives the session back, unless it waits for a message, or may: it is closed then. The lone dot that RFC 2920 §3.1 has for
@@ -215,7 +225,7 @@ impl Attachment {
             }
             Stage::Data(_) | Stage::DataForNobody(_) => {
                 let backend = self.lease.backend().endpoint();
-                tracing::debug!(%backend, "session closed: it may wait for a message that does not come");
+                tracing::debug!(%backend, "session closed: DATA was said, and no message comes");
                 self.lease.abort();
             }
         }

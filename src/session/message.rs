@@ -9,6 +9,7 @@ use super::attachment::Given;
 use super::client::Sequel;
 use super::recipients::{ENVELOPE, live};
 use super::relay::{self, Body, Limits, Loss};
+use crate::backend::Backend;
 use crate::config::{Mode, Route};
 use crate::guard::{Event, Tally};
 use crate::observe::metrics::{MessageResult, RecipientResult, RecipientSource, RefusalCause};
@@ -37,18 +38,19 @@ impl Session {
                 Err(_) => {}
             }
             if let Some(dead) = self.attachment.take() {
+                let lost = dead.failed_backend();
                 dead.lease.abort();
                 // What was said of the recipients does not wait for another backend.
                 let _ = self.client.flush(self.context.config.timeouts.command).await;
-                if self.replaced || !self.envelope_again(&dead.route).await {
+                if self.replaced || !self.envelope_again(&dead.route, lost).await {
                     return Input::BackendGone;
                 }
             }
         }
     }
 
-    /// Gives the envelope once more, on a new session.
-    async fn envelope_again(&mut self, route: &Arc<Route>) -> bool {
+    /// Gives the envelope once more, on a new session, of another backend than has `lost` it where there is one.
+    async fn envelope_again(&mut self, route: &Arc<Route>, lost: Option<Arc<Backend>>) -> bool {
         self.replaced = true;
         self.envelope_ends = Instant::now() + ENVELOPE;
         let Some((sender, earlier)) =
@@ -56,7 +58,7 @@ impl Session {
         else {
             return false;
         };
-        let given = self.give(route, &sender, &earlier, &[], Sequel::Unknown).await;
+        let given = self.give(route, &sender, &earlier, &[], Sequel::Unknown, lost).await;
         matches!(given, Ok(Given::Answered(_)))
     }
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Session;
 use super::attachment::{Answer, Attachment, Envelope, Given};
 use super::client::Sequel;
-use crate::backend::{Backend, Blame, Introduction, Origin, Use};
+use crate::backend::{Backend, Blame, Introduction, Use};
 use crate::config::{ClientAddress, Mode, Route, RoutedRecipients};
 use crate::guard::Standing;
 use crate::net::dial::turn;
@@ -253,7 +253,7 @@ impl Session {
             return;
         };
         let new: Vec<Recipient> = chosen.iter().map(|c| c.recipient.clone()).collect();
-        let given = self.give(&route, &sender, &earlier, &new, sequel).await;
+        let given = self.give(&route, &sender, &earlier, &new, sequel, None).await;
         let words = self.words(&route, given, new.len());
         let contradicted = self.all_contradicted(&route, &chosen, &words).await;
         for ((candidate, word), contradicted) in chosen.iter_mut().zip(words).zip(contradicted) {
@@ -364,7 +364,7 @@ impl Session {
 
     /// Gives the envelope on the attached session, attaching one first where there is none. A session that
     /// turns out dead before any message data is replaced once, silently: what it had accepted is given again,
-    /// and what it had not answered.
+    /// and what it had not answered, to another backend than has `lost` it where there is one.
     pub(super) async fn give(
         &mut self,
         route: &Arc<Route>,
@@ -372,17 +372,17 @@ impl Session {
         earlier: &[Recipient],
         new: &[Recipient],
         sequel: Sequel,
+        mut lost: Option<Arc<Backend>>,
     ) -> Result<Given, Reply> {
         // As long as it can become: whoever is accepted alone is named in it, and where several are, nobody.
         let longest = earlier.iter().chain(new).max_by_key(|recipient| recipient.mailbox.written().len());
         let added = self.trace_of(route, sender, longest).map_or(0, |line| line.len() as u64);
         let mut earlier = earlier.to_vec();
         let mut answered: Vec<Answer> = Vec::new();
-        let mut cut = None;
         loop {
             let mut attachment = match self.attachment.take() {
                 Some(attachment) => attachment,
-                None => self.attach(route, cut.take(), earlier.iter().chain(new)).await?,
+                None => self.attach(route, lost.take(), earlier.iter().chain(new)).await?,
             };
             let left = new.get(answered.len()..).unwrap_or_default();
             let ends = self.envelope_ends;
@@ -392,10 +392,7 @@ impl Session {
             match given {
                 Given::Cut(answers) if !self.replaced && Instant::now() < self.envelope_ends => {
                     self.replaced = true;
-                    // A kept session may just have been old; a new one that is lost tells of its backend.
-                    if attachment.lease.origin() == Origin::Fresh {
-                        cut = Some(Arc::clone(attachment.lease.backend()));
-                    }
+                    lost = attachment.failed_backend();
                     attachment.lease.abort();
                     let accepted = left.iter().zip(&answers).filter(|(_, answer)| answer.is_acceptance());
                     earlier.extend(accepted.map(|(recipient, _)| recipient.clone()));
@@ -422,7 +419,7 @@ impl Session {
     fn keep(&mut self, attachment: Box<Attachment>, route: &Arc<Route>) {
         self.record_backend(&attachment);
         self.route = Some(Arc::clone(route));
-        if attachment.is_over() {
+        if attachment.is_for_nobody() {
             attachment.release();
         } else {
             self.attachment = Some(attachment);

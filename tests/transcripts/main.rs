@@ -31,6 +31,7 @@ macro_rules! transcripts {
 transcripts! {
     a_421_behind_the_end_is_about_the_backend
     a_backend_from_before_ehlo_is_served_with_helo
+    a_backend_lost_at_data_is_not_asked_again
     a_backend_lost_before_its_final_word_is_no_success
     a_backend_lost_in_the_middle_of_a_message
     a_backend_session_behind_a_header_serves_no_other_client
@@ -83,6 +84,7 @@ transcripts! {
     a_full_mailbox_exists
     a_go_ahead_behind_a_refused_sender_ends_the_backend_session
     a_go_ahead_for_nobody_ends_the_backend_session
+    a_go_ahead_read_for_a_recipient_and_nothing_behind_condemns_the_backend_session
     a_go_ahead_read_for_a_recipient_condemns_the_backend_session
     a_go_ahead_replaced_by_a_farewell_replaces_the_session
     a_go_ahead_that_is_not_wanted_ends_the_backend_session
