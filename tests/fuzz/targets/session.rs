@@ -5,7 +5,7 @@
 //! well-formed replies, and the session ends. For both, whatever the backends do:
 //!
 //! - nobody is given to the delivery port whom no probe found good;
-//! - DATA and BDAT go to the delivery port only behind a recipient it took;
+//! - a message goes to the delivery port only behind a recipient it took, and a BDAT, too;
 //! - a message is acknowledged only if the backend's own whole 2yz followed its end, it is stored once, and for just those
 //!   recipients that the client was told are accepted;
 //! - what the session holds of memory stays under the bound that docs/wire.md states, also where a client or
