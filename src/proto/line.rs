@@ -104,6 +104,12 @@ pub fn is_recipient(line: &[u8]) -> bool {
     line.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"RCPT "))
 }
 
+/// Whether `input` begins with the line of a DATA command, to its CRLF.
+#[must_use]
+pub fn begins_with_data(input: &[u8]) -> bool {
+    input.get(..6).is_some_and(|line| line.eq_ignore_ascii_case(b"DATA\r\n"))
+}
+
 /// Whether `line` is a BDAT command, or what is left of one: octets follow that are no commands.
 #[must_use]
 pub fn is_chunk(line: &[u8]) -> bool {

@@ -368,8 +368,7 @@ impl Client {
     /// What the client has said next, as far as that matters to what goes before. It is what will be heard next, whatever comes
     /// between, or the session ends.
     pub(super) fn sequel(&self) -> Sequel {
-        let line = self.unread().get(..6).unwrap_or_default();
-        if line.eq_ignore_ascii_case(b"DATA\r\n") { Sequel::Data } else { Sequel::Unknown }
+        if line::begins_with_data(self.unread()) { Sequel::Data } else { Sequel::Unknown }
     }
 
     /// Done with so many octets of what is unread.
@@ -537,8 +536,10 @@ mod tests {
             for (done, before) in [(0, ""), (0, "x"), (1, ""), (1, "x")] {
                 let mut client = Client::new(Stream::Gone, 512);
                 (client.input, client.done) = (b"?abcdef"[1 - done..].to_vec(), done);
-                let mut out = before.as_bytes().to_vec();
+                let (came_in, mut out) = (client.input.as_ptr(), before.as_bytes().to_vec());
                 client.move_into(octets, &mut out);
+                let changed_places = out.as_ptr() == came_in;
+                assert_eq!(changed_places, (done, before) == (0, "") && octets > 3);
                 assert_eq!(out, [before.as_bytes(), &b"abcdef"[..octets]].concat());
                 assert_eq!(client.unread(), &b"abcdef"[octets..]);
             }

@@ -147,6 +147,10 @@ impl Backend {
             return "550 5.1.1 No such user".to_owned();
         }
         if line == "DATA" {
+            assert!(
+                !self.probe || self.may_be_given_a_message(),
+                "a probe says DATA without a recipient that was taken"
+            );
             return "354 Go ahead".to_owned();
         }
         "250 2.0.0 Ok".to_owned()
